@@ -1,0 +1,30 @@
+"""Everything that depends on SpikingJelly's line, 0.0.0.0.14: the base classes, and what they leave to us.
+
+The notes name the file and line of SpikingJelly 0.0.0.0.14 that each workaround is about.
+"""
+
+import torch
+from spikingjelly.activation_based import layer, neuron, surrogate
+from spikingjelly.activation_based.base import MultiStepModule, StepModule
+from spikingjelly.activation_based.functional import reset_net
+
+BaseNode = neuron.BaseNode
+#: The base with named shape parameters; the other one, ``SurrogateFunctionBase``, calls its only parameter alpha.
+SurrogateFunctionBase = surrogate.MultiArgsSurrogateFunctionBase
+#: Modules that are random in training; SpikingJelly's are no subclasses of torch's.
+DROPOUTS = (torch.nn.modules.dropout._DropoutNd, layer.Dropout, layer.Dropout2d, layer.DropConnectLinear)
+
+__all__ = ["DROPOUTS", "BaseNode", "MultiStepModule", "StepModule", "SurrogateFunctionBase", "reset_net", "state_without_graph"]
+
+
+def state_without_graph(module: BaseNode) -> dict:
+    """The attributes of a stateful module for copying and pickling, its memories cut from the autograd graph.
+
+    ``MemoryModule`` (base.py:152) keeps the membrane potential with its graph, and torch refuses to deepcopy a
+    tensor that has one: after a forward pass no SpikingJelly network could be copied.
+    """
+    state = module.__dict__.copy()
+    state["_memories"] = {
+        name: value.detach() if isinstance(value, torch.Tensor) else value for name, value in module._memories.items()
+    }
+    return state

@@ -1,0 +1,325 @@
+"""Pure functions: fusing tdBN into the weights, finite-difference gradients, and Dspike's temperature search."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from jellyplus import _compat
+from jellyplus.layer import _ThresholdDependentBatchNorm
+from jellyplus.surrogate import Dspike
+
+__all__ = [
+    "TemperatureSearch",
+    "finite_difference_gradient",
+    "fuse_tdbn",
+    "search_temperature",
+    "set_temperature",
+    "temperature_candidates",
+]
+
+Loss = Callable[[Tensor], Tensor]
+
+
+# --- Fusing tdBN (Zheng et al. 2021, Eqs. 9 and 10) -------------------------------------------------------------
+
+
+def fuse_tdbn(net: nn.Module) -> nn.Module:
+    r"""A copy of ``net`` for inference in which every tdBN has gone into the layer before it.
+
+    .. math::
+        W' = \lambda \frac{\alpha V_{th} W}{\sqrt{\sigma^2 + \epsilon}}, \qquad
+        B' = \lambda \frac{\alpha V_{th} (B - \mu)}{\sqrt{\sigma^2 + \epsilon}} + \beta
+
+    Zheng et al. 2021, Eqs. 9 and 10, with the running mean and variance. The copy is in evaluation mode and equals
+    ``net.eval()`` up to rounding; a spike may flip where a membrane potential lies within rounding of V_th.
+
+    Args:
+        net: any network that ``torch.fx`` can trace, in either step mode; it is left as it is.
+
+    Raises:
+        ValueError: a tdBN whose input is not a convolution or linear layer used by it alone.
+    """
+    fused = copy.deepcopy(net).eval()
+    for norm_name, layer_name in _norms_and_their_layers(fused):
+        norm = fused.get_submodule(norm_name)
+        _fuse(_innermost(fused.get_submodule(layer_name)), norm)
+        parent, _, child = norm_name.rpartition(".")
+        setattr(fused.get_submodule(parent), child, nn.Identity())
+    return fused
+
+
+class _StepTracer(fx.Tracer):
+    """Sees each layer and node of SpikingJelly and jellyplus as one operation."""
+
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        return isinstance(module, _compat.StepModule) or super().is_leaf_module(module, qualified_name)
+
+
+def _norms_and_their_layers(net: nn.Module) -> list[tuple[str, str]]:
+    modules = dict(net.named_modules())
+    pairs = []
+    for node in _StepTracer().trace(net).nodes:
+        if node.op == "call_module" and isinstance(modules[node.target], _ThresholdDependentBatchNorm):
+            before = node.args[0]
+            alone = before.op == "call_module" and len(before.users) == 1
+            if not (alone and isinstance(_innermost(modules[before.target]), (_ConvNd, nn.Linear))):
+                raise ValueError(f"cannot fuse {node.target}: its input is not one layer's output used by it alone")
+            pairs.append((node.target, before.target))
+    layers = [layer for _, layer in pairs]
+    if len(set(layers)) < len(layers):
+        raise ValueError("cannot fuse: a layer feeds tdBN more than once in one forward pass")
+    return pairs
+
+
+def _innermost(module: nn.Module) -> nn.Module:
+    """The layer inside SpikingJelly's containers of one module."""
+    while isinstance(module, nn.Sequential) and len(module) == 1:
+        module = module[0]
+    return module
+
+
+@torch.no_grad()
+def _fuse(layer: nn.Module, norm: _ThresholdDependentBatchNorm) -> None:
+    if getattr(layer, "transposed", False):
+        raise ValueError("cannot fuse tdBN into a transposed convolution")
+    scale = norm.weight * norm.alpha * norm.v_th / torch.sqrt(norm.running_var + norm.eps)
+    bias = 0 if layer.bias is None else layer.bias
+    layer.bias = nn.Parameter((bias - norm.running_mean) * scale + norm.bias)
+    layer.weight = nn.Parameter(layer.weight * scale.view(-1, *[1] * (layer.weight.dim() - 1)))
+
+
+# --- Finite-difference gradient (Li et al. 2021, Eq. 10) ---------------------------------------------------------
+
+
+@torch.no_grad()
+def finite_difference_gradient(
+    net: nn.Module,
+    name: str,
+    loss: Loss,
+    x: Tensor,
+    epsilon: float = 0.1,
+    max_bytes: int = 2**30,
+    batch_dim: int = 1,
+) -> Tensor:
+    r"""Central differences of the loss over every element of one parameter.
+
+    .. math:: \hat\nabla_{\varepsilon, w_i} L = \frac{L(w_i + \varepsilon e_i) - L(w_i - \varepsilon e_i)}{2 \varepsilon}
+
+    Li et al. 2021, Eq. 10. The layer that owns the parameter runs once: a convolution or linear layer is linear in
+    its weights, and one element moves one output channel by a shifted copy of the input. Perturbed outputs share a
+    batch, and in training mode every batch norm normalises each of them by its own statistics, as separate passes
+    would. The rest of the network runs once for each of the 2 k perturbations.
+
+    Works on a copy: parameters, running statistics, neuron state and random state of ``net`` stay as they are. Each
+    evaluation starts from reset neurons.
+
+    Args:
+        net: in the mode, training or evaluation, whose statistics the gradient is to use.
+        name: of the parameter as in ``net.named_parameters()``; its module must run once in a forward pass.
+        loss: of the network's output, a scalar that is a function of this batch alone.
+        x: input of the network.
+        epsilon: half the step, in units of the parameter. 0.1 is the paper's best.
+        max_bytes: bound on the working memory for activations of perturbed passes; at least one runs at a time.
+        batch_dim: batch dimension of input, output and of the owner's output: 1 for [T, N, *], 0 for [N, *].
+
+    Returns:
+        The gradient, in the parameter's shape.
+
+    Raises:
+        ValueError: no such parameter, a module that does not run exactly once, or active dropout, under which the
+            loss is random.
+    """
+    if name not in dict(net.named_parameters()):
+        raise ValueError(f"no parameter {name!r} in the network: choose one of net.named_parameters()")
+    net = copy.deepcopy(net)
+    _refuse_dropout(net)
+    with torch.random.fork_rng():
+        owner_name, _, own_name = name.rpartition(".")
+        owner = net.get_submodule(owner_name)
+        owner_input, working_set = _trial_pass(net, owner, x)
+        folded = max(1, max_bytes // working_set)
+        outputs = _perturbed_outputs(owner, own_name, owner_input, epsilon)
+        losses = torch.cat(list(_losses(net, owner, loss, x, outputs, folded, batch_dim)))
+    up, down = losses.view(-1, 2).unbind(1)
+    return ((up - down) / (2 * epsilon)).view_as(net.get_parameter(name)).to(net.get_parameter(name).dtype)
+
+
+def _refuse_dropout(net: nn.Module) -> None:
+    for name, module in net.named_modules():
+        if isinstance(module, _compat.DROPOUTS) and module.training:
+            raise ValueError(f"the loss is random under dropout: put {name} into evaluation mode first")
+
+
+def _trial_pass(net: nn.Module, owner: nn.Module, x: Tensor) -> tuple[Tensor, int]:
+    """The owner's input, and the bytes that one perturbed pass holds at a time."""
+    owner_inputs, sizes = [], [x.nbytes]
+
+    def measure(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if module is owner:
+            owner_inputs.append(inputs[0].detach().clone())
+        sizes.append(output.nbytes)
+
+    handles = [m.register_forward_hook(measure) for m in net.modules() if m is owner or not list(m.children())]
+    _compat.reset_net(net)
+    net(x)
+    for handle in handles:
+        handle.remove()
+    if len(owner_inputs) != 1:
+        raise ValueError(f"the module that owns the parameter ran {len(owner_inputs)} times in one pass, not once")
+    return owner_inputs[0], _LIVE_ACTIVATIONS * max(sizes)
+
+
+# A residual block holds its input, and a norm or node its input, its output and two temporaries.
+_LIVE_ACTIVATIONS = 5
+
+
+def _perturbed_outputs(owner: nn.Module, name: str, x: Tensor, epsilon: float) -> Iterator[Tensor]:
+    """The owner's outputs with one element after the other moved up, then down."""
+    if isinstance(owner, (_ConvNd, nn.Linear)) and name == "weight" and getattr(owner, "groups", 1) == 1:
+        return _linear_outputs(owner, x, epsilon)
+    return _general_outputs(owner, name, x, epsilon)
+
+
+def _linear_outputs(owner: nn.Module, x: Tensor, epsilon: float) -> Iterator[Tensor]:
+    base = owner(x)
+    channel_dim = x.dim() - owner.weight.dim() + 1 if isinstance(owner, _ConvNd) else x.dim() - 1
+    shifts = _with_weight(owner, x, torch.eye(owner.weight[0].numel()).to(owner.weight)).unbind(channel_dim)
+    for channel in range(owner.weight.shape[0]):
+        for shift in shifts:
+            for step in (epsilon, -epsilon):
+                output = base.clone()
+                output.select(channel_dim, channel).add_(shift, alpha=step)
+                yield output
+
+
+def _with_weight(owner: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    """The layer without bias, other output channels: ``weight`` is [channels, fan-in]."""
+    weight = weight.view(-1, *owner.weight.shape[1:])
+    bias = None if owner.bias is None else torch.zeros(len(weight)).to(weight)
+    parameters = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    return torch.func.functional_call(owner, parameters, x)
+
+
+def _general_outputs(owner: nn.Module, name: str, x: Tensor, epsilon: float) -> Iterator[Tensor]:
+    flat = owner.get_parameter(name).detach().flatten()
+    for i in range(flat.numel()):
+        for step in (epsilon, -epsilon):
+            moved = flat.clone()
+            moved[i] += step
+            yield torch.func.functional_call(owner, {name: moved.view_as(owner.get_parameter(name))}, x)
+
+
+def _losses(
+    net: nn.Module, owner: nn.Module, loss: Loss, x: Tensor, outputs: Iterator[Tensor], folded: int, batch_dim: int
+) -> Iterator[Tensor]:
+    """The losses of all perturbations, ``folded`` of them in each pass."""
+    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.training and m is not owner]
+    replaced = [(norm, norm.forward) for norm in norms]
+    while group := [output for _, output in zip(range(folded), outputs, strict=False)]:
+        n = len(group)
+        owner.forward = lambda _, merged=torch.cat(group, batch_dim): merged
+        for norm, forward in replaced:
+            norm.forward = lambda z, forward=forward, n=n: torch.cat(
+                [forward(part) for part in z.chunk(n, batch_dim)], batch_dim
+            )
+        _compat.reset_net(net)
+        y = net(torch.cat([x] * n, batch_dim))
+        yield torch.stack([loss(part) for part in y.chunk(n, batch_dim)])
+
+
+# --- Dspike's temperature (Li et al. 2021, Algorithm 1, whose body the paper's text lacks) -----------------------
+
+
+class TemperatureSearch(NamedTuple):
+    """What one search found: the kept temperature, the candidates, and their cosine similarities."""
+
+    temperature: float
+    candidates: tuple[float, ...]
+    similarities: tuple[float, ...]
+
+
+def set_temperature(net: nn.Module, temperature: float) -> None:
+    """Give every :class:`~jellyplus.surrogate.Dspike` in ``net`` this temperature, in place.
+
+    Raises:
+        ValueError: the temperature is not positive, or the network has no Dspike.
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be a positive number, got {temperature}")
+    for module in _dspikes(net):
+        module.temperature.fill_(temperature)
+
+
+def temperature_candidates(temperature: float, step: float) -> tuple[float, ...]:
+    """b, b - step and b + step, those under step / 2 dropped, so that b stays positive; b first, so that it wins ties.
+
+    >>> temperature_candidates(1.0, 0.25)
+    (1.0, 0.75, 1.25)
+    >>> temperature_candidates(0.25, 0.25)
+    (0.25, 0.5)
+    """
+    return tuple(b for b in (temperature, temperature - step, temperature + step) if b >= step / 2)
+
+
+def search_temperature(
+    net: nn.Module,
+    name: str,
+    loss: Loss,
+    x: Tensor,
+    epsilon: float = 0.1,
+    step: float = 0.2,
+    max_bytes: int = 2**30,
+) -> TemperatureSearch:
+    """The temperature among b - step, b and b + step whose gradient points most like the finite differences'.
+
+    One forward pass serves all candidates, since the temperature is read in backward. ``net`` is left as it is,
+    random state included; the statistics used are those of its mode.
+
+    Args:
+        net: with one temperature in all its :class:`~jellyplus.surrogate.Dspike`.
+        name: of the parameter whose gradients are compared; the paper takes the first layer's weights.
+        loss: of the network's output, a scalar.
+        x: input of the network, [T, N, *].
+        epsilon: of the finite differences.
+        step: delta b.
+        max_bytes: see :func:`finite_difference_gradient`.
+
+    Raises:
+        ValueError: no Dspike in the network, or Dspikes of different temperatures.
+    """
+    temperatures = {module.temperature.item() for module in _dspikes(net)}
+    if len(temperatures) > 1:
+        raise ValueError(f"the network has {len(temperatures)} temperatures: call set_temperature(net, b) first")
+    reference = finite_difference_gradient(net, name, loss, x, epsilon, max_bytes)
+    candidates = temperature_candidates(temperatures.pop(), step)
+    gradients = _gradients(copy.deepcopy(net), name, loss, x, candidates)
+    similarities = tuple(_cosine_similarity(gradient, reference) for gradient in gradients)
+    best = max(range(len(candidates)), key=similarities.__getitem__)
+    return TemperatureSearch(candidates[best], candidates, similarities)
+
+
+def _dspikes(net: nn.Module) -> list[Dspike]:
+    found = [module for module in net.modules() if isinstance(module, Dspike)]
+    if not found:
+        raise ValueError("the network has no Dspike surrogate, so there is no temperature")
+    return found
+
+
+def _gradients(net: nn.Module, name: str, loss: Loss, x: Tensor, temperatures: tuple[float, ...]) -> Iterator[Tensor]:
+    with torch.random.fork_rng():
+        _compat.reset_net(net)
+        value = loss(net(x))
+    for temperature in temperatures:
+        set_temperature(net, temperature)
+        yield torch.autograd.grad(value, net.get_parameter(name), retain_graph=True)[0]
+
+
+def _cosine_similarity(a: Tensor, b: Tensor) -> float:
+    return F.cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0).item()

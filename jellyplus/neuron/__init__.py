@@ -1,0 +1,6 @@
+"""Spiking neuron nodes: subclasses of SpikingJelly's ``BaseNode`` that run a whole sequence at once."""
+
+from jellyplus.neuron.base import Node
+from jellyplus.neuron.iterative_lif import IterativeLIFNode
+
+__all__ = ["IterativeLIFNode", "Node"]

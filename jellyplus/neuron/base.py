@@ -1,0 +1,123 @@
+"""What every jellyplus node shares: SpikingJelly's ``BaseNode`` with a whole-sequence path and a checked state."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from jellyplus import _compat
+from jellyplus.neuron.dynamics import Dynamics
+from jellyplus.neuron.multistep import MultiStep
+from jellyplus.surrogate import Rectangular
+
+__all__ = ["Node"]
+
+_NOT_BUILT = "jellyplus {name} has no {backend} kernels in this version: use backend='torch'"
+
+
+class Node(_compat.BaseNode):
+    """A SpikingJelly node whose step is the pure :class:`~jellyplus.neuron.dynamics.Dynamics`.
+
+    Step mode 's' runs one time-step under autograd; step mode 'm' runs the sequence through a hand-written backward
+    that equals it. Both are the same in training and evaluation.
+
+    ``IFNode`` and ``LIFNode`` cannot serve as bases: in evaluation they run their own scripted loop and ignore
+    overridden hooks and surrogates (SpikingJelly 0.0.0.0.14, neuron.py:500-560).
+
+    Args:
+        decay: factor on the potential of the time-step before.
+        v_threshold: V_th.
+        v_reset: potential after a spike; None for soft reset.
+        surrogate_function: elementwise firing function of H - V_th; None makes a fresh
+            :class:`~jellyplus.surrogate.Rectangular`.
+        detach_reset: no gradient through the spike in the reset.
+        step_mode: 's', one time-step [N, *], or 'm', a sequence [T, N, *].
+        backend: what runs step mode 'm'; 's' always runs torch.
+        store_v_seq: leave V of every time-step on ``v_seq``, [T, N, *] (step mode 'm').
+        store_h_seq: leave H of every time-step, before reset, on ``h_seq``, [T, N, *] (step mode 'm').
+            Both sequences are attached to the graph and dropped by ``reset_net``.
+
+    Raises:
+        ValueError: an unknown backend, one that cannot run here, or an input whose shape is not that of the state
+            left from the call before.
+    """
+
+    def __init__(
+        self,
+        decay: float,
+        v_threshold: float,
+        v_reset: float | None,
+        surrogate_function: Callable | None,
+        detach_reset: bool,
+        step_mode: str,
+        backend: str,
+        store_v_seq: bool,
+        store_h_seq: bool,
+    ):
+        surrogate_function = Rectangular() if surrogate_function is None else surrogate_function
+        super().__init__(v_threshold, v_reset, surrogate_function, detach_reset, step_mode, backend, store_v_seq)
+        self.register_memory("h_seq", None)
+        self.decay = decay
+        self.store_h_seq = store_h_seq
+
+    @property
+    def supported_backends(self) -> tuple[str, ...]:
+        """The backends of step mode 'm', whatever the step mode is now."""
+        return ("torch",)
+
+    @property
+    def backend(self) -> str:
+        """What runs step mode 'm'."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, value: str) -> None:
+        if value not in self.supported_backends:
+            name, known = type(self).__name__, ", ".join(map(repr, self.supported_backends))
+            reason = f"unknown backend {value!r}: {name} supports {known}"
+            raise ValueError(_NOT_BUILT.format(name=name, backend=value) if value == "cupy" else reason)
+        self._backend = value
+
+    @property
+    def dynamics(self) -> Dynamics:
+        """The constants of one time-step."""
+        return Dynamics(self.decay, self.v_threshold, self.v_reset, self.detach_reset)
+
+    def single_step_forward(self, x: Tensor) -> Tensor:
+        """X[t] to S[t], both [N, *]; V[t] stays on ``v``."""
+        self._check_state(x)
+        h = self.dynamics.charge(x, self.v)
+        spike = self.surrogate_function(h - self.v_threshold)
+        self.v = self.dynamics.reset(h, spike)
+        return spike
+
+    def multi_step_forward(self, x_seq: Tensor) -> Tensor:
+        """X to S, both [T, N, *]; the last V stays on ``v``."""
+        if x_seq.dim() == 0 or len(x_seq) == 0:
+            raise ValueError(f"step mode 'm' needs input [T, N, *] with T >= 1, got shape {tuple(x_seq.shape)}")
+        self._check_state(x_seq[0])
+        self._check_surrogate()
+        arguments = (self.surrogate_function, self.dynamics, self.store_h_seq, self.store_v_seq)
+        spikes, self.v, self.h_seq, v_seq = MultiStep.apply(x_seq, self.v, *arguments)
+        if self.store_v_seq:
+            self.v_seq = v_seq
+        return spikes
+
+    def _check_state(self, x: Tensor) -> None:
+        if isinstance(self.v, Tensor) and self.v.shape != x.shape:
+            raise ValueError(
+                f"the membrane potential left from the call before is {tuple(self.v.shape)} and the input "
+                f"{tuple(x.shape)}: call spikingjelly.activation_based.functional.reset_net(net) between batches"
+            )
+
+    def _check_surrogate(self) -> None:
+        parameters = getattr(self.surrogate_function, "parameters", tuple)()
+        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
+            raise ValueError("step mode 'm' does not train parameters of the surrogate itself: use step mode 's'")
+
+    def __getstate__(self) -> dict:
+        return _compat.state_without_graph(self)
+
+    def extra_repr(self) -> str:
+        """SpikingJelly's line, and the decay."""
+        return f"decay={self.decay}, {super().extra_repr()}"

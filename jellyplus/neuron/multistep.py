@@ -1,0 +1,92 @@
+"""A whole sequence in one autograd node, written by hand: ``backend="torch"``.
+
+The forward pass keeps nothing but its input. The backward pass charges the membrane potentials again, into the
+memory that will hold the gradient, and then walks back through time, overwriting each H[t] with dL/dX[t].
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from jellyplus.neuron.dynamics import Dynamics
+from jellyplus.surrogate import Surrogate
+
+__all__ = ["MultiStep"]
+
+
+class MultiStep(torch.autograd.Function):
+    """``apply(x_seq, v, fire, dynamics, store_h, store_v)`` gives (spikes, last V, all H or None, all V or None).
+
+    ``x_seq`` and the sequences are [T, N, *]; ``v``, the potential carried over, is a float or [N, *]. ``fire`` is
+    any elementwise surrogate of H - V_th; what it computes in backward comes from its ``gradient``, or from autograd
+    where it is not one of ours.
+    """
+
+    @staticmethod
+    def forward(ctx, x_seq: Tensor, v: Tensor | float, fire: Callable, dynamics: Dynamics, store_h: bool, store_v: bool):
+        ctx.fire, ctx.dynamics = fire, dynamics
+        ctx.start = v if isinstance(v, float) else None
+        ctx.save_for_backward(x_seq, v if ctx.start is None else None)
+        ctx.set_materialize_grads(False)
+        return _forward(x_seq, v, fire, dynamics, store_h, store_v)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_spikes, grad_last, grad_h, grad_v):
+        x_seq, v = ctx.saved_tensors
+        start = v if ctx.start is None else ctx.start
+        gradients = _backward(x_seq, start, ctx.fire, ctx.dynamics, grad_spikes, grad_last, grad_h, grad_v)
+        return gradients[0], None if v is None else gradients[1], None, None, None, None
+
+
+def _forward(x_seq, v, fire, dynamics, store_h, store_v):
+    spikes = torch.empty_like(x_seq)
+    h_seq = torch.empty_like(x_seq) if store_h else None
+    v_seq = torch.empty_like(x_seq) if store_v else None
+    for t, x in enumerate(x_seq):
+        h = dynamics.charge(x, v, out=h_seq[t] if store_h else None)
+        spike = _fire(fire, h, dynamics.v_threshold, spikes[t])
+        v = dynamics.reset(h, spike)
+        if store_v:
+            v_seq[t] = v
+    return spikes, v, h_seq, v_seq
+
+
+def _backward(x_seq, v, fire, dynamics, grad_spikes, grad_last, grad_h, grad_v):
+    grad_x = torch.empty_like(x_seq)
+    for t, x in enumerate(x_seq):
+        h = dynamics.charge(x, v, out=grad_x[t])
+        if t + 1 < len(x_seq):
+            v = dynamics.reset(h, _fire(fire, h, dynamics.v_threshold, torch.empty_like(h)))
+    grad_next = grad_last
+    for t in reversed(range(len(x_seq))):
+        h = grad_x[t]
+        spike, slope = _fire_and_slope(fire, h - dynamics.v_threshold)
+        grad_spike = None if grad_spikes is None else grad_spikes[t]
+        grad = dynamics.backward(h, spike, slope, grad_spike, _add(grad_next, grad_v, t))
+        grad_next = dynamics.decay * h.copy_(_add(grad, grad_h, t))
+    return grad_x, grad_next
+
+
+def _add(gradient: Tensor | None, sequence: Tensor | None, t: int) -> Tensor | None:
+    if sequence is None:
+        return gradient
+    return sequence[t] if gradient is None else gradient + sequence[t]
+
+
+def _fire(fire: Callable, h: Tensor, v_threshold: float, out: Tensor) -> Tensor:
+    """S[t] into ``out``."""
+    if isinstance(fire, Surrogate) and fire.spiking:
+        return torch.ge(h, v_threshold, out=out)
+    return out.copy_(fire(h - v_threshold))
+
+
+def _fire_and_slope(fire: Callable, x: Tensor) -> tuple[Tensor, Tensor]:
+    """S[t] and the surrogate gradient at x = H[t] - V_th."""
+    if isinstance(fire, Surrogate):
+        return fire.fire(x), fire.gradient(x)
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        spike = fire(x)
+        return spike.detach(), torch.autograd.grad(spike.sum(), x)[0]

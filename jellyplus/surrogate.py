@@ -1,0 +1,246 @@
+r"""Surrogate gradients for the firing function, each one as primitive, gradient and CUDA code.
+
+Their argument is :math:`x = H - V_{th}`, as in ``spikingjelly.activation_based.surrogate``: forward fires at
+:math:`x \ge 0`, or returns the primitive where ``spiking=False``; backward multiplies by the gradient.
+
+Li et al. 2021, Differentiable Spike: Eqs. 7 (rectangular), 8 (triangular), 11 and 12 (Dspike).
+"""
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from jellyplus import _compat
+
+__all__ = ["Dspike", "Rectangular", "Surrogate", "Triangular"]
+
+
+class Surrogate(_compat.SurrogateFunctionBase):
+    """A firing function with a surrogate gradient: subclasses give one function in three views.
+
+    :meth:`primitive` is the function, :meth:`gradient` its derivative written by hand, :meth:`cuda_gradient` that
+    derivative as a CUDA expression. A shape parameter that training changes is a buffer, read when the backward
+    pass runs and never saved by the forward pass, so one graph can be differentiated under several shapes.
+
+    Args:
+        spiking: fire in forward; False gives the primitive instead, for checks and for soft networks.
+    """
+
+    def __init__(self, spiking: bool = True):
+        super().__init__(spiking)
+
+    @abstractmethod
+    def primitive(self, x: Tensor) -> Tensor:
+        """The function whose derivative is the surrogate gradient; any shape, elementwise."""
+
+    @abstractmethod
+    def gradient(self, x: Tensor) -> Tensor:
+        """The surrogate gradient at ``x``; any shape, elementwise."""
+
+    @abstractmethod
+    def cuda_gradient(self, x: str) -> str:
+        """The gradient as a CUDA expression of the ``float`` expression ``x``.
+
+        An evolving shape parameter appears as ``surrogate_parameter[0]``, a ``const float *`` kernel argument that
+        points at the buffer: a kernel that lacks this argument does not compile, rather than freeze the value.
+        """
+
+    @property
+    def parameter(self) -> Tensor | None:
+        """The buffer that holds the evolving shape parameter, or None where the shape is fixed."""
+        return None
+
+    def fire(self, x: Tensor) -> Tensor:
+        """What the forward pass gives: 1 where ``x >= 0`` and 0 elsewhere, or the primitive."""
+        return torch.ge(x, 0, out=torch.empty_like(x)) if self.spiking else self.primitive(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fire, with the surrogate gradient attached. Shape: any, kept."""
+        return _Fire.apply(x, self)
+
+    def cuda_codes(self, y: str, x: str, dtype: str) -> str:
+        """One CUDA statement that assigns the gradient at ``x`` to ``y``.
+
+        Args:
+            y: left side, for example ``const float grad_s_to_h``.
+            x: name of the variable that holds H - V_th.
+            dtype: ``float``, or ``half2``, which is computed lane by lane in float.
+
+        Raises:
+            NotImplementedError: another dtype.
+        """
+        if dtype == "float":
+            return f"{y} = {self.cuda_gradient(x)};"
+        if dtype == "half2":
+            low, high = (self.cuda_gradient(f"__{lane}2float({x})") for lane in ("low", "high"))
+            return f"{y} = __floats2half2_rn({low}, {high});"
+        raise NotImplementedError(f"CUDA code for {dtype}; float and half2 are supported")
+
+
+class _Fire(torch.autograd.Function):
+    """Firing under autograd. The module stays on the context, the tensors in ``save_for_backward``."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, surrogate: Surrogate) -> Tensor:
+        ctx.surrogate = surrogate
+        ctx.save_for_backward(x)
+        return surrogate.fire(x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return grad * ctx.surrogate.gradient(x), None
+
+
+class Rectangular(Surrogate):
+    r"""Rectangular window (Dspike paper, Eq. 7; also the surrogate of tdBN and STBP).
+
+    .. math:: g'(x) = \frac1a \; [\,|x| < a/2\,], \qquad g(x) = \min(1, \max(0, x/a + 1/2))
+
+    The window is open, as printed: a silent neuron, H = 0 with V_th = 0.5 and a = 1, gets no gradient.
+
+    Args:
+        width: a, in units of membrane potential.
+        spiking: see :class:`Surrogate`.
+
+    Raises:
+        ValueError: width is not a positive number.
+
+    >>> Rectangular(width=2.0).gradient(torch.tensor([-1.0, -0.5, 0.9])).tolist()
+    [0.0, 0.5, 0.5]
+    """
+
+    def __init__(self, width: float = 1.0, spiking: bool = True):
+        super().__init__(spiking)
+        self.width = _positive("width", width)
+
+    def primitive(self, x: Tensor) -> Tensor:
+        """Eq. 7 integrated."""
+        return (x / self.width + 0.5).clamp(0, 1)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Eq. 7."""
+        inside = x.abs().lt_(self.width / 2)
+        return inside if self.width == 1 else inside.div_(self.width)
+
+    def cuda_gradient(self, x: str) -> str:
+        """Eq. 7."""
+        return f"(fabsf({x}) < {_literal(self.width / 2)} ? {_literal(1 / self.width)} : 0.0f)"
+
+    def extra_repr(self) -> str:
+        """The shape."""
+        return f"width={self.width}, spiking={self.spiking}"
+
+
+class Triangular(Surrogate):
+    r"""Triangular surrogate gradient (Dspike paper, Eq. 8).
+
+    .. math:: g'(x) = \gamma \max(0,\, 1 - |x| / V_{th})
+
+    The primitive rises from 0 at :math:`-V_{th}` to :math:`\gamma V_{th}`, which is not 1 in general: Eq. 8 fixes
+    the peak of the gradient and not its area.
+
+    Args:
+        gamma: peak of the gradient.
+        v_threshold: V_th, the half width; the firing threshold of the node that uses it.
+        spiking: see :class:`Surrogate`.
+
+    Raises:
+        ValueError: gamma or v_threshold is not a positive number.
+
+    >>> Triangular(gamma=2.0).gradient(torch.tensor([-0.5, -0.25, 0.0])).tolist()
+    [0.0, 1.0, 2.0]
+    """
+
+    def __init__(self, gamma: float = 1.0, v_threshold: float = 0.5, spiking: bool = True):
+        super().__init__(spiking)
+        self.gamma = _positive("gamma", gamma)
+        self.v_threshold = _positive("v_threshold", v_threshold)
+
+    def primitive(self, x: Tensor) -> Tensor:
+        """Eq. 8 integrated from minus infinity."""
+        inside = x.clamp(-self.v_threshold, self.v_threshold)
+        return self.gamma * (self.v_threshold / 2 + inside - inside * inside.abs() / (2 * self.v_threshold))
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Eq. 8."""
+        return (1 - x.abs() / self.v_threshold).clamp_(min=0).mul_(self.gamma)
+
+    def cuda_gradient(self, x: str) -> str:
+        """Eq. 8."""
+        return f"({_literal(self.gamma)} * fmaxf(0.0f, 1.0f - fabsf({x}) / {_literal(self.v_threshold)}))"
+
+    def extra_repr(self) -> str:
+        """The shape."""
+        return f"gamma={self.gamma}, v_threshold={self.v_threshold}, spiking={self.spiking}"
+
+
+class Dspike(Surrogate):
+    r"""Differentiable spike with a temperature (Dspike paper, Eqs. 11 and 12), in :math:`x = u - 0.5`.
+
+    .. math::
+        g(x) = \frac{\tanh(b x) + \tanh(b/2)}{2 \tanh(b/2)}, \qquad
+        g'(x) = \frac{b\,(1 - \tanh^2(b x))}{2 \tanh(b/2)} \qquad \text{for } |x| \le 1/2,
+
+    0 and 1 outside, where the gradient is 0. The window is closed, as Eq. 11 is printed: a silent neuron sits on its
+    edge and gets a gradient. The paper fixes V_th = 0.5; with another threshold the window stays centred on it and
+    one wide. b to 0 gives the straight line (Lemma 4.1), b to infinity a step.
+
+    ``temperature`` is a buffer: saved and moved with the module, changed in place by
+    :func:`jellyplus.functional.set_temperature`, and read when the backward pass runs.
+
+    Args:
+        temperature: b, without unit; larger is steeper.
+        spiking: see :class:`Surrogate`.
+
+    Raises:
+        ValueError: temperature is not a positive number.
+
+    >>> Dspike(temperature=3.0).primitive(torch.tensor([-0.5, 0.0, 0.5])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+
+    temperature: Tensor
+
+    def __init__(self, temperature: float = 1.0, spiking: bool = True):
+        super().__init__(spiking)
+        self.register_buffer("temperature", torch.tensor(_positive("temperature", temperature)))
+
+    @property
+    def parameter(self) -> Tensor:
+        """The temperature."""
+        return self.temperature
+
+    def primitive(self, x: Tensor) -> Tensor:
+        """Eqs. 11 and 12."""
+        edge = torch.tanh(self.temperature / 2)
+        return (torch.tanh(self.temperature * x.clamp(-0.5, 0.5)) + edge) / (2 * edge)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """The derivative of Eq. 12 inside the closed window, 0 outside."""
+        peak = self.temperature / (2 * torch.tanh(self.temperature / 2))
+        slope = torch.tanh(x * self.temperature).square_().sub_(1).mul_(-peak)
+        return slope.masked_fill_(x.abs() > 0.5, 0)
+
+    def cuda_gradient(self, x: str) -> str:
+        """The derivative of Eq. 12, b read from device memory."""
+        b = "surrogate_parameter[0]"
+        square = f"tanhf({b} * {x}) * tanhf({b} * {x})"
+        return f"(fabsf({x}) <= 0.5f ? {b} * (1.0f - {square}) / (2.0f * tanhf(0.5f * {b})) : 0.0f)"
+
+    def extra_repr(self) -> str:
+        """The shape."""
+        return f"temperature={self.temperature.item():.4g}, spiking={self.spiking}"
+
+
+def _positive(name: str, value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a positive number, got {value}")
+    return float(value)
+
+
+def _literal(value: float) -> str:
+    return f"{value!r}f" if "." in repr(value) or "e" in repr(value) else f"{value!r}.0f"
