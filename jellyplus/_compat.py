@@ -14,7 +14,15 @@ SurrogateFunctionBase = surrogate.MultiArgsSurrogateFunctionBase
 #: Modules that are random in training; SpikingJelly's are no subclasses of torch's.
 DROPOUTS = (torch.nn.modules.dropout._DropoutNd, layer.Dropout, layer.Dropout2d, layer.DropConnectLinear)
 
-__all__ = ["DROPOUTS", "BaseNode", "MultiStepModule", "StepModule", "SurrogateFunctionBase", "reset_net", "state_without_graph"]
+__all__ = [
+    "DROPOUTS",
+    "BaseNode",
+    "MultiStepModule",
+    "StepModule",
+    "SurrogateFunctionBase",
+    "reset_net",
+    "state_without_graph",
+]
 
 
 def state_without_graph(module: BaseNode) -> dict:

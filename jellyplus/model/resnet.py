@@ -105,7 +105,9 @@ class ResNet(nn.Module, _compat.StepModule):
         for stage, (channels, number) in enumerate(zip(widths, blocks, strict=True)):
             before = widths[max(stage - 1, 0)]
             first = BasicBlock(before, channels, stride=1 if stage == 0 else 2, **shape)
-            self.stages.append(nn.Sequential(first, *(BasicBlock(channels, channels, 1, **shape) for _ in range(1, number))))
+            self.stages.append(
+                nn.Sequential(first, *(BasicBlock(channels, channels, 1, **shape) for _ in range(1, number)))
+            )
         self.pool = layer.AdaptiveAvgPool2d(1, step_mode="m")
         self.fc = layer.Linear(widths[-1], num_classes, step_mode="m")
         _initialise(self)

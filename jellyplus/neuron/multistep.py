@@ -24,7 +24,9 @@ class MultiStep(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x_seq: Tensor, v: Tensor | float, fire: Callable, dynamics: Dynamics, store_h: bool, store_v: bool):
+    def forward(
+        ctx, x_seq: Tensor, v: Tensor | float, fire: Callable, dynamics: Dynamics, store_h: bool, store_v: bool
+    ):
         ctx.fire, ctx.dynamics = fire, dynamics
         ctx.start = v if isinstance(v, float) else None
         ctx.save_for_backward(x_seq, v if ctx.start is None else None)

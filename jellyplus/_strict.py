@@ -1,0 +1,149 @@
+"""A frozen dataclass from a mapping, strictly: every key known, none missing, every value of its declared type.
+
+jsonargparse turns "3" into 3 for an int field and names neither the file nor what would be right.
+"""
+
+import dataclasses
+import os
+import re
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from reprlib import repr as shortened
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from jellyplus._errors import InputError
+
+T = TypeVar("T")
+
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-4 as a string
+_SCALARS = {str: "a string", int: "an integer", float: "a finite number", bool: "true or false"}
+
+
+def load_yaml(path: str | os.PathLike) -> Any:
+    """Return what the YAML file ``path`` holds.
+
+    Raises:
+        InputError: there is no such file, or it is not YAML.
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; check the name") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line} is not YAML: {getattr(error, 'problem', error)}; correct it there") from error
+
+
+def from_mapping(cls: type[T], mapping: Any, where: str) -> T:
+    """Return the dataclass ``cls`` filled from ``mapping``.
+
+    A field may be a str, int, float, bool, Literal, dict, dict[str, X], tuple[X, ...], dataclass, or a union of these
+    and None. A field with a default may be left out. An integer is accepted as a float, a bool as nothing else.
+
+    Args:
+        cls: a dataclass; a ValueError from its ``__post_init__`` counts as bad input.
+        mapping: what was read, usually from YAML or JSON.
+        where: the file it was read from.
+
+    Raises:
+        InputError: a key is unknown or missing, or a value is of another type; it names the dotted key and ``where``.
+    """
+    try:
+        return _convert(cls, mapping, "")
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _convert(kind: Any, value: Any, key: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        return _union(arguments, value, key)
+    if origin is Literal:
+        if any(type(value) is type(option) and value == option for option in arguments):
+            return value
+        raise _wrong(kind, value, key)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _wrong(kind, value, key)
+        return tuple(_convert(arguments[0], item, f"{key}[{i}]") for i, item in enumerate(value))
+    if origin is dict or kind is dict:
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            raise _wrong(kind, value, key)
+        return {
+            name: _convert(arguments[1], item, _dotted(key, name)) if arguments else item
+            for name, item in value.items()
+        }
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, value, key)
+    return _scalar(kind, value, key)
+
+
+def _dataclass(cls: type, value: Any, key: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise _wrong(cls, value, key)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for name in value:
+        if name not in fields:
+            raise ValueError(f"unknown key '{_dotted(key, name)}'; remove it or use one of {', '.join(fields)}")
+    for name, field in fields.items():
+        if name not in value and field.default is field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"key '{_dotted(key, name)}' is missing; add it ({_described(hints[name])})")
+    converted = {name: _convert(hints[name], item, _dotted(key, name)) for name, item in value.items()}
+    try:
+        return cls(**converted)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}" if key else str(error)) from error
+
+
+def _union(options: tuple, value: Any, key: str) -> Any:
+    kinds = [option for option in options if option is not types.NoneType]
+    if value is None and len(kinds) < len(options):
+        return None
+    if len(kinds) == 1:
+        return _convert(kinds[0], value, key)
+    for kind in kinds:
+        try:
+            return _convert(kind, value, key)
+        except ValueError:
+            continue
+    raise _wrong(Union[options], value, key)  # noqa: UP007 - built at run time
+
+
+def _scalar(kind: type, value: Any, key: str) -> Any:
+    if kind is float:
+        if isinstance(value, str) and _EXPONENT.fullmatch(value):
+            value = float(value)
+        if type(value) in (int, float) and abs(value) <= sys.float_info.max:  # False for nan
+            return float(value)
+    elif type(value) is kind:
+        return value
+    raise _wrong(kind, value, key)
+
+
+def _wrong(kind: Any, value: Any, key: str) -> ValueError:
+    subject = f"key '{key}' is" if key else "the content is"
+    return ValueError(f"{subject} {shortened(value)}; it must be {_described(kind)}")
+
+
+def _described(kind: Any) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_described(argument) for argument in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if origin is tuple:
+        return "a list"
+    if kind is types.NoneType:
+        return "null"
+    return _SCALARS.get(kind, "a mapping of names to values")
+
+
+def _dotted(key: str, name: object) -> str:
+    return f"{key}.{name}" if key else str(name)

@@ -1,0 +1,175 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) as users have them: the official batches or a folder of images.
+
+Both layouts give the same labels, since the official class lists are in alphabetical order.
+"""
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision.datasets as tv
+from PIL import Image
+from torch import Tensor
+
+from jellyplus._errors import InputError
+from jellyplus.datasets.base import DataSet, Split
+
+SIDE = 32  # pixels
+
+
+@dataclass(frozen=True)
+class _Published:
+    name: str  # also the image folder's
+    classes: int
+    official: type[tv.CIFAR10]  # knows the batches and their checksums
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+_CIFAR10 = _Published("cifar10", 10, tv.CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+_CIFAR100 = _Published("cifar100", 100, tv.CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+
+_MARKS = {
+    "cifar10": "CIFAR-10 images",
+    "cifar100": "CIFAR-100 images",
+    "cifar-10-batches-py": "the CIFAR-10 batches",
+    "cifar-100-python": "the CIFAR-100 batches",
+    "MNIST": "MNIST",
+}
+
+
+def cifar10(root: str | None) -> DataSet:
+    """CIFAR-10, images 3x32x32, from ``root``, in one of two layouts.
+
+    The official batches: ``cifar-10-batches-py``, in ``root`` or ``root`` itself; their MD5 sums are checked.
+    Images: ``cifar10/{train,test}/<class>/*.png``, where ``root`` holds ``cifar10`` or is it; any number of images.
+
+    Raises:
+        InputError: there is no root, no CIFAR-10 in it, or a part of it is missing, damaged or of another data set.
+    """
+    return _load(_CIFAR10, root)
+
+
+def cifar100(root: str | None) -> DataSet:
+    """CIFAR-100 with its hundred fine classes, images 3x32x32, from ``root``.
+
+    As :func:`cifar10`, in ``cifar-100-python`` or ``cifar100/{train,test}/<class>/*.png``.
+
+    Raises:
+        InputError: there is no root, no CIFAR-100 in it, or a part of it is missing, damaged or of another data set.
+    """
+    return _load(_CIFAR100, root)
+
+
+def _load(published: _Published, root: str | None) -> DataSet:
+    folder = _existing(published, root)
+    batches = _find(folder, published.official.base_folder)
+    images = next((path for path in (folder / published.name, folder) if _has_split(path)), None)
+    if batches:
+        train, test = _read_batches(published, batches)
+    elif images:
+        train, test = _read_images(published, images)
+    else:
+        raise InputError(_explain_absence(published, folder))
+    return DataSet(
+        published.name,
+        published.classes,
+        train,
+        test,
+        kind="images",
+        stand_in=False,
+        mean=published.mean,
+        std=published.std,
+        source=f"official batches {batches.name}" if batches else "image folder",
+    )
+
+
+def _existing(published: _Published, root: str | None) -> Path:
+    if not root:
+        raise InputError(f"{published.name} is read from disk; say where it lies with --data-root")
+    folder = Path(root).expanduser()
+    if not (folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)):
+        raise InputError(f"{published.name}: {folder} is not a readable folder; give the right one with --data-root")
+    return folder
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    inside = folder / name
+    if inside.is_dir():
+        return inside
+    return folder.resolve() if folder.resolve().name == name else None
+
+
+def _has_split(folder: Path) -> bool:
+    return (folder / "train").is_dir() or (folder / "test").is_dir()
+
+
+def _explain_absence(published: _Published, folder: Path) -> str:
+    found = [_MARKS[name] for name in sorted(_MARKS) if _find(folder, name)]
+    if found:
+        holds = f"holds {' and '.join(found)}"
+    elif any(folder.iterdir()):
+        holds = "holds neither"
+    else:
+        holds = "is empty"
+    expected = f"{published.official.base_folder} or {published.name}/{{train,test}}/<class>/*.png"
+    return f"{published.name} needs {expected}, but {folder} {holds}; give another folder with --data-root"
+
+
+def _read_batches(published: _Published, folder: Path) -> tuple[Split, Split]:
+    try:
+        splits = [published.official(folder.parent, train=train, download=False) for train in (True, False)]
+    except RuntimeError as error:
+        raise InputError(
+            f"{folder} lacks a batch or fails the published MD5 sums; unpack {published.official.filename} again"
+        ) from error
+    train, test = (
+        Split(torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(split.targets))
+        for split in splits
+    )
+    return train, test
+
+
+def _read_images(published: _Published, folder: Path) -> tuple[Split, Split]:
+    for name in ("train", "test"):
+        if not (folder / name).is_dir():
+            raise InputError(f"{published.name}: {folder / name} is missing; a data set needs both train and test")
+    train, test = (_list_images(published, folder / name) for name in ("train", "test"))
+    if train.classes != test.classes:
+        odd = sorted(set(train.classes) ^ set(test.classes))
+        raise InputError(f"{folder}: the class {odd[0]} is in only one of train and test; add it to the other")
+    return _decode_all(train.samples), _decode_all(test.samples)
+
+
+def _list_images(published: _Published, folder: Path) -> tv.ImageFolder:
+    try:
+        listed = tv.ImageFolder(folder)
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: {str(error).split('. ')[0]}; every class needs a folder with images") from error
+    if len(listed.classes) != published.classes:
+        raise InputError(
+            f"{published.name} has {published.classes} classes, but {folder} has {len(listed.classes)} class folders; "
+            "give another folder with --data-root"
+        )
+    return listed
+
+
+def _decode_all(samples: Iterable[tuple[str, int]]) -> Split:
+    paths, labels = zip(*samples, strict=True)
+    with ThreadPoolExecutor() as pool:  # the reads of a slow or remote disk overlap
+        return Split(torch.stack(list(pool.map(_decode, paths))), torch.tensor(labels))
+
+
+def _decode(path: str) -> Tensor:
+    try:
+        with Image.open(path) as image:
+            if image.size != (SIDE, SIDE):
+                width, height = image.size
+                raise InputError(f"{path} is {width}x{height} pixels, not {SIDE}x{SIDE}: give a folder of CIFAR images")
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"cannot read the image {path}; replace or remove it") from error

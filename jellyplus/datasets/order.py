@@ -1,0 +1,91 @@
+"""Which example comes when, and how it is augmented: functions of the seed, the epoch and the example alone.
+
+Neither the number of worker processes nor what ran before enters, so a run that resumes at the beginning of an epoch
+sees what the uninterrupted one would have seen. Lightning calls ``set_epoch`` on samplers by itself, on one that it has
+wrapped for several processes since 2.6.1.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import Dataset, Sampler
+
+from jellyplus.datasets.base import Split
+
+
+class EpochOrder(Sampler[tuple[int, int]]):
+    """Yield ``(epoch, index)`` for every example once, in an order drawn from the seed and the epoch.
+
+    Args:
+        examples: their number.
+        seed: of the run.
+    """
+
+    def __init__(self, examples: int, seed: int):
+        self.examples = examples
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration yields, 0 at first."""
+        self.epoch = epoch
+
+    def indices(self, epoch: int) -> Tensor:
+        """Return the ids of the examples in the order of that epoch, int64 [examples]."""
+        return torch.randperm(self.examples, generator=Generator().manual_seed(derived_seed(self.seed, epoch)))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch
+        return ((epoch, index) for index in self.indices(epoch).tolist())
+
+    def __len__(self) -> int:
+        return self.examples
+
+
+class AugmentedSplit(Dataset):
+    """A split for training: ``dataset[epoch, index]`` is ``(input, label)``, the input augmented.
+
+    What is drawn for an example follows from the seed, the epoch and the index; torch's global random state is left as
+    it was found. Use it with :class:`EpochOrder`.
+
+    Args:
+        split: the examples.
+        augment: draws from torch's global CPU generator only, and is picklable where worker processes are spawned.
+        seed: of the run.
+    """
+
+    def __init__(self, split: Split, augment: Callable[[Tensor], Tensor], seed: int):
+        self.split = split
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = key
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would reseed the accelerators too, which are not forked here
+            torch.default_generator.manual_seed(derived_seed(self.seed, epoch, index))
+            return self.augment(self.split.inputs[index]), self.split.labels[index]
+
+
+class EvaluationSplit(Dataset):
+    """A split for evaluation: ``dataset[index]`` is ``(input, label)``, the input normalised and nothing drawn."""
+
+    def __init__(self, split: Split, normalise: Callable[[Tensor], Tensor]):
+        self.split = split
+        self.normalise = normalise
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.normalise(self.split.inputs[index]), self.split.labels[index]
+
+
+def derived_seed(*parts: int) -> int:
+    """Hash integers to 64 bits, alike on every machine and in every process."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")

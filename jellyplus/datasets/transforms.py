@@ -1,0 +1,115 @@
+"""Augmentations by name, as the papers list them, each ending in normalised floats.
+
+All randomness comes from torch's global generator. A transform acts on one example, [C, H, W] or [T, C, H, W]; every
+time-step of an example is moved alike.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from jellyplus._errors import InputError
+from jellyplus.datasets.base import DataSet
+
+Transform = Callable[[Tensor], Tensor]
+
+
+class Cutout(nn.Module):
+    """Set one square to 0, which is the channel mean once an image is normalised.
+
+    The square's centre is uniform over the pixels, so a part of it may lie beyond the border.
+
+    Args:
+        size: side of the square, pixels.
+
+    Shape: [*, H, W] to the same; all leading dimensions get the same square.
+
+    Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017, section 3.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return a copy with the square set to 0."""
+        rows, columns = (self._span(side) for side in inputs.shape[-2:])
+        outputs = inputs.clone()
+        outputs[..., rows, columns] = 0
+        return outputs
+
+    def _span(self, side: int) -> slice:
+        start = int(torch.randint(side, ())) - self.size // 2
+        return slice(max(start, 0), start + self.size)
+
+
+class Roll(nn.Module):
+    """Shift circularly by up to ``pixels`` in either direction along both axes, uniformly.
+
+    Shape: [*, H, W] to the same; all leading dimensions, hence all time-steps, are shifted alike.
+
+    Source: Li et al., "Neuromorphic Data Augmentation for Training Spiking Neural Networks", 2022, the "rolling" there.
+    """
+
+    def __init__(self, pixels: int):
+        super().__init__()
+        self.pixels = pixels
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return a shifted copy."""
+        shifts = torch.randint(-self.pixels, self.pixels + 1, (2,)).tolist()
+        return inputs.roll(shifts, dims=(-2, -1))
+
+
+def augmentation(
+    names: Sequence[str], data: DataSet, crop_padding: int, cutout_size: int, roll_pixels: int
+) -> Transform:
+    """Compose the named augmentations, conversion to float32 and normalisation for the training split of ``data``.
+
+    Args:
+        names: any of ``crop`` (zero padding, then a random crop of the data's own size), ``flip`` (left to right, half
+            of the time), ``autoaugment`` (the CIFAR-10 policy; images), ``roll`` (events) and ``cutout``. They act on
+            uint8 in this order; cutout acts after normalisation wherever it stands.
+        data: gives size, kind and channel statistics.
+        crop_padding: pixels on each side.
+        cutout_size: side of the square, pixels.
+        roll_pixels: largest shift, pixels.
+
+    Returns:
+        a picklable function of one example, uint8 [C, H, W] or [T, C, H, W] to float32 of the same shape.
+
+    Raises:
+        InputError: an unknown name, a transform that does not fit the kind of data, a negative size.
+    """
+    registered = {
+        "crop": (("images", "events"), partial(v2.RandomCrop, data.train.inputs.shape[-2:], padding=crop_padding)),
+        "flip": (("images", "events"), v2.RandomHorizontalFlip),
+        "autoaugment": (("images",), partial(v2.AutoAugment, v2.AutoAugmentPolicy.CIFAR10)),
+        "cutout": (("images", "events"), partial(Cutout, cutout_size)),
+        "roll": (("events",), partial(Roll, roll_pixels)),
+    }
+    for name in names:
+        if name not in registered:
+            raise InputError(f"there is no augmentation {name!r}; choose from {', '.join(sorted(registered))}")
+        if data.kind not in registered[name][0]:
+            raise InputError(f"the augmentation {name} does not fit the {data.kind} of {data.name}; leave it out")
+    sizes = {"crop_padding": crop_padding, "cutout_size": cutout_size, "roll_pixels": roll_pixels}
+    for name, size in sizes.items():
+        if size < 0:
+            raise InputError(f"{name} is {size} pixels; give 0 or more")
+    before = [registered[name][1]() for name in names if name != "cutout"]
+    after = [registered[name][1]() for name in names if name == "cutout"]
+    return v2.Compose([*before, normalisation(data), *after])
+
+
+def normalisation(data: DataSet) -> Transform:
+    """Conversion to float32, uint8 [*, C, H, W] to the same shape, as evaluation needs it.
+
+    Images become (x / 255 - mean) / std per channel; event counts stay what they are.
+    """
+    if data.kind == "events":
+        return v2.ToDtype(torch.float32)
+    return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean, data.std)])

@@ -1,0 +1,95 @@
+"""The command line that every table script has."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from jellyplus._errors import InputError
+
+__all__ = ["main"]
+
+
+def main(script: str) -> int:
+    """Reproduce the table that ``script``, a file in ``reproductions/``, is named after.
+
+    Args:
+        script: its ``__file__``.
+
+    Returns:
+        The exit code: 0, 2 for bad input, 130 when interrupted.
+    """
+    path = Path(script).resolve()
+    options = _parser(path).parse_args()
+    try:
+        _reproduce(path, options)
+    except InputError as error:
+        print(f"{path.name}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{path.name}: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser(path: Path) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=path.name,
+        description="Without options: train on stand-in data for some minutes, then write and print the table.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--profile",
+        choices=("embedded", "small", "paper"),
+        default="embedded",
+        help="embedded: stand-in data, narrow nets; small: real data, narrow nets; paper: as printed",
+    )
+    parser.add_argument("--data-root", metavar="FOLDER", help="folder that holds the real data sets, e.g. cifar10/")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows (see --list); default: all own rows")
+    parser.add_argument("--seeds", nargs="+", type=_seed, metavar="SEED", default=[0], help="one run for each")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("results"), help="evidence and tables")
+    parser.add_argument("--render", action="store_true", help="write the table from the evidence there is; no training")
+    parser.add_argument("--list", action="store_true", help="print the rows and stop")
+    return parser  # fmt: skip
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative; seeds count from 0")
+    return value
+
+
+def _reproduce(path: Path, options: argparse.Namespace) -> None:
+    # after the options are parsed, so that --help and a mistyped option answer at once
+    from jellyplus.reproduction import view
+    from jellyplus.reproduction.claims import load_claims
+    from jellyplus.reproduction.evidence import Store
+    from jellyplus.reproduction.runner import Runner
+    from jellyplus.training.recipe import load_run
+
+    table = load_claims(path.parent / "claims" / f"{path.stem}.yaml")
+    own = {row.id: row for row in table.rows if row.kind == "own"}
+    if options.list:
+        print("\n".join(f"{row.id:<16} {row.dataset}, T = {row.timesteps}, {row.recipe}.yaml" for row in own.values()))
+        return
+    if unknown := set(options.rows or ()) - own.keys():
+        raise InputError(f"there is no own row {', '.join(sorted(unknown))}; choose from {', '.join(own)}")
+    recipes = path.parent.parent / "recipes"
+    runs = {name: load_run(row.recipe, options.profile, recipes) for name, row in own.items()}
+    runner = Runner(Store(options.out / "evidence"), options.data_root, options.device)
+    evidence = {name: runner.store.find_any(run.key) for name, run in runs.items()}
+    if not options.render:
+        missing = runner.missing([runs[name] for name in options.rows or own], dict.fromkeys(options.seeds))
+        runner.make(missing)
+        evidence = {name: runner.store.find_any(run.key) for name, run in runs.items()}
+    frame = view.build(table, evidence, runner.code, options.profile)
+    folder = options.out / options.profile / path.stem
+    view.write(frame, table, folder, options.profile)
+    print(view.summary(frame))
+    print(f"\nWritten: {folder}/table.csv, table.md, table.png")
+    if options.profile == "embedded":
+        print(
+            "This is stand-in data (handwritten digits), no claim about the paper; the paper's numbers need its data "
+            f"and a GPU: {path.name} --profile paper --data-root FOLDER --seeds 0 1 2"
+        )

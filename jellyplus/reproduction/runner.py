@@ -1,0 +1,149 @@
+"""From a run to its evidence: found in the store, or trained with everything it starts from."""
+
+import dataclasses
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from jellyplus import datasets
+from jellyplus._errors import InputError
+from jellyplus.reproduction.evidence import Evidence, Store, code_digest, provenance
+from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
+from jellyplus.training.data import DataModule
+from jellyplus.training.recipe import Run
+from jellyplus.training.train import Outcome, choose_device, train
+
+__all__ = ["Runner"]
+
+
+class Runner:
+    """Makes evidence, each run and seed once, ancestors first.
+
+    Args:
+        store: where evidence and checkpoints are.
+        data_root: the folder that holds the data sets, None for the embedded ones.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    def __init__(self, store: Store, data_root: str | None, device: str):
+        self.store = store
+        self.data_root = data_root
+        self.device = choose_device(device)
+        self.code = code_digest()
+        self._data: dict[str, datasets.DataSet] = {}
+
+    def missing(self, runs: Iterable[Run], seeds: Iterable[int]) -> list[tuple[Run, int]]:
+        """The runs and seeds that have no evidence from this code, in the order in which they must be made.
+
+        Nothing is written, and what could fail later is checked: the evidence there is, data, recipe against data.
+
+        Raises:
+            InputError: damaged evidence, data that is missing or does not fit the recipe.
+        """
+        needed: dict[tuple[str, int], tuple[Run, int]] = {}
+        for seed in seeds:
+            for run in runs:
+                self._add_missing(run, seed, needed)
+        for run, seed in needed.values():
+            DataModule(self._load(run), run.recipe, seed)
+        return list(needed.values())
+
+    def make(self, planned: list[tuple[Run, int]]) -> None:
+        """Train what :meth:`missing` found, with progress over the runs."""
+        with tqdm(total=sum(_cost(run) for run, _ in planned), unit="", bar_format=_BAR) as bar:
+            for number, (run, seed) in enumerate(planned, 1):
+                bar.set_description(f"run {number} of {len(planned)}")
+                tqdm.write(f"{run.name}, seed {seed}: {self._train(run, seed)}")
+                bar.update(_cost(run))
+
+    def _add_missing(self, run: Run, seed: int, needed: dict) -> None:
+        if (run.key, seed) in needed or self._is_made(run, seed):
+            return
+        if run.parent:
+            self._add_missing(run.parent, seed, needed)
+        needed[run.key, seed] = (run, seed)
+
+    def _is_made(self, run: Run, seed: int) -> bool:
+        """A checkpoint is written before its evidence, so evidence without one has been copied from elsewhere."""
+        checkpoint = self.store.checkpoint_path(run.key, seed, self.code)
+        found = self.store.find(run.key, seed, self.code)
+        if found and not checkpoint.exists():
+            raise InputError(
+                f"the evidence of {run.name} has no checkpoint {checkpoint}: put it there, or delete the evidence"
+            )
+        return found is not None
+
+    def _load(self, run: Run) -> datasets.DataSet:
+        name = run.recipe.data.dataset
+        if name not in self._data:
+            self._data[name] = datasets.load(name, self.data_root)
+        return self._data[name]
+
+    def _train(self, run: Run, seed: int) -> str:
+        """Train, keep the checkpoint, then write the evidence; return one line on the result."""
+        checkpoint = self.store.checkpoint_path(run.key, seed, self.code)
+        state = checkpoint.with_suffix(".partial")
+        data = self._load(run)
+        weights = None
+        if run.parent:
+            weights = load_checkpoint(self.store.checkpoint_path(run.parent.key, seed, self.code))["weights"]
+        outcome = train(run.recipe, data, seed, self.device, state, weights, run.name)
+        evidence = self._evidence(run, seed, data, outcome)
+        save_checkpoint({"key": run.key, "weights": outcome.net.state_dict()}, checkpoint)
+        self.store.write(evidence)
+        state.unlink(missing_ok=True)
+        return _summary(evidence)
+
+    def _evidence(self, run: Run, seed: int, data: datasets.DataSet, outcome: Outcome) -> Evidence:
+        best = max(outcome.history, key=lambda entry: entry["accuracy"])
+        examples = {"train_examples": len(data.train), "test_examples": len(data.test)}
+        return Evidence(
+            schema=1,
+            key=run.key,
+            recipe_name=run.name,
+            profile=run.profile,
+            seed=seed,
+            code=self.code,
+            recipe=run.resolved,
+            parent=run.parent.key if run.parent else None,
+            **provenance(),
+            device=_device_in_words(self.device),
+            dataset=data.counts() | examples,
+            parameters=sum(parameter.numel() for parameter in outcome.net.parameters()),
+            macs=outcome.macs,
+            accuracy_last=outcome.history[-1]["accuracy"],
+            accuracy_best=best["accuracy"],
+            best_epoch=best["epoch"],
+            epochs_completed=len(outcome.history),
+            epochs_planned=run.recipe.schedule.epochs,
+            wall_time_s=sum(entry["time_s"] for entry in outcome.history),
+            search_time_s=sum(entry.get("search_time_s", 0.0) for entry in outcome.history),
+            left_over=tuple(outcome.left_over),
+            history=tuple(outcome.history),
+        )
+
+
+_BAR = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} so far, about {remaining} left"
+
+
+def _cost(run: Run) -> int:
+    """Relative work: epochs times time-steps."""
+    return run.recipe.schedule.epochs * run.recipe.model.time_steps
+
+
+def _summary(evidence: Evidence) -> str:
+    line = f"{evidence.accuracy_last:.2f} % after {evidence.epochs_completed} epochs in {evidence.wall_time_s:.0f} s"
+    if evidence.search_time_s:
+        line += f", {evidence.search_time_s / evidence.wall_time_s:.0%} of it in the temperature search"
+    if evidence.parent:
+        line += f"; {len(evidence.left_over)} names had no counterpart in the initial weights (listed in the evidence)"
+    return line
+
+
+def _device_in_words(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,1 @@
+"""Recipes, and the Lightning engine that runs them."""

@@ -1,0 +1,106 @@
+"""The Lightning module of every classifier, spiking or not: mean over time, cross-entropy, SGD, cosine schedule."""
+
+import time
+
+import lightning
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from jellyplus import _compat
+from jellyplus.datasets.order import derived_seed
+from jellyplus.training.recipe import Recipe
+
+__all__ = ["Classifier", "read_out"]
+
+
+def read_out(y_seq: Tensor) -> Tensor:
+    """The input of the softmax: the mean over time of [T, N, classes], [N, classes] (Li et al. 2021, Eq. 3)."""
+    return y_seq.mean(0)
+
+
+class Classifier(lightning.LightningModule):
+    """Trains a network [T, N, C, H, W] to [T, N, classes] as a recipe says.
+
+    ``history`` gathers one dict an epoch; it is saved in checkpoints.
+
+    Args:
+        net: the network.
+        recipe: optimizer and schedule.
+        seed: of the run; what is random in a training step derives from it, the epoch and the step.
+    """
+
+    def __init__(self, net: nn.Module, recipe: Recipe, seed: int):
+        super().__init__()
+        self.net = net
+        self.recipe = recipe
+        self.seed = seed
+        self.history: list[dict] = []
+        self.correct = MulticlassAccuracy(recipe.model.num_classes, average="micro")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [N, C, H, W] or event frames [N, T, C, H, W] to [N, classes]."""
+        _compat.reset_net(self.net)
+        return read_out(self.net(time_first(x)))
+
+    def record(self, **values: object) -> None:
+        """Add to this epoch's entry of the history."""
+        if not self.history or self.history[-1]["epoch"] != self.current_epoch:
+            self.history.append({"epoch": self.current_epoch})
+        self.history[-1].update(values)
+
+    def on_train_epoch_start(self) -> None:
+        """Note the learning rate, and start the clock."""
+        self.record(learning_rate=self.optimizers().param_groups[0]["lr"])
+        self._started = time.monotonic()
+        self._loss_sum = torch.zeros((), device=self.device)
+
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
+        """Seed what a step may draw, so that it does not depend on what ran before."""
+        torch.manual_seed(derived_seed(self.seed, self.current_epoch, batch_idx))
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """The cross-entropy of one batch."""
+        x, labels = batch
+        loss = F.cross_entropy(self(x), labels)
+        self._loss_sum += loss.detach()
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Count what is right."""
+        x, labels = batch
+        self.correct.update(self(x), labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Accuracy and mean loss into the history."""
+        train_loss = self._loss_sum.item() / self.trainer.num_training_batches
+        elapsed = time.monotonic() - self._started + self.history[-1].get("search_time_s", 0.0)
+        self.record(accuracy=100 * self.correct.compute().item(), train_loss=train_loss, time_s=elapsed)
+        self.correct.reset()
+
+    def configure_optimizers(self) -> dict:
+        """SGD, and a cosine that moves once an epoch."""
+        settings, schedule = self.recipe.optimizer, self.recipe.schedule
+        optimizer = torch.optim.SGD(
+            self.net.parameters(),
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+        )
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.epochs, schedule.final_learning_rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "epoch"}}
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """The history goes along."""
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """The history comes back."""
+        self.history = checkpoint["history"]
+
+
+def time_first(x: Tensor) -> Tensor:
+    """Images [N, C, H, W] to [1, N, C, H, W]; event frames [N, T, C, H, W] to [T, N, C, H, W]."""
+    return x.unsqueeze(0) if x.dim() == 4 else x.transpose(0, 1)

@@ -1,0 +1,77 @@
+"""The Lightning data module: deterministic order and augmentation over a data set in memory."""
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from jellyplus._errors import InputError
+from jellyplus.datasets import DataSet
+from jellyplus.datasets.order import AugmentedSplit, EpochOrder, EvaluationSplit
+from jellyplus.datasets.transforms import augmentation, normalisation
+from jellyplus.training.recipe import Recipe
+
+__all__ = ["DataModule"]
+
+_EVALUATION_BATCH = 250  # decides speed and memory, no number
+
+
+class DataModule(lightning.LightningDataModule):
+    """Loaders for a recipe over a data set.
+
+    Args:
+        data: the data set.
+        recipe: batch size and augmentation.
+        seed: of the run.
+        workers: processes that load; they decide speed, no number.
+
+    Raises:
+        InputError: classes, channels or time-steps of recipe and data differ, or a batch larger than the data set.
+    """
+
+    def __init__(self, data: DataSet, recipe: Recipe, seed: int, workers: int = 0):
+        super().__init__()
+        _check_fit(data, recipe)
+        self.data = data
+        self.recipe = recipe
+        self.workers = workers
+        settings = recipe.data
+        sizes = (settings.crop_padding, settings.cutout_size, settings.roll_pixels)
+        self.train = AugmentedSplit(data.train, augmentation(settings.augmentation, data, *sizes), seed)
+        self.order = EpochOrder(len(data.train), seed)
+
+    def train_dataloader(self) -> DataLoader:
+        """Full batches in the epoch's order; the remainder is dropped, so that every batch has the same statistics."""
+        return DataLoader(
+            self.train, self.recipe.data.batch_size, sampler=self.order, drop_last=True, **self._loading()
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """The test split: no paper states a validation split, and the last epoch is the headline."""
+        test = EvaluationSplit(self.data.test, normalisation(self.data))
+        return DataLoader(test, _EVALUATION_BATCH, **self._loading())
+
+    def search_batch(self, examples: int) -> tuple[Tensor, Tensor]:
+        """A fixed batch of training examples for Dspike's search, not augmented: the first of an order of its own."""
+        indices = self.order.indices(epoch=-1)[:examples]
+        normalise = normalisation(self.data)
+        inputs = torch.stack([normalise(self.data.train.inputs[i]) for i in indices])
+        return inputs, self.data.train.labels[indices]
+
+    def _loading(self) -> dict:
+        return {"num_workers": self.workers, "persistent_workers": self.workers > 0}
+
+
+def _check_fit(data: DataSet, recipe: Recipe) -> None:
+    shape = data.train.inputs.shape
+    wanted = {"num_classes": data.classes, "in_channels": shape[-3]}
+    if data.kind == "events":
+        wanted["time_steps"] = shape[1]
+    for name, value in wanted.items():
+        if (stated := getattr(recipe.model, name)) != value:
+            raise InputError(f"model.{name} is {stated} and {data.name} has {value}: make the recipe fit the data")
+    if not 1 <= recipe.data.batch_size <= len(data.train):
+        examples = len(data.train)
+        raise InputError(
+            f"data.batch_size is {recipe.data.batch_size} and {data.name} has {examples} training examples"
+        )

@@ -1,0 +1,112 @@
+"""The network that a recipe describes, and the weights it starts from."""
+
+from functools import partial
+
+import torch
+from spikingjelly.activation_based import layer
+from torch import Tensor, nn
+
+from jellyplus import model, surrogate
+from jellyplus._errors import InputError
+from jellyplus.layer import ThresholdDependentBatchNorm2d
+from jellyplus.neuron import IterativeLIFNode
+from jellyplus.training.recipe import InitialWeights, Recipe
+
+__all__ = ["build_network", "initialise"]
+
+_SURROGATES = {
+    "dspike": surrogate.Dspike,
+    "rectangular": surrogate.Rectangular,
+    "triangular": surrogate.Triangular,
+}
+
+
+def build_network(recipe: Recipe) -> nn.Module:
+    """Build the recipe's network with fresh weights from torch's random state.
+
+    Raises:
+        InputError: the surrogate has no such shape parameter.
+    """
+    shape = {"num_classes": recipe.model.num_classes, "in_channels": recipe.model.in_channels}
+    shape |= {"width": recipe.model.width, "stem_pool": recipe.model.stem_pool, "norm": _norm(recipe)}
+    if not recipe.model.spiking:
+        return model.ann_resnet18(**shape)
+    return model.dspike_resnet18(
+        **shape,
+        time_steps=recipe.model.time_steps,
+        neuron=lambda: _neuron(recipe),
+        branch_alpha=recipe.norm.branch_alpha,
+    )
+
+
+def _neuron(recipe: Recipe) -> nn.Module:
+    neuron = recipe.neuron
+    return IterativeLIFNode(
+        decay=neuron.decay,
+        v_threshold=neuron.v_threshold,
+        v_reset=neuron.v_reset,
+        detach_reset=neuron.detach_reset,
+        surrogate_function=_surrogate(recipe),
+        step_mode="m",
+    )
+
+
+def _surrogate(recipe: Recipe) -> surrogate.Surrogate:
+    name, parameters = recipe.surrogate.name, recipe.surrogate.parameters
+    try:
+        return _SURROGATES[name](**parameters)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"surrogate.parameters do not fit {name}: {error}") from error
+
+
+def _norm(recipe: Recipe) -> model.resnet.Norm:
+    constants = {"eps": recipe.norm.eps, "momentum": recipe.norm.momentum}
+    if recipe.norm.name == "bn":
+        return lambda _, channels: layer.BatchNorm2d(channels, **constants, step_mode="m")
+    v_th = recipe.neuron.v_threshold
+    return partial(_tdbn, serial_alpha=recipe.norm.alpha, v_th=v_th, **constants)
+
+
+def _tdbn(alpha: float, channels: int, serial_alpha: float, v_th: float, **constants: float) -> nn.Module:
+    """The model asks for 1 in series and ``branch_alpha`` at a junction; the recipe may set the former too."""
+    return ThresholdDependentBatchNorm2d(serial_alpha if alpha == 1 else alpha, v_th, channels, **constants)
+
+
+@torch.no_grad()
+def initialise(net: nn.Module, weights: dict[str, Tensor], settings: InitialWeights) -> list[str]:
+    """Put the weights of an ANN, or of a network with other time-steps, into ``net``.
+
+    Every key is mapped: convolutions and linear layers as they are; batch norm's weight, running mean and variance
+    to tdBN's lambda and statistics; its bias as ``settings.ann_bias`` says. Temperatures are the recipe's own and
+    not taken over.
+
+    Args:
+        net: the network to fill, in place.
+        weights: a state dict of the network it starts from.
+        settings: how.
+
+    Returns:
+        The names that were left over on either side, each with its side.
+
+    Raises:
+        InputError: a weight of another shape.
+    """
+    target = net.state_dict()
+    kept = {name for name in target if name.endswith(".temperature")}
+    common = [name for name in target if name in weights and name not in kept]
+    from_ann = not any(name.endswith(".temperature") for name in weights)
+    for name in common:
+        if target[name].shape != weights[name].shape:
+            shapes = f"{tuple(weights[name].shape)} and {tuple(target[name].shape)}"
+            raise InputError(f"initial weights from {settings.run} do not fit: {name} is {shapes}; use the same width")
+        target[name].copy_(weights[name])
+    if from_ann and settings.ann_bias == "scale":
+        _scale_biases(net)
+    left_over = [f"{name} (not initialised)" for name in target if name not in common]
+    return left_over + [f"{name} (not used)" for name in weights if name not in common]
+
+
+def _scale_biases(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, ThresholdDependentBatchNorm2d):
+            module.bias.mul_(module.alpha * module.v_th)

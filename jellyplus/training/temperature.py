@@ -1,0 +1,38 @@
+"""Dspike's temperature search as a callback (Li et al. 2021, Algorithm 1): before every epoch, on one fixed batch."""
+
+import time
+
+import lightning
+import torch.nn.functional as F
+
+from jellyplus import functional
+from jellyplus.training.classifier import Classifier, read_out, time_first
+from jellyplus.training.recipe import TemperatureSearch
+
+__all__ = ["SearchTemperature"]
+
+
+class SearchTemperature(lightning.Callback):
+    """Moves the one temperature of the network; what was found, and how long it took, goes into the history."""
+
+    def __init__(self, settings: TemperatureSearch):
+        self.settings = settings
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Classifier) -> None:
+        """Search and set."""
+        started = time.monotonic()
+        x, labels = (t.to(pl_module.device) for t in trainer.datamodule.search_batch(self.settings.batch_size))
+        net = pl_module.net
+        mode = net.training
+        net.train(self.settings.statistics == "train")
+        found = functional.search_temperature(
+            net,
+            self.settings.parameter,
+            lambda y_seq: F.cross_entropy(read_out(y_seq), labels),
+            time_first(x),
+            self.settings.epsilon,
+            self.settings.step,
+        )
+        net.train(mode)
+        functional.set_temperature(net, found.temperature)
+        pl_module.record(**found._asdict(), search_time_s=time.monotonic() - started)

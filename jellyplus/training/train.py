@@ -1,0 +1,116 @@
+"""One run from its first to its last epoch, resumed from the last one that was finished."""
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from jellyplus import _compat
+from jellyplus._errors import InputError
+from jellyplus.datasets import DataSet
+from jellyplus.training.checkpoint import AtomicCheckpointIO, KeepLast
+from jellyplus.training.classifier import Classifier, time_first
+from jellyplus.training.data import DataModule
+from jellyplus.training.network import build_network, initialise
+from jellyplus.training.progress import RunProgress
+from jellyplus.training.recipe import Recipe
+from jellyplus.training.temperature import SearchTemperature
+
+__all__ = ["Outcome", "choose_device", "train"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run leaves: its network, and one history entry an epoch."""
+
+    net: nn.Module
+    history: list[dict]
+    left_over: list[str]
+    macs: int
+
+
+def choose_device(name: str) -> str:
+    """``auto``, ``cpu`` or ``cuda`` to the device that runs.
+
+    Raises:
+        InputError: ``cuda`` where torch sees none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda, but torch sees no CUDA device here: use --device cpu")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def train(
+    recipe: Recipe,
+    data: DataSet,
+    seed: int,
+    device: str,
+    state_file: Path,
+    initial_weights: dict[str, Tensor] | None,
+    title: str,
+) -> Outcome:
+    """Train as the recipe says, on the CPU or one GPU, and bit for bit the same when interrupted and called again.
+
+    Args:
+        recipe: everything that decides the numbers.
+        data: the data set it names.
+        seed: where all randomness derives from.
+        device: ``cpu`` or ``cuda``.
+        state_file: where the training state is kept after every epoch, and found when the run was interrupted.
+        initial_weights: state dict to start from, where the recipe has ``initial_weights``.
+        title: for the progress bar.
+
+    Raises:
+        InputError: recipe and data do not fit, or the state file is damaged.
+    """
+    module = DataModule(data, recipe, seed)
+    torch.manual_seed(seed)
+    net = build_network(recipe)
+    left_over = initialise(net, initial_weights, recipe.initial_weights) if recipe.initial_weights else []
+    classifier = Classifier(net, recipe, seed)
+    trainer = _trainer(recipe, device, state_file, title)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice on workers and step modes
+        trainer.fit(classifier, datamodule=module, ckpt_path=state_file if state_file.exists() else None)
+    _compat.reset_net(net)
+    macs = _macs(net, time_first(data.train.inputs[:1].float()))
+    return Outcome(net.cpu(), classifier.history, left_over, macs)
+
+
+def _trainer(recipe: Recipe, device: str, state_file: Path, title: str) -> lightning.Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for to be deterministic on a GPU
+    search = [SearchTemperature(recipe.temperature_search)] if recipe.temperature_search else []
+    return lightning.Trainer(
+        accelerator="cpu" if device == "cpu" else "gpu",
+        devices=1,
+        precision="32-true" if device == "cpu" else recipe.gpu_precision,
+        max_epochs=recipe.schedule.epochs,
+        callbacks=[*search, RunProgress(title), KeepLast(state_file)],
+        plugins=[AtomicCheckpointIO()],
+        deterministic=True,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=state_file.parent,
+    )
+
+
+def _macs(net: nn.Module, x: Tensor) -> int:
+    """Multiply-accumulates of convolutions and linear layers, padded taps included, for one example and time-step."""
+    time_steps, net.time_steps = net.time_steps, 1
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net.cpu().eval()(x[:1])
+    net.time_steps = time_steps
+    _compat.reset_net(net)
+    return counter.get_total_flops() // 2

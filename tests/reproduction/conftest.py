@@ -1,0 +1,40 @@
+import pytest
+
+from jellyplus.reproduction.evidence import Evidence, recipe_key
+
+
+@pytest.fixture
+def make_evidence():
+    """Return evidence of a whole run of the paper's on the paper's data, some fields changed."""
+
+    def make(**changes) -> Evidence:
+        recipe = changes.pop("recipe", {"epochs": 3, "lr": 0.1})
+        fields = {
+            "schema": 1,
+            "key": recipe_key(recipe),
+            "recipe_name": "dspike/a",
+            "profile": "paper",
+            "seed": 0,
+            "code": "c" * 64,
+            "recipe": recipe,
+            "parent": None,
+            "commit": "0123456789abcdef",
+            "dirty": False,
+            "versions": {"torch": "2.4"},
+            "device": "cpu",
+            "dataset": {"name": "digits", "train_examples": 100, "test_examples": 20},
+            "parameters": 10,
+            "macs": 20,
+            "accuracy_last": 90.0,
+            "accuracy_best": 91.0,
+            "best_epoch": 2,
+            "epochs_completed": 3,
+            "epochs_planned": 3,
+            "wall_time_s": 1.5,
+            "search_time_s": 0.25,
+            "left_over": (),
+            "history": ({"epoch": 1, "loss": 0.5},),
+        }
+        return Evidence(**{**fields, **changes})
+
+    return make

@@ -1,0 +1,208 @@
+"""The view says of each row what claim and evidence say together; expectations are worked out by hand."""
+
+import io
+
+import matplotlib
+import pandas as pd
+import pytest
+
+from jellyplus._errors import InputError
+from jellyplus.reproduction import view
+from jellyplus.reproduction.claims import Claim, ClaimTable, Split
+
+NEW, OLD = "c" * 64, "0" * 64
+
+
+def table(paper=90.0, paper_std=None):
+    own = Claim("own", "digits", "Ours", "own", "Net", 4, paper, paper_std, "dspike/a", "as printed, twice")
+    other = Claim("other", "digits", "Theirs", "reported", "Net", 8, 88.5, None, None, "")
+    return ClaimTable("Table 0", "dspike", "Nowhere", "top-1 accuracy (%)", {"digits": Split(100, 20)}, (other, own))
+
+
+def own_row(evidence, profile="paper", **claim):
+    return view.build(table(**claim), {"own": evidence}, NEW, profile).iloc[1]
+
+
+@pytest.fixture
+def runs(make_evidence):
+    def make(*values, **changes):
+        return [make_evidence(accuracy_last=v, seed=seed, **changes) for seed, v in enumerate(values)]
+
+    return make
+
+
+def test_columns_and_numbers(runs):
+    frame = view.build(table(paper_std=0.1), {"own": runs(89.0, 90.0, 92.0)}, NEW, "paper")
+    assert list(frame.columns) == [
+        "dataset",
+        "method",
+        "kind",
+        "architecture",
+        "timesteps",
+        "paper",
+        "paper_std",
+        "ours_mean",
+        "ours_std",
+        "n_seeds",
+        "delta",
+        "best",
+        "status",
+        "profile",
+        "recipe",
+        "commit",
+        "note",
+    ]
+    row = frame.iloc[1]
+    assert row.ours_mean == pytest.approx(271 / 3)
+    # deviations from 271/3 are -4/3, -1/3, 5/3; squares sum to 42/9; over n - 1 = 2: 21/9
+    assert row.ours_std == pytest.approx((21 / 9) ** 0.5)
+    assert row.delta == pytest.approx(1 / 3)
+    assert (row.n_seeds, row.best, row.profile) == (3, 91.0, "paper")
+    assert (row.commit, row.recipe) == ("0123456789ab", "dspike/a")
+
+
+def test_reported_and_not_run():
+    other, own = view.build(table(), {}, NEW, "paper").itertuples(index=False)
+    assert (other.status, other.paper) == ("reported", 88.5)
+    assert pd.isna(other.n_seeds)
+    assert pd.isna(other.profile)
+    assert (own.status, own.n_seeds, own.profile) == ("not-run", 0, "paper")
+    assert pd.isna(own.ours_mean)
+
+
+# Three equal seeds: sigma_ours = 0, so that the tolerance is max(0.3, 2 sigma_paper).
+@pytest.mark.parametrize(
+    ("paper", "paper_std", "ours", "status"),
+    [
+        (94.25, None, 93.95, "reproduced"),  # exactly 0.3 below
+        (94.25, None, 94.55, "reproduced"),  # exactly 0.3 above
+        (94.25, None, 93.94, "below"),
+        (94.25, None, 94.56, "above"),
+        (90.0, 0.15, 89.7, "reproduced"),  # 2 * 0.15 is 0.3 as well
+        (90.0, 0.2, 90.4, "reproduced"),  # exactly 2 * 0.2
+        (90.0, 0.2, 90.41, "above"),
+        (90.0, 0.2, 89.59, "below"),
+    ],
+)
+def test_tolerance(runs, paper, paper_std, ours, status):
+    assert own_row(runs(ours, ours, ours), paper=paper, paper_std=paper_std).status == status
+
+
+# Seeds m - 0.4, m, m + 0.4: sigma_ours = 0.4; with sigma_paper = 0.3 the tolerance is 2 * 0.5 = 1.
+@pytest.mark.parametrize(
+    ("mean", "status"), [(91.0, "reproduced"), (91.01, "above"), (89.0, "reproduced"), (88.99, "below")]
+)
+def test_tolerance_adds_variances(runs, mean, status):
+    assert own_row(runs(mean - 0.4, mean, mean + 0.4), paper=90.0, paper_std=0.3).status == status
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"profile": "embedded"},
+        {"profile": "small"},
+        {"epochs_completed": 2},
+        {"dataset": {"name": "digits", "train_examples": 99, "test_examples": 20}},
+        {"dataset": {"name": "digits", "train_examples": 100, "test_examples": 19}},
+    ],
+)
+def test_partial(runs, make_evidence, changes):
+    assert own_row(runs(90.0, 90.0, 90.0, **changes)).status == "partial"
+    one_of_three = [*runs(90.0, 90.0), make_evidence(seed=2, **changes)]
+    assert own_row(one_of_three).status == "partial"
+
+
+def test_two_seeds_are_partial_and_one_has_no_deviation(runs):
+    assert own_row(runs(90.0, 90.2)).status == "partial"
+    row = own_row(runs(90.0))
+    assert (row.status, row.n_seeds) == ("partial", 1)
+    assert pd.isna(row.ours_std)
+
+
+def test_stale(runs, make_evidence):
+    row = own_row(runs(90.0, 90.0, 90.0, code=OLD))
+    assert (row.status, row.ours_mean, row.n_seeds) == ("stale", 90.0, 3)
+    fresh = make_evidence(seed=7, accuracy_last=80.0, code=NEW)
+    row = own_row([*runs(90.0, 90.0, 90.0, code=OLD), fresh])
+    assert (row.status, row.ours_mean, row.n_seeds) == ("partial", 80.0, 1)  # fresh is preferred
+
+
+def test_stale_evidence_of_two_codes_is_not_mixed(runs):
+    row = own_row([*runs(70.0, code=OLD), *runs(90.0, 92.0, code="1" * 64)])
+    assert (row.status, row.ours_mean, row.n_seeds) == ("stale", 91.0, 2)
+
+
+def test_profile_and_commit_are_the_evidences(make_evidence):
+    row = own_row([make_evidence(profile="small"), make_evidence(seed=1, commit="f" * 40, dirty=True)], "embedded")
+    assert row.profile == "paper, small"
+    assert row.commit == "0123456789ab, ffffffffffff+dirty"
+
+
+@pytest.fixture
+def written(runs, tmp_path):
+    frame = view.build(table(paper_std=0.1), {"own": runs(89.0, 90.0, 92.0, commit="1234567")}, NEW, "embedded")
+    view.write(frame, table(), tmp_path, "embedded")
+    return frame, tmp_path
+
+
+def test_csv_round_trip(written):
+    frame, folder = written
+    text = {"commit": "string", "status": "string"}
+    read = pd.read_csv(folder / "table.csv", dtype=text)
+    assert list(read.columns) == list(view.COLUMNS)
+    # 271/3 = 90.333, sqrt(21/9) = 1.5275, 1/3 = 0.333
+    own = read.iloc[1]
+    assert (own.ours_mean, own.ours_std, own.delta, own.n_seeds) == (90.33, 1.53, 0.33, 3)
+    assert (own.commit, own.note) == ("1234567", "as printed, twice")
+    for column in ("dataset", "method", "kind", "architecture", "timesteps", "status", "recipe"):
+        assert list(read[column].fillna("")) == list(frame[column].fillna(""))
+    line = "digits,Theirs,reported,Net,8,88.50,,,,,,,reported,,,,"
+    assert (folder / "table.csv").read_text().splitlines()[1] == line
+
+
+def test_no_minus_zero(runs, tmp_path):
+    frame = view.build(table(), {"own": runs(89.999)}, NEW, "paper")
+    view.write(frame, table(), tmp_path, "paper")
+    assert "-0.00" not in (tmp_path / "table.csv").read_text()
+
+
+def test_markdown(written):
+    text = (written[1] / "table.md").read_text()
+    assert text.startswith("# Table 0\n")
+    assert "Profile: `embedded`. This is stand-in data" in text
+    assert "no number here is a claim about the paper" in text
+    for status in ("reproduced", "below", "above", "partial", "stale", "not-run", "reported"):
+        assert f"`{status}`" in text
+    row = next(line for line in text.splitlines() if line.startswith("| digits") and "Ours" in line)
+    assert [cell.strip() for cell in row.split("|")[6:13]] == ["90.00", "0.10", "90.33", "1.53", "3", "0.33", "91.00"]
+    assert "1234567 " in row  # a commit of digits only stays text
+
+
+def test_same_frame_same_bytes(written, tmp_path):
+    frame, folder = written
+    with matplotlib.rc_context({"lines.linewidth": 9, "font.size": 20}):  # a user's own style does not matter
+        view.write(frame, table(), tmp_path / "again", "embedded")
+    for name in ("table.csv", "table.md", "table.png"):
+        assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_png_is_a_picture_without_dates(written):
+    from PIL import Image
+
+    content = (written[1] / "table.png").read_bytes()
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.size[0] >= 1000
+        assert set(picture.info) <= {"dpi"}
+        assert len(picture.convert("L").getcolors()) > 10
+
+
+def test_picture_tells_not_run_from_run(runs):
+    frames = [view.build(table(), evidence, NEW, "paper") for evidence in ({}, {"own": runs(90.0)})]
+    pictures = [view._picture(frame, table(), "paper") for frame in frames]
+    assert pictures[0] != pictures[1]
+
+
+def test_a_folder_that_cannot_be_written(written, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write"):
+        view.write(written[0], table(), tmp_path / "file" / "below", "embedded")
