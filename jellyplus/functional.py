@@ -1,6 +1,8 @@
 """Pure functions: fusing tdBN into the weights, finite-difference gradients, and Dspike's temperature search."""
 
 import copy
+import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -110,7 +112,7 @@ def finite_difference_gradient(
 ) -> Tensor:
     r"""Central differences of the loss over every element of one parameter.
 
-    .. math:: \hat\nabla_{\varepsilon, w_i} L = \frac{L(w_i + \varepsilon e_i) - L(w_i - \varepsilon e_i)}{2 \varepsilon}
+    .. math:: \hat\nabla_{\varepsilon, w_i} L = \frac{L(w + \varepsilon e_i) - L(w - \varepsilon e_i)}{2 \varepsilon}
 
     Li et al. 2021, Eq. 10. The layer that owns the parameter runs once: a convolution or linear layer is linear in
     its weights, and one element moves one output channel by a shifted copy of the input. Perturbed outputs share a
@@ -221,17 +223,20 @@ def _losses(
 ) -> Iterator[Tensor]:
     """The losses of all perturbations, ``folded`` of them in each pass."""
     norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.training and m is not owner]
-    replaced = [(norm, norm.forward) for norm in norms]
-    while group := [output for _, output in zip(range(folded), outputs, strict=False)]:
-        n = len(group)
-        owner.forward = lambda _, merged=torch.cat(group, batch_dim): merged
-        for norm, forward in replaced:
-            norm.forward = lambda z, forward=forward, n=n: torch.cat(
-                [forward(part) for part in z.chunk(n, batch_dim)], batch_dim
-            )
+    forwards = [norm.forward for norm in norms]
+    while group := list(itertools.islice(outputs, folded)):
+        merged = torch.cat(group, batch_dim)
+        owner.forward = lambda _, merged=merged: merged
+        for norm, forward in zip(norms, forwards, strict=True):
+            norm.forward = functools.partial(_apart, forward, len(group), batch_dim)
         _compat.reset_net(net)
-        y = net(torch.cat([x] * n, batch_dim))
-        yield torch.stack([loss(part) for part in y.chunk(n, batch_dim)])
+        y = net(torch.cat([x] * len(group), batch_dim))
+        yield torch.stack([loss(part) for part in y.chunk(len(group), batch_dim)])
+
+
+def _apart(forward: Callable[[Tensor], Tensor], parts: int, batch_dim: int, x: Tensor) -> Tensor:
+    """``forward`` on equal parts of a batch, each by itself."""
+    return torch.cat([forward(part) for part in x.chunk(parts, batch_dim)], batch_dim)
 
 
 # --- Dspike's temperature (Li et al. 2021, Algorithm 1, whose body the paper's text lacks) -----------------------
@@ -265,7 +270,8 @@ def temperature_candidates(temperature: float, step: float) -> tuple[float, ...]
     >>> temperature_candidates(0.25, 0.25)
     (0.25, 0.5)
     """
-    return tuple(b for b in (temperature, temperature - step, temperature + step) if b >= step / 2)
+    candidates = (temperature, temperature - step, temperature + step)
+    return tuple(round(b, 6) for b in candidates if b >= step / 2)  # the buffer is single precision
 
 
 def search_temperature(

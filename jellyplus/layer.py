@@ -17,22 +17,7 @@ __all__ = ["ThresholdDependentBatchNorm1d", "ThresholdDependentBatchNorm2d", "Th
 
 
 class _ThresholdDependentBatchNorm(_BatchNorm, _compat.MultiStepModule):
-    """Statistics per channel over time, batch and space, in one call for the whole sequence.
-
-    In step mode 's' it can only evaluate: running statistics are known then, while training would need the other
-    time-steps. Statistics are those of one process; across processes they are not synchronised yet, and
-    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` must not be used: it would drop alpha V_th.
-
-    Args:
-        alpha: 1 in a serial network, 1 / sqrt(n) where n branches meet.
-        v_th: firing threshold of the next layer, in units of membrane potential.
-        num_features: channels C.
-        eps: added to the variance.
-        momentum: of the running statistics.
-
-    Raises:
-        ValueError: input of another shape, or training in step mode 's'.
-    """
+    """Eqs. 5-8 for any number of spatial dimensions; documented where it is public."""
 
     spatial_dims: int
 
@@ -77,15 +62,33 @@ class _ThresholdDependentBatchNorm(_BatchNorm, _compat.MultiStepModule):
 
 
 class ThresholdDependentBatchNorm1d(_ThresholdDependentBatchNorm):
-    __doc__ = f"Threshold-dependent batch norm of [T, N, C].\n\n    {_ThresholdDependentBatchNorm.__doc__}"
+    """Threshold-dependent batch norm of [T, N, C]; arguments and errors as in the 2d class."""
+
     spatial_dims = 0
 
 
 class ThresholdDependentBatchNorm2d(_ThresholdDependentBatchNorm):
-    __doc__ = f"Threshold-dependent batch norm of [T, N, C, H, W].\n\n    {_ThresholdDependentBatchNorm.__doc__}"
+    """Threshold-dependent batch norm of [T, N, C, H, W].
+
+    In step mode 's' it can only evaluate: running statistics are known then, while training would need the other
+    time-steps. Statistics are those of one process; across processes they are not synchronised yet, and
+    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` must not be used: it would drop alpha V_th.
+
+    Args:
+        alpha: 1 in a serial network, 1 / sqrt(n) where n branches meet.
+        v_th: firing threshold of the next layer, in units of membrane potential.
+        num_features: channels C.
+        eps: added to the variance.
+        momentum: of the running statistics.
+
+    Raises:
+        ValueError: input of another shape, or training in step mode 's'.
+    """
+
     spatial_dims = 2
 
 
 class ThresholdDependentBatchNorm3d(_ThresholdDependentBatchNorm):
-    __doc__ = f"Threshold-dependent batch norm of [T, N, C, D, H, W].\n\n    {_ThresholdDependentBatchNorm.__doc__}"
+    """Threshold-dependent batch norm of [T, N, C, D, H, W]; arguments and errors as in the 2d class."""
+
     spatial_dims = 3

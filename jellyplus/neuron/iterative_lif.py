@@ -1,4 +1,4 @@
-"""The iterative leaky integrate-and-fire neuron (Wu et al. 2018; Zheng et al. 2021, Eqs. 1-3; Li et al. 2021, Eqs. 1-2)."""
+"""The iterative leaky integrate-and-fire neuron: Zheng et al. 2021, Eqs. 1-3; Li et al. 2021, Eqs. 1-2."""
 
 from collections.abc import Callable
 

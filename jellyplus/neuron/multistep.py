@@ -27,6 +27,7 @@ class MultiStep(torch.autograd.Function):
     def forward(
         ctx, x_seq: Tensor, v: Tensor | float, fire: Callable, dynamics: Dynamics, store_h: bool, store_v: bool
     ):
+        """Run the sequence; only ``x_seq`` and ``v`` are kept."""
         ctx.fire, ctx.dynamics = fire, dynamics
         ctx.start = v if isinstance(v, float) else None
         ctx.save_for_backward(x_seq, v if ctx.start is None else None)
@@ -36,6 +37,7 @@ class MultiStep(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_spikes, grad_last, grad_h, grad_v):
+        """The gradients of ``x_seq`` and of ``v``."""
         x_seq, v = ctx.saved_tensors
         start = v if ctx.start is None else ctx.start
         gradients = _backward(x_seq, start, ctx.fire, ctx.dynamics, grad_spikes, grad_last, grad_h, grad_v)

@@ -1,9 +1,7 @@
 """From a run to its evidence: found in the store, or trained with everything it starts from."""
 
-import dataclasses
 import platform
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from tqdm import tqdm

@@ -108,7 +108,7 @@ def _row(claim: Claim, split: Split, evidence: Sequence[Evidence], code: str, pr
         "ours_mean": statistics.fmean(values),
         "ours_std": statistics.stdev(values) if len(values) > 1 else None,
         "n_seeds": len({e.seed for e in shown}),
-        "delta": statistics.fmean(values) - claim.paper,
+        "delta": None if shown[0].dataset.get("stand_in") else statistics.fmean(values) - claim.paper,
         "best": statistics.fmean(e.accuracy_best for e in shown),
         "profile": _joined(e.profile for e in shown),
         "commit": _joined(e.commit[:12] + ("+dirty" if e.dirty else "") for e in shown),
