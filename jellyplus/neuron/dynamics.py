@@ -30,31 +30,40 @@ class Dynamics(NamedTuple):
             return torch.add(x, self.decay * v, out=out)
         return torch.add(x, v, alpha=self.decay, out=out)
 
-    def reset(self, h: Tensor, spike: Tensor) -> Tensor:
+    def reset(self, h: Tensor, spike: Tensor, out: Tensor | None = None) -> Tensor:
         """V[t] from H[t] and S[t]."""
         if self.detach_reset:
             spike = spike.detach()
         if self.v_reset is None:
-            return torch.sub(h, spike, alpha=self.v_threshold)
-        v = torch.addcmul(h, h, spike, value=-1)
-        return v if self.v_reset == 0 else torch.add(v, spike, alpha=self.v_reset)
+            return torch.sub(h, spike, alpha=self.v_threshold, out=out)
+        v = torch.addcmul(h, h, spike, value=-1, out=out)
+        return v if self.v_reset == 0 else torch.add(v, spike, alpha=self.v_reset, out=out)
 
     def backward(
-        self, h: Tensor, spike: Tensor, slope: Tensor, grad_spike: Tensor | None, grad_v: Tensor | None
+        self, h: Tensor, spike: Tensor, slope: Tensor, grad_spike: Tensor | None, grad_v: Tensor | None, scale: float
     ) -> Tensor:
-        """dL/dH[t] from dL/dS[t] and dL/dV[t] (None where one is zero), given the surrogate's slope at H[t]."""
-        if grad_v is None:
-            return torch.zeros_like(h) if grad_spike is None else grad_spike * slope
-        if grad_spike is None:
-            grad_spike = torch.zeros_like(h)
-        if not self.detach_reset:
-            grad_spike = self._through_reset(h, grad_spike, grad_v)
-        kept = grad_v if self.v_reset is None else torch.addcmul(grad_v, grad_v, spike, value=-1)
-        return torch.addcmul(kept, grad_spike, slope)
+        r"""dL/dH[t], from dL/dS[t] and dL/dV[t] = scale * grad_v (None where one is zero).
 
-    def _through_reset(self, h: Tensor, grad_spike: Tensor, grad_v: Tensor) -> Tensor:
-        """dL/dS[t] with the spike's own effect on V[t], -V_th (soft) or V_reset - H (hard), added."""
+        .. math::
+            \frac{dL}{dH} = g' \frac{dL}{dS} + \frac{dL}{dV} (1 - Q), \qquad
+            Q = S + g' (H - V_{reset}) \;\text{(hard)} \quad\text{or}\quad g' V_{th} \;\text{(soft)}
+
+        with g' the surrogate's slope at H[t], and without the terms in g' of Q where the reset is detached. Memory
+        traffic is what this costs: the result goes over ``h``, and ``spike`` and ``slope`` are used up.
+        """
+        q = None if grad_v is None else self._reset_share(h, spike, slope)
+        grad = slope.zero_() if grad_spike is None else slope.mul_(grad_spike)
+        if grad_v is None:
+            return h.copy_(grad)
+        if q is not None:
+            grad.addcmul_(grad_v, q, value=-scale)
+        return torch.add(grad, grad_v, alpha=scale, out=h)
+
+    def _reset_share(self, h: Tensor, spike: Tensor, slope: Tensor) -> Tensor | None:
+        """Q above; None is zero."""
         if self.v_reset is None:
-            return torch.add(grad_spike, grad_v, alpha=-self.v_threshold)
-        pulled = torch.addcmul(grad_spike, grad_v, h, value=-1)
-        return pulled if self.v_reset == 0 else pulled.add_(grad_v, alpha=self.v_reset)
+            return None if self.detach_reset else torch.mul(slope, self.v_threshold, out=spike)
+        if self.detach_reset:
+            return spike
+        q = spike.addcmul_(slope, h)
+        return q if self.v_reset == 0 else q.add_(slope, alpha=-self.v_reset)

@@ -45,38 +45,38 @@ class MultiStep(torch.autograd.Function):
 
 
 def _forward(x_seq, v, fire, dynamics, store_h, store_v):
-    spikes = torch.empty_like(x_seq)
+    spikes, (h, potential) = torch.empty_like(x_seq), _scratch(x_seq)
     h_seq = torch.empty_like(x_seq) if store_h else None
     v_seq = torch.empty_like(x_seq) if store_v else None
     for t, x in enumerate(x_seq):
-        h = dynamics.charge(x, v, out=h_seq[t] if store_h else None)
-        spike = _fire(fire, h, dynamics.v_threshold, spikes[t])
-        v = dynamics.reset(h, spike)
-        if store_v:
-            v_seq[t] = v
-    return spikes, v, h_seq, v_seq
+        h = dynamics.charge(x, v, out=h_seq[t] if store_h else h)
+        _fire(fire, h, dynamics.v_threshold, out=spikes[t])
+        v = dynamics.reset(h, spikes[t], out=v_seq[t] if store_v else potential)
+    return spikes, v.clone() if store_v else v, h_seq, v_seq
 
 
 def _backward(x_seq, v, fire, dynamics, grad_spikes, grad_last, grad_h, grad_v):
-    grad_x = torch.empty_like(x_seq)
+    grad_x, (spike, potential) = torch.empty_like(x_seq), _scratch(x_seq)
     for t, x in enumerate(x_seq):
         h = dynamics.charge(x, v, out=grad_x[t])
         if t + 1 < len(x_seq):
-            v = dynamics.reset(h, _fire(fire, h, dynamics.v_threshold, torch.empty_like(h)))
-    grad_next = grad_last
+            v = dynamics.reset(h, _fire(fire, h, dynamics.v_threshold, out=spike), out=potential)
+    grad_next, scale = grad_last, 1.0
     for t in reversed(range(len(x_seq))):
         h = grad_x[t]
-        spike, slope = _fire_and_slope(fire, h - dynamics.v_threshold)
+        slope = _slope_and_fire(fire, h, dynamics.v_threshold, out=spike)
+        if grad_v is not None:
+            grad_next, scale = grad_v[t] if grad_next is None else torch.add(grad_v[t], grad_next, alpha=scale), 1.0
         grad_spike = None if grad_spikes is None else grad_spikes[t]
-        grad = dynamics.backward(h, spike, slope, grad_spike, _add(grad_next, grad_v, t))
-        grad_next = dynamics.decay * h.copy_(_add(grad, grad_h, t))
-    return grad_x, grad_next
+        grad_next, scale = dynamics.backward(h, spike, slope, grad_spike, grad_next, scale), dynamics.decay
+        if grad_h is not None:
+            grad_next.add_(grad_h[t])
+    return grad_x, grad_next * scale
 
 
-def _add(gradient: Tensor | None, sequence: Tensor | None, t: int) -> Tensor | None:
-    if sequence is None:
-        return gradient
-    return sequence[t] if gradient is None else gradient + sequence[t]
+def _scratch(x_seq: Tensor) -> tuple[Tensor, Tensor]:
+    """Memory for two tensors of one time-step, laid out like it."""
+    return torch.empty_like(x_seq[0]), torch.empty_like(x_seq[0])
 
 
 def _fire(fire: Callable, h: Tensor, v_threshold: float, out: Tensor) -> Tensor:
@@ -86,11 +86,13 @@ def _fire(fire: Callable, h: Tensor, v_threshold: float, out: Tensor) -> Tensor:
     return out.copy_(fire(h - v_threshold))
 
 
-def _fire_and_slope(fire: Callable, x: Tensor) -> tuple[Tensor, Tensor]:
-    """S[t] and the surrogate gradient at x = H[t] - V_th."""
+def _slope_and_fire(fire: Callable, h: Tensor, v_threshold: float, out: Tensor) -> Tensor:
+    """The surrogate gradient at H[t], and S[t] into ``out``."""
     if isinstance(fire, Surrogate):
-        return fire.fire(x), fire.gradient(x)
+        _fire(fire, h, v_threshold, out)
+        return fire.gradient(h - v_threshold)
     with torch.enable_grad():
-        x = x.detach().requires_grad_()
+        x = (h - v_threshold).requires_grad_()
         spike = fire(x)
-        return spike.detach(), torch.autograd.grad(spike.sum(), x)[0]
+        out.copy_(spike.detach())
+        return torch.autograd.grad(spike.sum(), x)[0]
