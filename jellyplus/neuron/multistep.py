@@ -40,8 +40,8 @@ class MultiStep(torch.autograd.Function):
         """The gradients of ``x_seq`` and of ``v``."""
         x_seq, v = ctx.saved_tensors
         start = v if ctx.start is None else ctx.start
-        gradients = _backward(x_seq, start, ctx.fire, ctx.dynamics, grad_spikes, grad_last, grad_h, grad_v)
-        return gradients[0], None if v is None else gradients[1], None, None, None, None
+        grad_x = _backward(x_seq, start, ctx.fire, ctx.dynamics, grad_spikes, grad_last, grad_h, grad_v)
+        return grad_x, None if v is None else grad_x[0] * ctx.dynamics.decay, None, None, None, None
 
 
 def _forward(x_seq, v, fire, dynamics, store_h, store_v):
@@ -71,7 +71,7 @@ def _backward(x_seq, v, fire, dynamics, grad_spikes, grad_last, grad_h, grad_v):
         grad_next, scale = dynamics.backward(h, spike, slope, grad_spike, grad_next, scale), dynamics.decay
         if grad_h is not None:
             grad_next.add_(grad_h[t])
-    return grad_x, grad_next * scale
+    return grad_x
 
 
 def _scratch(x_seq: Tensor) -> tuple[Tensor, Tensor]:

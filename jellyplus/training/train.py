@@ -73,7 +73,7 @@ def train(
     """
     module = DataModule(data, recipe, seed)
     torch.manual_seed(seed)
-    net = build_network(recipe)
+    net = build_network(recipe).to(memory_format=torch.channels_last)
     left_over = initialise(net, initial_weights, recipe.initial_weights) if recipe.initial_weights else []
     classifier = Classifier(net, recipe, seed)
     trainer = _trainer(recipe, device, state_file, title)
