@@ -4,6 +4,7 @@ import copy
 import functools
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -66,17 +67,18 @@ class _StepTracer(fx.Tracer):
 
 def _norms_and_their_layers(net: nn.Module) -> list[tuple[str, str]]:
     modules = dict(net.named_modules())
+    calls = [node for node in _StepTracer().trace(net).nodes if node.op == "call_module"]
+    times = Counter(node.target for node in calls)
     pairs = []
-    for node in _StepTracer().trace(net).nodes:
-        if node.op == "call_module" and isinstance(modules[node.target], _ThresholdDependentBatchNorm):
+    for node in calls:
+        if isinstance(modules[node.target], _ThresholdDependentBatchNorm):
             before = node.args[0]
             alone = before.op == "call_module" and len(before.users) == 1
             if not (alone and isinstance(_innermost(modules[before.target]), (_ConvNd, nn.Linear))):
                 raise ValueError(f"cannot fuse {node.target}: its input is not one layer's output used by it alone")
+            if max(times[node.target], times[before.target]) > 1:
+                raise ValueError(f"cannot fuse {node.target}: it or its layer runs more than once in a forward pass")
             pairs.append((node.target, before.target))
-    layers = [layer for _, layer in pairs]
-    if len(set(layers)) < len(layers):
-        raise ValueError("cannot fuse: a layer feeds tdBN more than once in one forward pass")
     return pairs
 
 
@@ -147,7 +149,7 @@ def finite_difference_gradient(
         owner = net.get_submodule(owner_name)
         owner_input, working_set = _trial_pass(net, owner, x)
         folded = max(1, max_bytes // working_set)
-        outputs = _perturbed_outputs(owner, own_name, owner_input, epsilon)
+        outputs = _perturbed_outputs(copy.deepcopy(owner), own_name, owner_input, epsilon)
         losses = torch.cat(list(_losses(net, owner, loss, x, outputs, folded, batch_dim)))
     up, down = losses.view(-1, 2).unbind(1)
     return ((up - down) / (2 * epsilon)).view_as(net.get_parameter(name)).to(net.get_parameter(name).dtype)
@@ -192,20 +194,21 @@ def _perturbed_outputs(owner: nn.Module, name: str, x: Tensor, epsilon: float) -
 def _linear_outputs(owner: nn.Module, x: Tensor, epsilon: float) -> Iterator[Tensor]:
     base = owner(x)
     channel_dim = x.dim() - owner.weight.dim() + 1 if isinstance(owner, _ConvNd) else x.dim() - 1
-    shifts = _with_weight(owner, x, torch.eye(owner.weight[0].numel()).to(owner.weight)).unbind(channel_dim)
+    elements = torch.eye(owner.weight[0].numel()).to(owner.weight)
     for channel in range(owner.weight.shape[0]):
-        for shift in shifts:
+        for element in elements:
+            shift = _one_channel(owner, x, element).select(channel_dim, 0)
             for step in (epsilon, -epsilon):
                 output = base.clone()
                 output.select(channel_dim, channel).add_(shift, alpha=step)
                 yield output
 
 
-def _with_weight(owner: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
-    """The layer without bias, other output channels: ``weight`` is [channels, fan-in]."""
-    weight = weight.view(-1, *owner.weight.shape[1:])
-    bias = None if owner.bias is None else torch.zeros(len(weight)).to(weight)
-    parameters = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+def _one_channel(owner: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    """The layer without bias and with one output channel, whose weights are ``weight``, [fan-in]."""
+    parameters = {"weight": weight.view(1, *owner.weight.shape[1:])}
+    if owner.bias is not None:
+        parameters["bias"] = weight.new_zeros(1)
     return torch.func.functional_call(owner, parameters, x)
 
 
@@ -225,13 +228,21 @@ def _losses(
     norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.training and m is not owner]
     forwards = [norm.forward for norm in norms]
     while group := list(itertools.islice(outputs, folded)):
-        merged = torch.cat(group, batch_dim)
-        owner.forward = lambda _, merged=merged: merged
+        n = len(group)
+        owner.forward = functools.partial(_replaced, torch.cat(group, batch_dim))
+        group.clear()  # what is no longer needed goes before the next pass, or max_bytes would not hold
         for norm, forward in zip(norms, forwards, strict=True):
-            norm.forward = functools.partial(_apart, forward, len(group), batch_dim)
+            norm.forward = functools.partial(_apart, forward, n, batch_dim)
         _compat.reset_net(net)
-        y = net(torch.cat([x] * len(group), batch_dim))
-        yield torch.stack([loss(part) for part in y.chunk(len(group), batch_dim)])
+        losses = [loss(part) for part in net(torch.cat([x] * n, batch_dim)).chunk(n, batch_dim)]
+        _compat.reset_net(net)
+        del owner.forward
+        yield torch.stack(losses)
+
+
+def _replaced(output: Tensor, _: Tensor) -> Tensor:
+    """In place of a layer's forward: what it would have given."""
+    return output
 
 
 def _apart(forward: Callable[[Tensor], Tensor], parts: int, batch_dim: int, x: Tensor) -> Tensor:

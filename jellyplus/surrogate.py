@@ -228,7 +228,7 @@ class Dspike(Surrogate):
     def cuda_gradient(self, x: str) -> str:
         """The derivative of Eq. 12, b read from device memory."""
         b = "surrogate_parameter[0]"
-        square = f"tanhf({b} * {x}) * tanhf({b} * {x})"
+        square = f"tanhf({b} * ({x})) * tanhf({b} * ({x}))"
         return f"(fabsf({x}) <= 0.5f ? {b} * (1.0f - {square}) / (2.0f * tanhf(0.5f * {b})) : 0.0f)"
 
     def extra_repr(self) -> str:

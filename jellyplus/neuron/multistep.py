@@ -95,4 +95,4 @@ def _slope_and_fire(fire: Callable, h: Tensor, v_threshold: float, out: Tensor) 
         x = (h - v_threshold).requires_grad_()
         spike = fire(x)
         out.copy_(spike.detach())
-        return torch.autograd.grad(spike.sum(), x)[0]
+        return torch.autograd.grad(spike, x, torch.ones_like(spike))[0]

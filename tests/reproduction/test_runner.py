@@ -1,0 +1,357 @@
+"""Ancestors first, every run once, evidence last: and nothing is trained that is there, nor hidden that is damaged."""
+
+import dataclasses
+import errno
+import functools
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from jellyplus import datasets
+from jellyplus._errors import InputError
+from jellyplus.datasets import embedded
+from jellyplus.reproduction import runner as module
+from jellyplus.reproduction.evidence import Store, code_digest, provenance
+from jellyplus.reproduction.runner import Runner
+from jellyplus.training.checkpoint import load_checkpoint
+from jellyplus.training.recipe import Run, load_run
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@functools.cache
+def digits():
+    whole = embedded.digits()
+    train, test = (
+        datasets.Split(split.inputs[:n], split.labels[:n]) for split, n in ((whole.train, 32), (whole.test, 16))
+    )
+    return dataclasses.replace(whole, train=train, test=test)
+
+
+def shrunk(run, epochs=1, **changes):
+    """The run and its ancestors with width 1, two steps an epoch; the ANN for two epochs."""
+    recipe = run.recipe
+    parts = {
+        "model": dataclasses.replace(recipe.model, width=1),
+        "data": dataclasses.replace(recipe.data, batch_size=16),
+        "schedule": dataclasses.replace(recipe.schedule, epochs=epochs if recipe.model.spiking else 2),
+    }
+    if recipe.temperature_search:
+        parts["temperature_search"] = dataclasses.replace(recipe.temperature_search, batch_size=2)
+    recipe = dataclasses.replace(recipe, **(parts | changes))
+    return Run(run.name, run.profile, recipe, shrunk(run.parent, epochs) if run.parent else None)
+
+
+@functools.cache
+def runs():
+    """The CIFAR-10 runs by T, and the ANN as 1."""
+    return {t: shrunk(load_run(f"dspike/cifar10_{name}", "embedded", RECIPES)) for t, name in NAMES.items()}
+
+
+NAMES = {1: "ann", 6: "t6", 4: "t4", 2: "t2"}
+
+
+@pytest.fixture(autouse=True)
+def _few_examples(monkeypatch):
+    monkeypatch.setattr(datasets, "load", lambda name, root: digits())
+
+
+def runner_in(folder):
+    return Runner(Store(folder / "evidence"), None, "cpu")
+
+
+def make(folder, *asked, seeds=(0,)):
+    """Plan and make, as the command line does; return the plan as (T, seed)."""
+    runner = runner_in(folder)
+    planned = runner.missing([runs()[t] for t in asked], seeds)
+    runner.make(planned)
+    return [(run.recipe.model.time_steps, seed) for run, seed in planned]
+
+
+def evidence_of(folder, t, seed=0):
+    return Store(folder / "evidence").find(runs()[t].key, seed, code_digest())
+
+
+def files_below(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store with the chain from the ANN to T = 2, made once and only read."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load", lambda name, root: digits())
+        assert make(folder, 2) == [(1, 0), (6, 0), (4, 0), (2, 0)]
+    return folder
+
+
+# --- The plan ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "plan"),
+    [((1,), [1]), ((6,), [1, 6]), ((2,), [1, 6, 4, 2]), ((2, 4, 6), [1, 6, 4, 2]), ((6, 6, 2), [1, 6, 4, 2])],
+)
+def test_ancestors_come_first_and_every_run_once(tmp_path, asked, plan):
+    planned = runner_in(tmp_path).missing([runs()[t] for t in asked], [0])
+    assert [run.recipe.model.time_steps for run, _ in planned] == plan
+    assert list(tmp_path.iterdir()) == []  # planning writes nothing
+
+
+def test_every_seed_has_its_own_chain(tmp_path):
+    planned = runner_in(tmp_path).missing([runs()[6], runs()[4]], [3, 5])
+    assert [(run.recipe.model.time_steps, seed) for run, seed in planned] == [
+        (t, seed) for seed in (3, 5) for t in (1, 6, 4)
+    ]
+
+
+def test_what_is_made_is_not_planned_again(made):
+    assert runner_in(made).missing([runs()[t] for t in (6, 4, 2)], [0]) == []
+    assert [(r.recipe.model.time_steps, s) for r, s in runner_in(made).missing([runs()[6]], [0, 1])] == [(1, 1), (6, 1)]
+
+
+def test_a_second_call_trains_nothing(made, monkeypatch):
+    before = files_below(made)
+    monkeypatch.setattr(module, "train", None)
+    assert make(made, 6, 4, 2) == []
+    assert files_below(made) == before
+
+
+def test_a_row_added_later_starts_from_what_is_there(tmp_path):
+    assert make(tmp_path, 1) == [(1, 0)]
+    ann = files_below(tmp_path)
+    assert make(tmp_path, 6) == [(6, 0)]
+    assert ann.items() <= files_below(tmp_path).items()
+
+
+def test_a_recipe_that_does_not_fit_the_data_is_refused_before_any_run(tmp_path):
+    six = runs()[6]
+    wrong = dataclasses.replace(six.recipe, model=dataclasses.replace(six.recipe.model, num_classes=100))
+    with pytest.raises(InputError, match="model.num_classes is 100 and digits has 10"):
+        runner_in(tmp_path).missing([Run("wrong", "embedded", wrong, six.parent)], [0])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "reason"),
+    [
+        ("surrogate", "parameters", {"width": 1.0}, "surrogate.parameters do not fit dspike"),
+        ("temperature_search", "parameter", "conv0.weight", "temperature_search.parameter"),
+        ("model", "width", 2, "use the same width"),
+    ],
+)
+def test_a_recipe_that_cannot_run_is_refused_before_its_ancestors_are_trained(tmp_path, section, key, value, reason):
+    six = runs()[6]
+    part = dataclasses.replace(getattr(six.recipe, section), **{key: value})
+    wrong = Run("wrong", "embedded", dataclasses.replace(six.recipe, **{section: part}), six.parent)
+    with pytest.raises(InputError, match=reason):
+        runner_in(tmp_path).missing([wrong], [0])
+
+
+def test_cuda_is_refused_at_once_where_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="--device cuda"):
+        Runner(Store(tmp_path), None, "cuda")
+
+
+def test_a_data_set_is_loaded_once(tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(datasets, "load", lambda name, root: loaded.append((name, root)) or digits())
+    Runner(Store(tmp_path), "somewhere", "cpu").missing([runs()[t] for t in (6, 4, 2)], [0, 1])
+    assert loaded == [("digits", "somewhere")]
+
+
+# --- The evidence ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("t", [1, 6, 4, 2])
+def test_evidence_says_what_was_run(made, t):
+    evidence, run = evidence_of(made, t), runs()[t]
+    assert (evidence.recipe_name, evidence.profile, evidence.seed) == (f"dspike/cifar10_{NAMES[t]}", "embedded", 0)
+    assert evidence.key == run.key
+    assert evidence.recipe == json.loads(json.dumps(run.resolved))
+    assert evidence.code == code_digest()
+    assert evidence.parent == {1: None, 6: runs()[1].key, 4: runs()[6].key, 2: runs()[4].key}[t]
+    epochs = 2 if t == 1 else 1
+    assert (evidence.epochs_completed, evidence.epochs_planned, len(evidence.history)) == (epochs, epochs, epochs)
+    assert {key: evidence.dataset[key] for key in ("name", "stand_in")} == {"name": "digits", "stand_in": True}
+    assert (evidence.dataset["train_examples"], evidence.dataset["test_examples"]) == (32, 16)
+    assert "CPU" in evidence.device
+
+
+def test_evidence_has_versions_and_commit(made):
+    evidence, expected = evidence_of(made, 2), provenance()
+    assert evidence.versions == expected["versions"]
+    assert evidence.versions["torch"] == torch.__version__
+    assert evidence.commit == expected["commit"]
+
+
+@pytest.mark.parametrize("t", [1, 6])
+def test_parameters_and_macs_are_those_counted_by_hand(made, t):
+    """Width 1, 3x16x16: convolutions as pixels x taps x outputs; a norm has two parameters a channel."""
+    widths = [(1, 1, 64), (1, 2, 16), (2, 4, 4), (4, 8, 1)]  # before, channels, pixels
+    taps = [(27 + 9 + 9), *(9 * b * c + 27 * c * c + (b * c if b != c else 0) for b, c, _ in widths)]
+    norms = 2 * (3 + 4 * 1 + 5 * (2 + 4 + 8))
+    macs = 256 * 27 + 256 * 9 + 64 * 9 + sum(p * n for (_, _, p), n in zip(widths, taps[1:], strict=True)) + 8 * 10
+    evidence = evidence_of(made, t)
+    assert evidence.parameters == sum(taps) + norms + 8 * 10 + 10
+    assert evidence.macs == macs
+
+
+def test_accuracies_and_times_are_the_historys(made):
+    evidence = evidence_of(made, 1)
+    accuracies = [entry["accuracy"] for entry in evidence.history]
+    assert evidence.accuracy_last == accuracies[-1]
+    assert evidence.accuracy_best == max(accuracies) == accuracies[evidence.best_epoch]
+    for t in (1, 6):
+        evidence = evidence_of(made, t)
+        assert evidence.wall_time_s == pytest.approx(sum(entry["time_s"] for entry in evidence.history))
+        assert 0 <= evidence.search_time_s < evidence.wall_time_s
+        assert (evidence.search_time_s > 0) is (t > 1)
+
+
+def test_left_over_names_are_listed(made):
+    assert evidence_of(made, 1).left_over == ()
+    six, four = evidence_of(made, 6).left_over, evidence_of(made, 4).left_over
+    assert len(six) == 19  # the ANN has no temperatures
+    assert all(name.endswith(".temperature (not initialised)") for name in six)
+    assert len(four) == 38
+    assert sum(name.endswith("(not used)") for name in four) == 19
+
+
+def test_the_checkpoint_lies_beside_the_evidence_and_nothing_else(made):
+    for t in (1, 6, 4, 2):
+        checkpoint = Store(made / "evidence").checkpoint_path(runs()[t].key, 0, code_digest())
+        assert sorted(path.suffix for path in checkpoint.parent.iterdir()) == [".ckpt", ".json"]
+        content = load_checkpoint(checkpoint)
+        assert content["key"] == runs()[t].key
+        assert sum(v.numel() for k, v in content["weights"].items() if k.endswith(("weight", "bias"))) == (
+            evidence_of(made, t).parameters
+        )
+
+
+def test_a_run_starts_from_its_parents_weights_of_the_same_seed(tmp_path, monkeypatch):
+    started = {}
+    real = module.train
+
+    def spied(recipe, data, seed, device, state_file, initial_weights, title):
+        started[recipe.model.time_steps, seed] = initial_weights
+        return real(recipe, data, seed, device, state_file, initial_weights, title)
+
+    monkeypatch.setattr(module, "train", spied)
+    make(tmp_path, 6, seeds=(0, 1))
+    assert started[1, 0] is started[1, 1] is None
+    for seed in (0, 1):
+        path = Store(tmp_path / "evidence").checkpoint_path(runs()[1].key, seed, code_digest())
+        weights = load_checkpoint(path)["weights"]
+        assert all(torch.equal(started[6, seed][name], value) for name, value in weights.items())
+    assert not torch.equal(started[6, 0]["conv1.weight"], started[6, 1]["conv1.weight"])
+
+
+def test_the_summary_line_tells_the_share_of_the_search(tmp_path, capsys):
+    make(tmp_path, 6)
+    out = capsys.readouterr().out
+    assert re.search(r"dspike/cifar10_ann, seed 0: \d+\.\d\d % after 2 epochs in \d+ s$", out, re.M)
+    assert re.search(r"dspike/cifar10_t6, seed 0: .* \d+% of it in the temperature search; 19 names", out)
+
+
+# --- Stale, absent and damaged -----------------------------------------------------------------------------------
+
+
+def test_other_code_trains_again_and_keeps_the_old_evidence(tmp_path, monkeypatch):
+    make(tmp_path, 1)
+    old = files_below(tmp_path)
+    monkeypatch.setattr(module, "code_digest", lambda: "f" * 64)
+    assert make(tmp_path, 1) == [(1, 0)]
+    assert old.items() <= files_below(tmp_path).items()
+    found = Store(tmp_path / "evidence").find_any(runs()[1].key)
+    assert sorted(evidence.code for evidence in found) == sorted([code_digest(), "f" * 64])
+    assert found[0].accuracy_last == found[1].accuracy_last
+
+
+def copied(made, folder):
+    for name, content in files_below(made).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("asked", [4, 2])
+def test_evidence_without_its_checkpoint_is_refused(made, tmp_path, monkeypatch, asked):
+    store = Store(copied(made, tmp_path) / "evidence")
+    checkpoint = store.checkpoint_path(runs()[4].key, 0, code_digest())
+    checkpoint.unlink()
+    if asked == 2:
+        store.checkpoint_path(runs()[2].key, 0, code_digest()).with_suffix(".json").unlink()
+    monkeypatch.setattr(module, "train", None)
+    with pytest.raises(InputError, match="the evidence of dspike/cifar10_t4 has no checkpoint") as caught:
+        make(tmp_path, asked)
+    assert str(checkpoint) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"schema": 1}'])
+def test_damaged_evidence_is_named_left_alone_and_nothing_trained(made, tmp_path, monkeypatch, content):
+    store = Store(copied(made, tmp_path) / "evidence")
+    path = store.checkpoint_path(runs()[4].key, 0, code_digest()).with_suffix(".json")
+    path.write_bytes(content)
+    store.checkpoint_path(runs()[2].key, 0, code_digest()).with_suffix(".json").unlink()
+    before = files_below(tmp_path)
+    monkeypatch.setattr(module, "train", None)
+    with pytest.raises(InputError) as caught:
+        make(tmp_path, 2)
+    assert str(path) in str(caught.value)
+    assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02.", b"no checkpoint"])
+def test_a_parents_damaged_checkpoint_is_named_and_left_alone(made, tmp_path, content):
+    store = Store(copied(made, tmp_path) / "evidence")
+    path = store.checkpoint_path(runs()[4].key, 0, code_digest())
+    path.write_bytes(content)
+    store.checkpoint_path(runs()[2].key, 0, code_digest()).with_suffix(".json").unlink()
+    with pytest.raises(InputError) as caught:
+        make(tmp_path, 2)
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [{}, {"key": "0" * 64, "weights": {}}, [1]])
+def test_a_checkpoint_of_another_run_is_refused(made, tmp_path, content):
+    store = Store(copied(made, tmp_path) / "evidence")
+    path = store.checkpoint_path(runs()[4].key, 0, code_digest())
+    torch.save(content, path)
+    store.checkpoint_path(runs()[2].key, 0, code_digest()).with_suffix(".json").unlink()
+    with pytest.raises(InputError) as caught:
+        make(tmp_path, 2)
+    assert str(path) in str(caught.value)
+
+
+def test_a_failure_after_the_checkpoint_leaves_no_evidence_and_the_next_call_finishes(tmp_path, monkeypatch):
+    def full(*_):
+        raise InputError("no space")
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="no space"):
+        patch.setattr(Store, "write", full)
+        make(tmp_path, 1)
+    checkpoint = Store(tmp_path / "evidence").checkpoint_path(runs()[1].key, 0, code_digest())
+    assert sorted(path.suffix for path in checkpoint.parent.iterdir()) == [".ckpt", ".partial"]
+    steps = []
+    monkeypatch.setattr("jellyplus.training.classifier.Classifier.training_step", lambda *a: steps.append(a))
+    assert make(tmp_path, 1) == [(1, 0)]
+    assert steps == []  # all epochs were finished
+    assert sorted(path.suffix for path in checkpoint.parent.iterdir()) == [".ckpt", ".json"]
+
+
+def test_a_full_disk_leaves_neither_checkpoint_nor_evidence(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        make(tmp_path, 1)
+    assert files_below(tmp_path) == {}

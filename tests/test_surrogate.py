@@ -1,0 +1,282 @@
+"""Each surrogate is one function in three views: primitive, gradient and CUDA code agree."""
+
+import copy
+import ctypes
+import math
+import shutil
+import subprocess
+
+import pytest
+import torch
+from spikingjelly.activation_based import surrogate as sj_surrogate
+
+from jellyplus import surrogate
+from jellyplus.surrogate import Dspike, Rectangular, Triangular
+
+# (the surrogate, the points where its gradient is not smooth)
+CASES = {
+    **{f"rectangular-{w}": (lambda w=w: Rectangular(width=w), [-w / 2, w / 2]) for w in (0.8, 1.0, 2.5)},
+    **{
+        f"triangular-{g}-{v}": (lambda g=g, v=v: Triangular(gamma=g, v_threshold=v), [-v, 0, v])
+        for g, v in ((1.0, 0.5), (0.7, 0.3), (2.0, 1.25))
+    },
+    **{f"dspike-{b}": (lambda b=b: Dspike(temperature=b), [-0.5, 0.5]) for b in (0.2, 1.0, 3.0, 10.0)},
+}
+EVERY = pytest.mark.parametrize("case", CASES)
+
+
+def test_every_public_surrogate_is_among_the_cases():
+    public = {getattr(surrogate, name) for name in surrogate.__all__} - {surrogate.Surrogate}
+    assert public == {type(make()) for make, _ in CASES.values()}
+
+
+@EVERY
+def test_gradient_is_the_slope_of_the_primitive(case):
+    make, kinks = CASES[case]
+    function, h = make().double(), 1e-6
+    x = torch.linspace(-2, 2, 4001, dtype=torch.float64) + 1.7e-4
+    x = x[(x[:, None] - torch.tensor(kinks, dtype=torch.float64)).abs().amin(1) > 2 * h]
+    slope = (function.primitive(x + h) - function.primitive(x - h)) / (2 * h)
+    torch.testing.assert_close(function.gradient(x), slope, rtol=1e-6, atol=1e-8)
+    assert slope.max() > 0.3
+
+
+@EVERY
+def test_autograd_gives_the_gradient_whether_it_fires_or_not(case):
+    x = torch.linspace(-1.3, 1.3, 53, dtype=torch.float64, requires_grad=True)
+    for spiking in (True, False):
+        function = CASES[case][0]()
+        function.set_spiking_mode(spiking)
+        weights = torch.arange(1.0, 54)
+        y = function(x)
+        (grad,) = torch.autograd.grad((weights * y).sum(), x)
+        assert torch.equal(y.detach(), (x >= 0).double() if spiking else function.primitive(x.detach()))
+        torch.testing.assert_close(grad, weights * function.gradient(x.detach()), rtol=1e-12, atol=0)
+
+
+def test_spiking_false_is_a_constructor_argument():
+    for function in (Rectangular(spiking=False), Triangular(spiking=False), Dspike(spiking=False)):
+        assert 0 < function(torch.tensor(0.1)) < 1
+
+
+def test_fires_at_equality():
+    assert Dspike()(torch.tensor([-1e-30, 0.0, 1e-30])).tolist() == [0, 1, 1]
+
+
+# --- the papers' numbers ---
+
+
+def test_the_rectangular_window_is_open():
+    """Eq. 7: 1/a for |x| < a/2, so 0 on the edge."""
+    below = math.nextafter(0.4, 0)
+    x = torch.tensor([-0.4, -below, 0.0, below, 0.4], dtype=torch.float64)
+    assert Rectangular(width=0.8).gradient(x).tolist() == [0, 1.25, 1.25, 1.25, 0]
+    assert Rectangular().gradient(torch.tensor([-0.5, 0.5, 0.49])).tolist() == [0, 0, 1]
+
+
+def test_the_dspike_window_is_closed():
+    """Eq. 11 is the tanh for 0 <= u <= 1: on the edge b (1 - tanh^2(b/2)) / (2 tanh(b/2)), b = 2: 0.551441."""
+    x = torch.tensor([-0.5, 0.5, -math.nextafter(0.5, 1), math.nextafter(0.5, 1)], dtype=torch.float64)
+    assert Dspike(2.0).gradient(x).tolist() == pytest.approx([0.551441, 0.551441, 0, 0], abs=1e-6)
+
+
+def test_triangular_by_hand():
+    """Eq. 8, gamma = 0.6, V_th = 0.4: 0.6 max(0, 1 - |x| / 0.4), and the area under it up to x."""
+    function = Triangular(gamma=0.6, v_threshold=0.4).double()
+    x = torch.tensor([-0.5, -0.4, -0.3, 0.0, 0.1, 0.2, 0.4, 1.0], dtype=torch.float64)
+    assert function.gradient(x).tolist() == pytest.approx([0, 0, 0.15, 0.6, 0.45, 0.3, 0, 0])
+    # the triangle's area is gamma V_th = 0.24; left of -0.3: 0.1 * 0.15 / 2; right of 0.2: 0.2 * 0.3 / 2 is missing
+    assert function.primitive(x).tolist() == pytest.approx([0, 0, 0.0075, 0.12, 0.1725, 0.21, 0.24, 0.24])
+
+
+@pytest.mark.parametrize("b", [0.1, 1.0, 5.0, 30.0])
+def test_dspike_runs_from_0_to_1(b):
+    """Dspike(0) = 0 and Dspike(1) = 1 in the paper's u = x + 0.5, symmetric about (0.5, 0.5), flat outside."""
+    function = Dspike(b).double()
+    u = torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0], dtype=torch.float64)
+    assert function.primitive(u - 0.5).tolist() == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-15)
+
+
+def test_lemma_4_1_a_small_temperature_gives_the_line():
+    """Dspike(u) to u; the next Taylor term is b^2 (u/4 - ...) / 3, under b^2."""
+    u = torch.linspace(0, 1, 101, dtype=torch.float64)
+    for b in (0.1, 0.01):
+        function = Dspike(b).double()
+        assert (function.primitive(u - 0.5) - u).abs().max() < b * b
+        assert (function.gradient(u - 0.5) - 1).abs().max() < b * b
+
+
+def test_lemma_4_1_a_large_temperature_gives_the_step():
+    u = torch.tensor([0.0, 0.3, 0.49, 0.5, 0.51, 0.7, 1.0], dtype=torch.float64)
+    assert Dspike(5000.0).primitive(u - 0.5).tolist() == pytest.approx([0, 0, 0, 0.5, 1, 1, 1], abs=1e-12)
+
+
+# --- numbers and modules ---
+
+
+@EVERY
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 4e-3), (torch.bfloat16, 4e-2)])
+def test_lower_precision_keeps_its_dtype_and_the_value(case, dtype, tolerance):
+    """Rounding of the dtype (2^-24, 2^-11, 2^-9), times the steepness, at most 10."""
+    make, kinks = CASES[case]
+    x = torch.linspace(-1.5, 1.5, 97).to(dtype)
+    x = x[(x.double()[:, None] - torch.tensor(kinks, dtype=torch.float64)).abs().amin(1) > 1e-2]
+    for view in ("gradient", "primitive", "fire"):
+        value, exact = getattr(make(), view)(x), getattr(make().double(), view)(x.double())
+        assert value.dtype == dtype
+        torch.testing.assert_close(value.double(), exact, rtol=tolerance * 10, atol=tolerance * 10)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [(Rectangular, "width"), (Triangular, "gamma"), (Triangular, "v_threshold"), (Dspike, "temperature")],
+)
+def test_a_shape_that_is_no_positive_number_raises(cls, name, value):
+    with pytest.raises(ValueError, match=name):
+        cls(**{name: value})
+
+
+def test_the_temperature_is_saved_and_moves_with_the_module():
+    function = Dspike(2.5)
+    assert list(function.state_dict()) == ["temperature"]
+    assert not list(function.parameters())
+    other = Dspike()
+    other.load_state_dict(function.state_dict())
+    assert other.temperature.item() == 2.5
+    assert copy.deepcopy(function).double().temperature.dtype == torch.float64
+    assert copy.deepcopy(function).to("meta").temperature.is_meta
+    assert function.parameter is function.temperature
+    assert Rectangular().parameter is None
+
+
+def test_the_temperature_is_not_saved_by_the_forward_pass():
+    function, x = Dspike(1.0).double(), torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
+    y = function(x)
+    grads = []
+    for b in (1.0, 6.0):
+        function.temperature.fill_(b)
+        grads.append(torch.autograd.grad(y, x, retain_graph=True)[0].item())
+    # b / (2 tanh(b/2) cosh^2(0.3 b))
+    assert grads == pytest.approx([b / (2 * math.tanh(b / 2) * math.cosh(0.3 * b) ** 2) for b in (1.0, 6.0)])
+
+
+# --- the CUDA code, run on this machine ---
+
+HEADER = r"""
+#include <cmath>
+struct half2 { float low, high; };  // two floats that hold halves
+static float to_half(float f) {     // nearest even, 11 significant bits, subnormals from 2^-14
+    int e;
+    std::frexp(f, &e);
+    e = e < -13 ? -13 : e;
+    return std::ldexp(std::nearbyint(std::ldexp(f, 11 - e)), e - 11);
+}
+static inline float __low2float(half2 h) { return h.low; }
+static inline float __high2float(half2 h) { return h.high; }
+static inline half2 __floats2half2_rn(float a, float b) { return {to_half(a), to_half(b)}; }
+"""
+KERNEL = """
+extern "C" void {name}(const {dtype} *over_th, {dtype} *out, const float *surrogate_parameter, int n) {{
+    for (int i = 0; i < n; i++) {{
+        const {dtype} x = over_th[i];
+        {statement}
+        out[i] = grad_s_to_h;
+    }}
+}}
+"""
+EXPRESSION = """
+extern "C" void {name}(const float *over_th, float *out, const float *surrogate_parameter, int n) {{
+    for (int i = 0; i < n; i++) {{
+        const float h = over_th[i], v = 0.25f;
+        out[i] = {gradient};
+    }}
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory):
+    """Every emitted statement, verbatim, in one shared library."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is missing: the CUDA code cannot be compiled here")
+    folder, source = tmp_path_factory.mktemp("cuda_codes"), HEADER
+    for i, make in enumerate(make for make, _ in CASES.values()):
+        for dtype in ("float", "half2"):
+            statement = make().cuda_codes(y=f"const {dtype} grad_s_to_h", x="x", dtype=dtype)
+            source += KERNEL.format(name=f"{dtype}_{i}", dtype=dtype, statement=statement)
+        source += EXPRESSION.format(name=f"expression_{i}", gradient=make().cuda_gradient("h - v"))
+    (folder / "k.cpp").write_text(source)
+    subprocess.run(
+        ["g++", "-shared", "-fPIC", "-O1", "-ffp-contract=off", "-o", folder / "k.so", folder / "k.cpp"], check=True
+    )
+    return ctypes.CDLL(str(folder / "k.so"))
+
+
+def launch(kernels, name, function, x):
+    out = torch.empty_like(x)
+    pointer = None if function.parameter is None else function.parameter.data_ptr()
+    arguments = [ctypes.c_void_p(p) for p in (x.data_ptr(), out.data_ptr(), pointer)]
+    getattr(kernels, name)(*arguments, x.numel() // (2 if name.startswith("half2") else 1))
+    return out
+
+
+def grid(kinks):
+    """Even in number; with the window edges and their two neighbours in float."""
+    edges = torch.tensor(kinks, dtype=torch.float32)
+    up, down = edges.nextafter(torch.tensor(9.0)), edges.nextafter(torch.tensor(-9.0))
+    points = torch.cat([torch.linspace(-2, 2, 2001), edges, up, down])
+    return points[: points.numel() // 2 * 2].contiguous()
+
+
+@EVERY
+def test_cuda_code_for_float_is_the_gradient(case, kernels):
+    make, kinks = CASES[case]
+    function, x = make(), grid(kinks)
+    result = launch(kernels, f"float_{list(CASES).index(case)}", function, x)
+    torch.testing.assert_close(result, function.gradient(x), rtol=1e-6, atol=1e-6 * function.gradient(x).max().item())
+    assert result.max() > 0.3
+
+
+@EVERY
+def test_cuda_code_for_half2_is_the_gradient_in_both_lanes(case, kernels):
+    """Lanes are computed in float and rounded once: 2^-11 relative, a second 2^-11 where float rounding tips it."""
+    make, kinks = CASES[case]
+    function, x = make(), grid(kinks).half().float()
+    result = launch(kernels, f"half2_{list(CASES).index(case)}", function, x)
+    torch.testing.assert_close(result, function.gradient(x), rtol=2**-10, atol=2**-24)
+    assert torch.equal(result, result.half().float())
+    assert result.max() > 0.3
+
+
+@EVERY
+def test_the_cuda_gradient_takes_an_expression(case, kernels):
+    function, h = CASES[case][0](), torch.linspace(-1, 1, 401) + 1e-4
+    result, expected = (
+        launch(kernels, f"expression_{list(CASES).index(case)}", function, h),
+        function.gradient(h - 0.25),
+    )
+    torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6 * expected.max().item())
+
+
+def test_a_running_kernel_sees_a_new_temperature(kernels):
+    function, x, name = Dspike(1.0), torch.linspace(-0.6, 0.6, 101), f"float_{list(CASES).index('dspike-1.0')}"
+    before = launch(kernels, name, function, x)
+    function.temperature.fill_(5.0)
+    after = launch(kernels, name, function, x)
+    torch.testing.assert_close(after, Dspike(5.0).gradient(x), rtol=1e-5, atol=1e-6)
+    assert (after - before).abs().max() > 1
+
+
+@EVERY
+def test_cuda_code_is_for_float_and_half2_only(case):
+    function = CASES[case][0]()
+    for dtype in ("double", "half", "fp32"):
+        with pytest.raises(NotImplementedError, match=dtype):
+            function.cuda_codes(y="y", x="x", dtype=dtype)
+
+
+def test_spikingjellys_base_leaves_cuda_code_to_us():
+    """Why the text is ours: the base with named parameters has none (surrogate.py:175)."""
+    with pytest.raises(NotImplementedError):
+        sj_surrogate.MultiArgsSurrogateFunctionBase(True).cuda_codes("y", "x", "float")

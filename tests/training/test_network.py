@@ -1,0 +1,260 @@
+"""A recipe's network has every value of the recipe, and starts from the weights that it names."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+from spikingjelly.activation_based import functional, layer
+from torch import nn
+
+from jellyplus import surrogate
+from jellyplus._errors import InputError
+from jellyplus.layer import ThresholdDependentBatchNorm2d
+from jellyplus.neuron import IterativeLIFNode
+from jellyplus.training.network import build_network, initialise
+from jellyplus.training.recipe import InitialWeights, load_run
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@functools.cache
+def embedded(name):
+    return load_run(f"dspike/{name}", "embedded", RECIPES).recipe
+
+
+def recipe_of(name="cifar10_t6", **sections):
+    """An embedded recipe of width 2, with values replaced section by section."""
+    sections["model"] = {"width": 2} | sections.get("model", {})
+    recipe = embedded(name)
+    parts = {key: dataclasses.replace(getattr(recipe, key), **values) for key, values in sections.items()}
+    return dataclasses.replace(recipe, **parts)
+
+
+def network(name="cifar10_t6", seed=0, **sections):
+    torch.manual_seed(seed)
+    return build_network(recipe_of(name, **sections))
+
+
+def modules(net, kind):
+    found = [module for module in net.modules() if isinstance(module, kind)]
+    assert found
+    return found
+
+
+@torch.no_grad()
+def randomised(net, seed=0):
+    """The net with every parameter and statistic drawn anew, so that none is at its default."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in net.state_dict().items():
+        if value.is_floating_point() and not name.endswith("temperature"):
+            low, high = (0.5, 1.5) if name.endswith(("running_var", "norm1.weight", "norm2.weight")) else (-0.6, 0.6)
+            value.copy_(torch.rand(value.shape, generator=generator) * (high - low) + low)
+    return net
+
+
+# --- The network that a recipe describes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("decay", 0.7), ("v_threshold", 0.9), ("v_reset", -0.2), ("v_reset", None), ("detach_reset", True)]
+)
+def test_every_neuron_has_the_recipes_constant(key, value):
+    nodes = modules(network(neuron={key: value}), IterativeLIFNode)
+    assert len(nodes) == 3 + 8 * 2  # the stem's three, and two in each of eight blocks
+    assert {getattr(node, key) for node in nodes} == {value}
+    assert {node.step_mode for node in nodes} == {"m"}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "kind", "attribute"),
+    [
+        ("dspike", {"temperature": 2.5}, surrogate.Dspike, "temperature"),
+        ("rectangular", {"width": 0.75}, surrogate.Rectangular, "width"),
+        ("triangular", {"gamma": 0.75}, surrogate.Triangular, "gamma"),
+    ],
+)
+def test_every_neuron_has_the_recipes_surrogate_of_its_own(name, parameters, kind, attribute):
+    recipe = dataclasses.replace(recipe_of(), temperature_search=None)
+    recipe = dataclasses.replace(recipe, surrogate=dataclasses.replace(recipe.surrogate, name=name, parameters=parameters))
+    functions = [node.surrogate_function for node in modules(build_network(recipe), IterativeLIFNode)]
+    assert {type(function) for function in functions} == {kind}
+    assert {float(getattr(function, attribute)) for function in functions} == set(parameters.values())
+    assert len({id(function) for function in functions}) == len(functions)
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"width": 1.0}, {"temperature": 0.0}, {"temperature": -1.0}, {"spiking": 0.0}, {"temprature": 1.0}]
+)
+def test_a_shape_parameter_that_the_surrogate_does_not_have_is_refused(parameters):
+    with pytest.raises(InputError, match="surrogate.parameters do not fit dspike") as caught:
+        network(surrogate={"parameters": parameters})
+    assert "\n" not in str(caught.value)
+
+
+def test_every_norm_has_the_recipes_constants():
+    constants = {"alpha": 0.9, "branch_alpha": 0.6, "eps": 1e-3, "momentum": 0.3}
+    net = network(norm=constants, neuron={"v_threshold": 0.8})
+    norms = dict(net.named_modules())
+    norms = {name: norm for name, norm in norms.items() if isinstance(norm, ThresholdDependentBatchNorm2d)}
+    assert len(norms) == 3 + 8 * 2 + 3  # stem, blocks, convolutional shortcuts
+    for name, norm in norms.items():
+        at_junction = name.endswith(("norm2", "shortcut.2"))
+        assert norm.alpha == (0.6 if at_junction else 0.9), name
+        assert (norm.v_th, norm.eps, norm.momentum) == (0.8, 1e-3, 0.3)
+
+
+def test_an_alpha_of_one_half_in_series_leaves_a_branch_alpha_of_one_alone():
+    net = network(norm={"alpha": 0.5, "branch_alpha": 1.0})
+    assert net.stages[0][0].norm1.alpha == 0.5
+    assert net.stages[0][0].norm2.alpha == 1.0
+
+
+@pytest.mark.parametrize("name", ["cifar10_t6", "cifar10_ann"])
+def test_width_classes_and_channels_are_the_recipes(name):
+    net = network(name, model={"width": 3, "num_classes": 7, "in_channels": 2})
+    assert net.conv1.weight.shape == (3, 2, 3, 3)
+    assert [stage[0].conv1.weight.shape[0] for stage in net.stages] == [3, 6, 12, 24]
+    assert net.fc.weight.shape == (7, 24)
+
+
+@pytest.mark.parametrize("time_steps", [1, 3])
+def test_the_output_has_the_recipes_time_steps(time_steps):
+    net = network(model={"time_steps": time_steps, "num_classes": 4}).eval()
+    assert net(torch.randn(1, 2, 3, 16, 16)).shape == (time_steps, 2, 4)
+
+
+@pytest.mark.parametrize("stem_pool", [False, True])
+def test_the_stem_pools_or_strides(stem_pool):
+    net = network(model={"stem_pool": stem_pool})
+    assert bool([m for m in net.stem if isinstance(m, layer.AvgPool2d)]) is stem_pool
+    assert net.stem[4].stride == ((1, 1) if stem_pool else (2, 2))
+
+
+def test_the_ann_has_batch_norm_and_relu_in_the_same_places():
+    net = network("cifar10_ann", norm={"eps": 1e-3, "momentum": 0.3})
+    norms = modules(net, layer.BatchNorm2d)
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.3)}
+    assert len(norms) == 3 + 8 * 2 + 3
+    assert len(modules(net, nn.ReLU)) == 3 + 8 * 2
+    assert net.time_steps == 1
+
+
+def test_weights_follow_torchs_random_state():
+    weights = [network(seed=seed).conv1.weight for seed in (0, 0, 1)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+# --- Initial weights ---------------------------------------------------------------------------------------------
+
+FROM_ANN = InitialWeights("dspike/cifar10_ann", "copy")
+FROM_T6 = InitialWeights("dspike/cifar10_t6", "copy")
+
+
+def test_from_the_ann_every_weight_and_statistic_is_taken_over():
+    ann, net = randomised(network("cifar10_ann")), network()
+    initialise(net, ann.state_dict(), FROM_ANN)
+    taken = 0
+    for name, module in ann.named_modules():
+        twin = net.get_submodule(name) if not isinstance(module, nn.ReLU) else None
+        if isinstance(module, layer.BatchNorm2d):
+            assert isinstance(twin, ThresholdDependentBatchNorm2d)
+            for key in ("weight", "bias", "running_mean", "running_var"):  # weight is lambda, bias beta
+                assert torch.equal(getattr(twin, key), getattr(module, key)), f"{name}.{key}"
+            taken += 4
+        elif isinstance(module, (layer.Conv2d, layer.Linear)):
+            assert torch.equal(twin.weight, module.weight), name
+            taken += 1
+    assert taken == 22 * 4 + 22 + 1  # norms, convolutions, the last layer
+
+
+def test_from_the_ann_only_temperatures_are_left_over():
+    net = network()
+    left_over = initialise(net, network("cifar10_ann").state_dict(), FROM_ANN)
+    nodes = [name for name, module in net.named_modules() if isinstance(module, IterativeLIFNode)]
+    assert len(nodes) == 19
+    assert sorted(left_over) == sorted(f"{name}.surrogate_function.temperature (not initialised)" for name in nodes)
+
+
+def test_names_without_counterpart_are_listed_with_their_side():
+    net, ann = network(), network("cifar10_ann").state_dict()
+    weights = {name: value for name, value in ann.items() if not name.startswith("fc.")} | {"head.weight": torch.ones(1)}
+    left_over = [name for name in initialise(net, weights, FROM_ANN) if "temperature" not in name]
+    assert sorted(left_over) == ["fc.bias (not initialised)", "fc.weight (not initialised)", "head.weight (not used)"]
+
+
+@pytest.mark.parametrize(("ann_bias", "serial", "junction"), [("copy", 3.0, 3.0), ("scale", 1.5, 0.75)])
+def test_the_bias_is_copied_or_scaled(ann_bias, serial, junction):
+    """By hand: V_th = 0.5, alpha = 1 in series and 0.5 at a junction, so 3 becomes 1.5 and 0.75."""
+    ann, net = network("cifar10_ann"), network(norm={"branch_alpha": 0.5})
+    for module in modules(ann, layer.BatchNorm2d):
+        nn.init.constant_(module.bias, 3.0)
+    nn.init.constant_(ann.fc.bias, 3.0)
+    initialise(net, ann.state_dict(), InitialWeights("dspike/cifar10_ann", ann_bias))
+    block = net.stages[1][0]
+    assert set(net.norm1.bias.tolist()) == set(block.norm1.bias.tolist()) == {serial}
+    assert set(block.norm2.bias.tolist()) == set(block.shortcut[2].bias.tolist()) == {junction}
+    assert set(net.fc.bias.tolist()) == {3.0}
+    assert set(ann.norm1.bias.tolist()) == {3.0}  # the ANN's weights are not written to
+
+
+def test_scaled_biases_make_pre_activations_alpha_v_th_times_the_anns():
+    ann, net = randomised(network("cifar10_ann")).double().eval(), network().double().eval()
+    initialise(net, ann.state_dict(), InitialWeights("dspike/cifar10_ann", "scale"))
+    x = torch.randn(1, 2, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(net.norm1(net.conv1(x)), 0.5 * ann.norm1(ann.conv1(x)), rtol=1e-12, atol=1e-12)
+
+
+def test_scaling_has_no_effect_between_spiking_networks():
+    six, four = randomised(network()), network("cifar10_t4")
+    initialise(four, six.state_dict(), InitialWeights("dspike/cifar10_t6", "scale"))
+    assert torch.equal(four.norm1.bias, six.norm1.bias)
+
+
+@torch.no_grad()
+def test_t4_starts_with_what_t6_gives_after_four_time_steps():
+    six, four = randomised(network()).eval(), network("cifar10_t4", seed=1).eval()
+    x = torch.randn(1, 3, 3, 16, 16)
+    assert (six.time_steps, four.time_steps) == (6, 4)
+    initialise(four, six.state_dict(), FROM_T6)
+    expected = six(x)
+    assert torch.equal(four(x), expected[:4])
+    assert len({tuple(step.flatten().tolist()) for step in expected}) > 1  # it does depend on time
+    functional.reset_net(six)
+    stepwise = torch.stack([_one_step(six, x[0]) for _ in range(4)])
+    torch.testing.assert_close(stepwise, expected[:4])
+
+
+def _one_step(net, x):
+    functional.set_step_mode(net, "s")
+    return net(x)
+
+
+def test_between_spiking_networks_nothing_but_temperatures_is_left_over():
+    six, four = network(), network("cifar10_t4")
+    left_over = initialise(four, six.state_dict(), FROM_T6)
+    assert len(left_over) == 2 * 19
+    assert all(".temperature (not " in name for name in left_over)
+
+
+def test_temperatures_are_the_recipes_own():
+    six, four = network(surrogate={"parameters": {"temperature": 7.0}}), network("cifar10_t4")
+    initialise(four, six.state_dict(), FROM_T6)
+    assert {d.temperature.item() for d in modules(four, surrogate.Dspike)} == {1.0}
+
+
+def test_initial_weights_are_copies():
+    six, four = network(), network("cifar10_t4")
+    initialise(four, six.state_dict(), FROM_T6)
+    before = six.conv1.weight.clone()
+    nn.init.zeros_(four.conv1.weight)
+    assert torch.equal(six.conv1.weight, before)
+
+
+def test_another_width_is_refused_in_one_sentence():
+    with pytest.raises(InputError, match="initial weights from dspike/cifar10_ann do not fit: .* same width") as caught:
+        initialise(network(), network("cifar10_ann", model={"width": 1}).state_dict(), FROM_ANN)
+    assert "\n" not in str(caught.value)
+    assert "conv1.weight is (1, 3, 3, 3) and (2, 3, 3, 3)" in str(caught.value)

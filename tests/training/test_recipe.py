@@ -1,0 +1,383 @@
+"""Recipes state every value, refuse what they do not know, and are found again by their hash."""
+
+import functools
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jellyplus._errors import InputError
+from jellyplus.training.recipe import PROFILES, load_run
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+NAMES = sorted(f"dspike/{path.stem}" for path in (RECIPES / "dspike").glob("*_*.yaml"))
+
+
+@functools.cache
+def original(name, profile="paper"):
+    """A run of the recipes as they are."""
+    return load_run(name, profile, RECIPES)
+
+
+@pytest.fixture
+def recipes(tmp_path):
+    """A copy of the recipes that a test may spoil."""
+    return Path(shutil.copytree(RECIPES, tmp_path / "recipes"))
+
+
+def edit(folder, name, **changes):
+    """Change values of a YAML file, given as section__key=value; None as the key's value is YAML's null."""
+    path = folder / "dspike" / f"{name}.yaml"
+    values = yaml.safe_load(path.read_text())
+    for dotted, value in changes.items():
+        *sections, key = dotted.split("__")
+        target = values
+        for section in sections:
+            target = target[section]
+        target[key] = value
+    path.write_text(yaml.safe_dump(values))
+
+
+def drop(folder, name, section, key):
+    path = folder / "dspike" / f"{name}.yaml"
+    values = yaml.safe_load(path.read_text())
+    del values[section][key]
+    path.write_text(yaml.safe_dump(values))
+
+
+def refused(folder, name="dspike/cifar10_t6", profile="paper"):
+    """The one sentence with which the run is refused."""
+    with pytest.raises(InputError) as caught:
+        load_run(name, profile, folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def leaves(values, prefix=""):
+    """Nested values as {dotted key: value}."""
+    flat = {}
+    for key, value in values.items():
+        flat |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def differing(one, other, profile="paper"):
+    one, other = (leaves({**original(f"dspike/{name}", profile).resolved, "parent": 0}) for name in (one, other))
+    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+
+
+# --- What the recipes say ----------------------------------------------------------------------------------------
+
+
+def test_there_are_nine_recipes():
+    assert len(NAMES) == 9
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_resolves(name, profile):
+    run = original(name, profile)
+    assert (run.name, run.profile) == (name, profile)
+    assert len(run.key) == 64
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_paper_profile_is_the_file_as_it_is(name):
+    resolved = original(name).resolved
+    written = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    assert resolved.keys() - {"parent"} == written.keys()
+    assert {key: _plain(value) for key, value in resolved.items() if key != "parent"} == written
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100"])
+def test_time_inheritance_goes_from_the_ann_over_6_and_4_to_2(data):
+    run, names = original(f"dspike/{data}_t2"), []
+    while run:
+        names.append((run.name, run.recipe.model.time_steps))
+        run = run.parent
+    assert names == [(f"dspike/{data}_{name}", t) for name, t in (("t2", 2), ("t4", 4), ("t6", 6), ("ann", 1))]
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100"])
+def test_t4_and_t2_differ_in_time_steps_and_parent_only(data):
+    assert differing(f"{data}_t4", f"{data}_t2") == {"model.time_steps", "initial_weights.run"}
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100"])
+def test_t6_and_t4_differ_in_schedule_too(data):
+    expected = {"model.time_steps", "initial_weights.run", "schedule.epochs", "optimizer.learning_rate"}
+    assert differing(f"{data}_t6", f"{data}_t4") == expected
+
+
+@pytest.mark.parametrize("run", ["ann", "t6", "t4", "t2"])
+def test_cifar10_and_cifar100_differ_in_what_the_data_decide(run):
+    expected = {"data.dataset", "data.cutout_size", "model.num_classes"}
+    expected |= set() if run == "ann" else {"initial_weights.run"}
+    assert differing(f"cifar10_{run}", f"cifar100_{run}") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "learning_rate"),
+    [("cifar10_t6", 300, 0.01), ("cifar100_t6", 300, 0.01), ("cifar10dvs_t10", 300, 0.01)]
+    + [(f"cifar{n}_t{t}", 50, 0.004) for n in (10, 100) for t in (4, 2)],
+)
+def test_values_are_those_the_paper_states(name, epochs, learning_rate):
+    recipe = original(f"dspike/{name}").recipe
+    assert (recipe.schedule.epochs, recipe.optimizer.learning_rate) == (epochs, learning_rate)
+    assert (recipe.optimizer.momentum, recipe.optimizer.weight_decay) == (0.9, 1e-4)
+    assert (recipe.surrogate.name, recipe.surrogate.parameters) == ("dspike", {"temperature": 1.0})
+    assert (recipe.temperature_search.step, recipe.temperature_search.epsilon) == (0.2, 0.1)
+    assert (recipe.neuron.v_threshold, recipe.neuron.v_reset) == (0.5, 0.0)
+    assert recipe.temperature_search.parameter == "conv1.weight"  # of the first layer
+    assert (recipe.model.architecture, recipe.model.width) == ("dspike_resnet18", 64)
+
+
+@pytest.mark.parametrize("name", ["cifar10_t6", "cifar100_t2"])
+def test_cifar_is_augmented_by_autoaugment_and_cutout(name):
+    assert {"autoaugment", "cutout"} <= set(original(f"dspike/{name}").recipe.data.augmentation)
+
+
+def test_cifar10_dvs_has_ten_frames_flipped_and_rolled_by_five():
+    recipe = original("dspike/cifar10dvs_t10").recipe
+    assert (recipe.model.time_steps, recipe.model.in_channels, recipe.data.roll_pixels) == (10, 2, 5)
+    assert recipe.data.augmentation == ("flip", "roll")
+    assert recipe.initial_weights is None
+
+
+def test_embedded_keeps_what_is_compared_and_shrinks_the_rest():
+    recipe = original("dspike/cifar100_t4", "embedded").recipe
+    assert (recipe.data.dataset, recipe.model.num_classes, recipe.model.time_steps) == ("digit_pairs", 100, 4)
+    assert recipe.model.width < 64
+    assert recipe.schedule.epochs < 50
+    assert differing("cifar10_t6", "cifar10_t4", "embedded") >= {"model.time_steps"}
+
+
+def test_small_is_real_data():
+    for name in NAMES:
+        assert original(name, "small").recipe.data == original(name).recipe.data
+
+
+def test_an_overlay_does_not_bring_back_what_a_recipe_leaves_out():
+    run = original("dspike/cifar10_ann", "embedded")  # "*" overlays temperature_search, which is null here
+    assert run.recipe.temperature_search is None
+
+
+def test_later_patterns_win(recipes):
+    text = "paper:\n  '*': {model: {width: 3}}\n  '*_t6': {model: {width: 4}}\n"
+    (recipes / "dspike/profiles.yaml").write_text(text)
+    run = load_run("dspike/cifar10_t4", "paper", recipes)
+    assert (run.recipe.model.width, run.parent.recipe.model.width, run.parent.parent.recipe.model.width) == (3, 4, 3)
+
+
+# --- The key -----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_resolved_recipe_has_the_same_key(recipes):
+    edit(recipes, "cifar10_t6")  # other order, no comments, the same values
+    for name in ("cifar10_t6", "cifar10_t4"):
+        assert load_run(f"dspike/{name}", "paper", recipes).key == original(f"dspike/{name}").key
+
+
+def test_every_run_and_profile_has_a_key_of_its_own():
+    assert len({original(name, profile).key for name in NAMES for profile in PROFILES}) == 27
+
+
+CHANGES = {
+    "data__batch_size": 64, "data__augmentation": ["flip", "crop", "autoaugment", "cutout"], "data__crop_padding": 3,
+    "data__cutout_size": 15, "data__roll_pixels": 1, "data__dataset": "cifar100", "model__num_classes": 11,
+    "model__in_channels": 1, "model__width": 63, "model__time_steps": 5, "model__stem_pool": True, "neuron__decay": 0.2,
+    "neuron__v_threshold": 1.0, "neuron__v_reset": None, "neuron__detach_reset": True,
+    "surrogate__parameters": {"temperature": 1.1}, "norm__alpha": 0.9, "norm__branch_alpha": 0.7, "norm__eps": 1e-4,
+    "norm__momentum": 0.2, "optimizer__learning_rate": 0.02, "optimizer__momentum": 0.8, "optimizer__nesterov": True,
+    "optimizer__weight_decay": 0.0, "schedule__epochs": 299, "schedule__final_learning_rate": 1e-5,
+    "temperature_search__epsilon": 0.2, "temperature_search__step": 0.1, "temperature_search__batch_size": 64,
+    "temperature_search__statistics": "eval", "temperature_search__parameter": "fc.weight", "temperature_search": None,
+    "initial_weights__ann_bias": "scale", "initial_weights": None, "gpu_precision": "32-true",
+}  # fmt: skip
+
+
+def test_changes_reach_every_value_of_a_recipe():
+    recipe = {**original("dspike/cifar10_t6").resolved, "parent": None}
+    mentioned = {change.replace("__", ".") for change in CHANGES} | {"surrogate.parameters.temperature", "parent"}
+    chosen_by_name = {"model.architecture", "surrogate.name", "norm.name", "initial_weights.run"}
+    assert leaves(recipe).keys() - mentioned == chosen_by_name
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_changed_value_gives_another_key_to_the_run_and_its_descendants(recipes, change):
+    edit(recipes, "cifar10_t6", **{change: CHANGES[change]})
+    run = load_run("dspike/cifar10_t4", "paper", recipes)
+    assert run.key != original("dspike/cifar10_t4").key
+    assert run.parent.key != original("dspike/cifar10_t6").key
+    if run.parent.parent:
+        assert run.parent.parent.key == original("dspike/cifar10_ann").key
+
+
+def test_the_key_does_not_depend_on_where_the_recipes_are(recipes):
+    assert load_run("dspike/cifar10_t2", "small", recipes).resolved == original("dspike/cifar10_t2", "small").resolved
+
+
+# --- What is refused ---------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_key_is_named_with_its_file(recipes):
+    edit(recipes, "cifar10_t6", optimizer__learningrate=0.1)
+    message = refused(recipes)
+    assert "'optimizer.learningrate'" in message
+    assert str(recipes / "dspike/cifar10_t6.yaml") in message
+
+
+def test_an_unknown_key_of_an_ancestor_is_named_with_the_ancestors_file(recipes):
+    edit(recipes, "cifar10_ann", momentum=0.1)
+    message = refused(recipes, "dspike/cifar10_t2")
+    assert "'momentum'" in message
+    assert str(recipes / "dspike/cifar10_ann.yaml") in message
+
+
+@pytest.mark.parametrize(("section", "key"), [("optimizer", "nesterov"), ("neuron", "v_reset"), ("norm", "eps")])
+def test_a_missing_key_is_named_with_its_file(recipes, section, key):
+    drop(recipes, "cifar10_t6", section, key)
+    message = refused(recipes)
+    assert f"'{section}.{key}' is missing" in message
+    assert "cifar10_t6.yaml" in message
+
+
+def overlay(folder, text):
+    (folder / "dspike/profiles.yaml").write_text(text)
+
+
+@pytest.mark.parametrize("text", ["{data: {batchsize: 3}}", "{dta: {batch_size: 3}}"])
+def test_an_unknown_key_in_an_overlay_is_named(recipes, text):
+    overlay(recipes, f"paper: {{'*': {text}}}\n")
+    assert ("'data.batchsize'" if "batchsize" in text else "'dta'") in refused(recipes)
+
+
+def test_an_unknown_key_in_an_overlay_is_sought_in_the_overlays_file(recipes):
+    overlay(recipes, "paper: {'*': {data: {batchsize: 3}}}\n")
+    assert str(recipes / "dspike/profiles.yaml") in refused(recipes)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "paper: 3", "paper: [a]", "paper: {'*': 3}", "paper: {'*': null}", "a"])
+def test_a_profiles_file_of_another_shape_is_refused(recipes, text):
+    overlay(recipes, text)
+    assert str(recipes / "dspike/profiles.yaml") in refused(recipes)
+
+
+def test_an_unknown_profile_is_refused_and_the_choices_named():
+    message = refused(RECIPES, profile="tiny")
+    assert "tiny" in message
+    assert all(profile in message for profile in PROFILES)
+
+
+def test_a_missing_file_is_named(recipes):
+    assert str(recipes / "dspike/cifar10_t3.yaml") in refused(recipes, "dspike/cifar10_t3")
+
+
+def test_a_missing_ancestor_is_named(recipes):
+    (recipes / "dspike/cifar10_t4.yaml").unlink()
+    assert str(recipes / "dspike/cifar10_t4.yaml") in refused(recipes, "dspike/cifar10_t2")
+
+
+def test_missing_profiles_are_named(recipes):
+    (recipes / "dspike/profiles.yaml").unlink()
+    assert str(recipes / "dspike/profiles.yaml") in refused(recipes)
+
+
+@pytest.mark.parametrize("run", ["dspike/cifar10_t6", "dspike/cifar10_t2"])
+def test_a_run_that_starts_from_itself_is_refused(recipes, run):
+    edit(recipes, "cifar10_t6", initial_weights__run=run)
+    assert "initial_weights" in refused(recipes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model__time_steps": 0}, "model: time_steps is 0; it must be at least 1"),
+        ({"model__time_steps": -1}, "time_steps is -1"),
+        ({"model__time_steps": 2.5}, "'model.time_steps' is 2.5; it must be an integer"),
+        ({"model__time_steps": True}, "'model.time_steps' is True"),
+        ({"model__width": 0}, "width is 0"),
+        ({"model__num_classes": 0}, "num_classes is 0"),
+        ({"schedule__epochs": 0}, "epochs is 0"),
+        ({"optimizer__learning_rate": "fast"}, "'optimizer.learning_rate' is 'fast'"),
+        ({"optimizer__learning_rate": float("nan")}, "'optimizer.learning_rate' is nan"),
+        ({"surrogate__name": "rectangular"}, "temperature_search needs surrogate.name dspike"),
+        ({"surrogate__name": "sigmoid"}, "'surrogate.name' is 'sigmoid'"),
+        ({"surrogate": None}, "surrogate is needed by dspike_resnet18"),
+        ({"neuron": None}, "neuron is needed by dspike_resnet18"),
+        ({"norm__name": "bn"}, "bn has no alpha"),
+        ({"temperature_search__statistics": "both"}, "'temperature_search.statistics' is 'both'"),
+        ({"initial_weights__ann_bias": "drop"}, "'initial_weights.ann_bias' is 'drop'"),
+        ({"gpu_precision": "8"}, "'gpu_precision' is '8'"),
+        ({"model__architecture": "os.system"}, "'model.architecture' is 'os.system'"),
+        ({"model__architecture": {"class_path": "os.system", "init_args": {"command": "x"}}}, "'model.architecture'"),
+        ({"model": {"class_path": "os.system"}}, "'model.class_path'"),
+        ({"neuron__class_path": "jellyplus.neuron.IterativeLIFNode"}, "'neuron.class_path'"),
+        ({"data": None}, "'data' is None"),
+        ({"data__augmentation": "crop"}, "'data.augmentation' is 'crop'; it must be a list"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(recipes, changes, reason):
+    edit(recipes, "cifar10_t6", **changes)
+    message = refused(recipes)
+    assert reason in message
+    assert "cifar10_t6.yaml" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model__time_steps": 2}, "time_steps is 2; an ANN has one"),
+        (
+            {"neuron": {"decay": 0.25, "v_threshold": 0.5, "v_reset": 0.0, "detach_reset": False}},
+            "neuron must be null for ann_resnet18",
+        ),
+        ({"surrogate": {"name": "dspike", "parameters": {}}}, "surrogate must be null for ann_resnet18"),
+    ],
+)
+def test_an_ann_is_no_spiking_network(recipes, changes, reason):
+    edit(recipes, "cifar10_ann", **changes)
+    assert reason in refused(recipes, "dspike/cifar10_ann")
+
+
+def test_an_ann_with_tdbn_is_refused(recipes):
+    """tdBN's V_th is the neuron's, and an ANN has none."""
+    edit(recipes, "cifar10_ann", norm__name="tdbn")
+    assert "tdbn" in refused(recipes, "dspike/cifar10_ann")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer__learning_rate": -0.1},
+        {"optimizer__momentum": -0.9},
+        {"optimizer__weight_decay": -1.0},
+        {"optimizer__nesterov": True, "optimizer__momentum": 0.0},
+        {"temperature_search__batch_size": 0},
+        {"temperature_search__epsilon": 0.0},
+        {"temperature_search__step": -0.2},
+    ],
+)
+def test_a_number_that_torch_or_the_search_would_choke_on_is_refused(recipes, changes):
+    edit(recipes, "cifar10_t6", **changes)
+    assert next(iter(changes)).split("__")[1] in refused(recipes)
+
+
+def test_yaml_that_would_run_something_is_refused(recipes, tmp_path):
+    path = recipes / "dspike/cifar10_t6.yaml"
+    path.write_text(f"data: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]\n")
+    assert str(path) in refused(recipes)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_recipe_is_immutable():
+    recipe = original("dspike/cifar10_t6").recipe
+    with pytest.raises(AttributeError):
+        recipe.model.width = 1

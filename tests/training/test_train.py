@@ -1,0 +1,579 @@
+"""A run gives the same numbers whether or not it was interrupted, learns, and keeps state that is whole and harmless."""
+
+import dataclasses
+import errno
+import functools
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from jellyplus import datasets
+from jellyplus import functional as jellyplus_functional
+from jellyplus._errors import InputError
+from jellyplus.datasets.transforms import normalisation
+from jellyplus.surrogate import Dspike
+from jellyplus.training.checkpoint import KeepLast, load_checkpoint, save_checkpoint
+from jellyplus.training.classifier import Classifier, read_out, time_first
+from jellyplus.training.data import DataModule
+from jellyplus.training.network import build_network
+from jellyplus.training.recipe import load_run
+from jellyplus.training.temperature import SearchTemperature
+from jellyplus.training.train import Outcome, choose_device, train
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+TIMES = ("time_s", "search_time_s")
+
+
+@functools.cache
+def tiny(name="digits", train_examples=64, test_examples=32):
+    """The first examples of a data set."""
+    whole = datasets.load(name)
+    sizes = {"train": train_examples, "test": test_examples}
+    splits = {key: getattr(whole, key) for key in sizes}
+    cut = {key: datasets.Split(split.inputs[: sizes[key]], split.labels[: sizes[key]]) for key, split in splits.items()}
+    return dataclasses.replace(whole, **cut)
+
+
+@functools.cache
+def embedded(name):
+    return load_run(f"dspike/{name}", "embedded", RECIPES).recipe
+
+
+def recipe_of(name="cifar10_t6", search=True, **sections):
+    """An embedded recipe of width 1, T = 2, 3 epochs of 4 steps, from scratch; values replaced section by section."""
+    steps = {"time_steps": 2} if name == "cifar10_t6" else {}
+    small = {"model": {"width": 1} | steps, "schedule": {"epochs": 3}, "data": {"batch_size": 16}}
+    small |= {"temperature_search": {"batch_size": 4}} if embedded(name).temperature_search else {}
+    sections = {key: small.get(key, {}) | sections.get(key, {}) for key in small | sections}
+    parts = {key: dataclasses.replace(getattr(embedded(name), key), **values) for key, values in sections.items()}
+    recipe = dataclasses.replace(embedded(name), initial_weights=None, **parts)
+    return recipe if search else dataclasses.replace(recipe, temperature_search=None)
+
+
+def run(folder, recipe=None, data=None, seed=0, initial_weights=None) -> Outcome:
+    return train(recipe or recipe_of(), data or tiny(), seed, "cpu", folder / "state", initial_weights, "test")
+
+
+def numbers(outcome):
+    """All that must be the same between two runs: weights, statistics, temperatures, and the history but for times."""
+    history = [{key: value for key, value in entry.items() if key not in TIMES} for entry in outcome.history]
+    return {name: value.tolist() for name, value in outcome.net.state_dict().items()}, history
+
+
+class Interruption(Exception):  # noqa: N818 - no error
+    """Stands for whatever ends a process."""
+
+
+def stop_after_epoch(monkeypatch, epoch):
+    save = KeepLast.on_train_epoch_end
+
+    def save_then_stop(self, trainer, module):
+        save(self, trainer, module)
+        if trainer.current_epoch == epoch:
+            raise Interruption
+
+    monkeypatch.setattr(KeepLast, "on_train_epoch_end", save_then_stop)
+
+
+def spy_on_steps(monkeypatch, seen, stop_at=None):
+    """Note (epoch, step), batch, learning rate, loss and what torch would draw, in every training step."""
+    step = Classifier.training_step
+
+    def spied(self, batch, batch_idx):
+        if (self.current_epoch, batch_idx) == stop_at:
+            raise Interruption
+        state = torch.get_rng_state()
+        drawn = torch.rand(()).item()
+        torch.set_rng_state(state)
+        loss = step(self, batch)
+        rate = self.optimizers().param_groups[0]["lr"]
+        seen[self.current_epoch, batch_idx] = SimpleNamespace(
+            inputs=batch[0].tolist(), labels=batch[1].tolist(), drawn=drawn, rate=rate, loss=loss.item()
+        )
+        return loss
+
+    monkeypatch.setattr(Classifier, "training_step", spied)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The numbers of the uninterrupted run."""
+    return numbers(run(tmp_path_factory.mktemp("whole")))
+
+
+# --- The same numbers --------------------------------------------------------------------------------------------
+
+
+def test_two_runs_with_one_seed_are_bit_identical_and_another_seed_differs(tmp_path, whole):
+    assert numbers(run(tmp_path / "a")) == whole
+    other = numbers(run(tmp_path / "b", seed=1))
+    assert other[0] != whole[0]
+    assert other[1] != whole[1]
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_a_run_interrupted_after_an_epoch_ends_with_the_same_numbers(tmp_path, monkeypatch, whole, epoch):
+    with monkeypatch.context() as patch, pytest.raises(Interruption):
+        stop_after_epoch(patch, epoch)
+        run(tmp_path)
+    seen = {}
+    spy_on_steps(monkeypatch, seen)
+    torch.rand(7)  # another random state
+    assert numbers(run(tmp_path)) == whole
+    assert {e for e, _ in seen} == set(range(epoch + 1, 3))  # finished epochs are not run again
+
+
+@pytest.mark.parametrize("stop_at", [(0, 2), (1, 0), (2, 3)])
+def test_a_run_interrupted_within_an_epoch_repeats_that_epoch(tmp_path, monkeypatch, whole, stop_at):
+    with monkeypatch.context() as patch, pytest.raises(Interruption):
+        spy_on_steps(patch, {}, stop_at)
+        run(tmp_path)
+    assert (tmp_path / "state").exists() is (stop_at[0] > 0)
+    seen = {}
+    spy_on_steps(monkeypatch, seen)
+    assert numbers(run(tmp_path)) == whole
+    assert min(seen) == (stop_at[0], 0)
+
+
+def die_in_epoch_1(folder):
+    """For the subprocess of the next test: no handler, no clean-up."""
+    step = Classifier.training_step
+
+    def deadly(self, batch, batch_idx):
+        if (self.current_epoch, batch_idx) == (1, 2):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, batch)
+
+    Classifier.training_step = deadly
+    run(Path(folder))
+
+
+def test_a_killed_process_ends_with_the_same_numbers(tmp_path, whole):
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_train; test_train.die_in_epoch_1(sys.argv[2])"
+    arguments = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)]
+    killed = subprocess.run(arguments, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    assert numbers(run(tmp_path)) == whole
+
+
+def test_a_finished_state_trains_nothing_more(tmp_path, monkeypatch, whole):
+    run(tmp_path)
+    seen = {}
+    spy_on_steps(monkeypatch, seen)
+    assert numbers(run(tmp_path)) == whole
+    assert not seen
+
+
+def test_batches_and_draws_follow_from_seed_epoch_and_step(tmp_path, monkeypatch):
+    first, other = {}, {}
+    with monkeypatch.context() as patch:
+        spy_on_steps(patch, first)
+        run(tmp_path / "a", recipe_of(search=False))
+    with monkeypatch.context() as patch:
+        spy_on_steps(patch, other)
+        run(tmp_path / "b", recipe_of(search=False, optimizer={"learning_rate": 0.001}, model={"width": 2}))
+    assert sorted(first) == [(epoch, step) for epoch in range(3) for step in range(4)]
+    for at in first:  # another network, and yet the same examples, crops and draws
+        assert (first[at].inputs, first[at].labels, first[at].drawn) == (
+            (other[at].inputs, other[at].labels, other[at].drawn)
+        )
+    assert len({at.drawn for at in first.values()}) == 12
+    assert len({str(at.inputs) for at in first.values()}) == 12
+    with monkeypatch.context() as patch:
+        spy_on_steps(patch, other)
+        run(tmp_path / "c", recipe_of(search=False), seed=1)
+    assert all(first[at].drawn != other[at].drawn and first[at].inputs != other[at].inputs for at in first)
+
+
+def test_every_epoch_shows_full_batches_of_different_examples(tmp_path, monkeypatch):
+    seen = {}
+    spy_on_steps(monkeypatch, seen)
+    data = tiny(train_examples=40)
+    run(tmp_path, recipe_of(search=False, data={"augmentation": ()}), data)
+    assert sorted(seen) == [(epoch, step) for epoch in range(3) for step in range(2)]  # 8 of 40 are dropped
+    for epoch in range(3):
+        shown = [tuple(torch.tensor(x).flatten().tolist()) for s in range(2) for x in seen[epoch, s].inputs]
+        assert len(set(shown)) == len(shown) == 32
+
+
+# --- What is learnt ----------------------------------------------------------------------------------------------
+
+
+def test_the_loss_falls_on_a_few_examples(tmp_path):
+    data = tiny(train_examples=16)
+    settings = {"data": {"augmentation": (), "batch_size": 8}, "optimizer": {"learning_rate": 0.1}}
+    recipe = recipe_of(search=False, model={"width": 4}, schedule={"epochs": 12}, **settings)
+    history = run(tmp_path, recipe, data).history
+    assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"]  # 0.80 to 0.84 with other seeds
+
+
+@pytest.fixture(scope="module")
+def learning():
+    data = tiny(train_examples=640, test_examples=240)
+    settings = {"data": {"augmentation": ()}, "optimizer": {"learning_rate": 0.2}}
+    return data, recipe_of(search=False, model={"width": 6}, schedule={"epochs": 4}, **settings)
+
+
+def test_true_labels_are_learnt(tmp_path, learning):
+    data, recipe = learning
+    assert run(tmp_path, recipe, data).history[-1]["accuracy"] > 40  # 66 and more with other seeds
+
+
+def test_shuffled_labels_stay_near_chance(tmp_path, learning):
+    data, recipe = learning
+    labels = data.train.labels[torch.randperm(640, generator=torch.Generator().manual_seed(0))]
+    data = dataclasses.replace(data, train=datasets.Split(data.train.inputs, labels))
+    assert run(tmp_path, recipe, data).history[-1]["accuracy"] < 20  # 10 and two standard deviations are 14
+
+
+def test_event_frames_are_learnt_from(tmp_path):
+    data = tiny("moving_digits", 16, 8)
+    recipe = recipe_of("cifar10dvs_t10", schedule={"epochs": 1}, temperature_search={"batch_size": 2})
+    outcome = run(tmp_path, recipe, data)
+    assert outcome.net.time_steps == 10
+    assert math.isfinite(outcome.history[0]["train_loss"])
+
+
+def test_initial_weights_are_where_training_starts(tmp_path):
+    ann = build_network(recipe_of("cifar10_ann"))
+    weights = {name: value.clone() for name, value in ann.state_dict().items()}
+    still = {"learning_rate": 0.0, "weight_decay": 0.0}
+    recipe = recipe_of(optimizer=still, schedule={"epochs": 1})
+    recipe = dataclasses.replace(recipe, initial_weights=embedded("cifar10_t6").initial_weights)
+    outcome = run(tmp_path, recipe, initial_weights=weights)
+    assert all(torch.equal(value, weights[name]) for name, value in outcome.net.named_parameters())
+    assert not torch.equal(outcome.net.norm1.running_mean, weights["norm1.running_mean"])
+    assert len(outcome.left_over) == 19  # temperatures
+
+
+# --- What is recorded --------------------------------------------------------------------------------------------
+
+
+def test_the_history_has_an_entry_an_epoch(whole):
+    keys = {"epoch", "learning_rate", "accuracy", "train_loss", "temperature", "candidates", "similarities"}
+    assert [entry["epoch"] for entry in whole[1]] == [0, 1, 2]
+    assert all(entry.keys() == keys for entry in whole[1])
+
+
+def test_times_are_in_the_history_and_the_search_is_part_of_the_whole(tmp_path):
+    for entry in run(tmp_path).history:
+        assert 0 < entry["search_time_s"] < entry["time_s"] < 60
+
+
+def test_without_a_search_the_history_has_none(tmp_path):
+    entry = run(tmp_path, recipe_of(search=False, schedule={"epochs": 1})).history[0]
+    assert entry.keys() == {"epoch", "learning_rate", "accuracy", "train_loss", "time_s"}
+
+
+def test_accuracy_is_that_of_the_network_on_the_test_split(tmp_path, learning):
+    data = tiny()
+    outcome = run(tmp_path, recipe_of(model={"width": 2}), data)
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (data.mean, data.std))
+    x = (data.test.inputs / 255 - mean) / std
+    with torch.no_grad():
+        y = outcome.net.eval()(x[None])
+    right = [int(sum(step[i] for step in y).argmax()) == int(data.test.labels[i]) for i in range(len(x))]
+    assert outcome.history[-1]["accuracy"] == pytest.approx(100 * sum(right) / len(right))
+
+
+def test_train_loss_is_the_mean_over_the_steps(tmp_path, monkeypatch):
+    seen = {}
+    spy_on_steps(monkeypatch, seen)
+    history = run(tmp_path, recipe_of(search=False)).history
+    for epoch in range(3):
+        assert history[epoch]["train_loss"] == pytest.approx(sum(seen[epoch, step].loss for step in range(4)) / 4)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "final", "rates"),
+    [(4, 0.0, [0.4, 0.341421356, 0.2, 0.058578644]), (2, 0.1, [0.4, 0.25]), (1, 0.0, [0.4])],
+)
+def test_the_learning_rate_follows_the_cosine(tmp_path, monkeypatch, epochs, final, rates):
+    seen = {}
+    spy_on_steps(monkeypatch, seen)
+    schedule = {"epochs": epochs, "final_learning_rate": final}
+    history = run(tmp_path, recipe_of(search=False, optimizer={"learning_rate": 0.4}, schedule=schedule)).history
+    assert [entry["learning_rate"] for entry in history] == pytest.approx(rates)
+    assert [seen[epoch, step].rate for epoch in range(epochs) for step in (0, 3)] == pytest.approx(
+        [rate for rate in rates for _ in range(2)]
+    )
+
+
+def test_the_optimizer_is_the_recipes_over_all_parameters():
+    settings = {"learning_rate": 0.3, "momentum": 0.7, "nesterov": True, "weight_decay": 0.02}
+    recipe = recipe_of(optimizer=settings)
+    net = build_network(recipe)
+    optimizer = Classifier(net, recipe, seed=0).configure_optimizers()["optimizer"]
+    assert type(optimizer) is torch.optim.SGD
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.3, 0.7, True, 0.02)
+    assert {id(p) for p in group["params"]} == {id(p) for p in net.parameters()}
+
+
+def test_the_read_out_is_the_mean_over_time():
+    y_seq = torch.tensor([[[1.0, 4.0]], [[3.0, 0.0]]])  # T = 2, one example, two classes
+    assert read_out(y_seq).tolist() == [[2.0, 2.0]]
+
+
+def test_images_get_a_time_dimension_and_event_frames_time_first():
+    assert time_first(torch.zeros(5, 3, 8, 8)).shape == (1, 5, 3, 8, 8)
+    frames = torch.arange(2 * 3).view(2, 3, 1, 1, 1)  # N = 2, T = 3
+    assert time_first(frames).flatten().tolist() == [0, 3, 1, 4, 2, 5]
+
+
+@pytest.mark.parametrize("name", ["cifar10_t6", "cifar10_ann"])
+def test_macs_are_those_counted_by_hand(tmp_path, name):
+    """Width 2, 3x16x16, one example in one time-step, padded taps included: pixels x taps x output channels."""
+    stem = 256 * 27 * 2 + 256 * 18 * 2 + 64 * 18 * 2
+    stages = 4 * 64 * 18 * 2
+    for pixels, before, channels in [(16, 2, 4), (4, 4, 8), (1, 8, 16)]:
+        stages += pixels * channels * (9 * before + 3 * 9 * channels + before)
+    hand = stem + stages + 16 * 10
+    assert hand == 59296
+    recipe = recipe_of(name, search=False, model={"width": 2}, schedule={"epochs": 1})
+    outcome = run(tmp_path, recipe)
+    assert outcome.macs == hand
+    assert outcome.net.time_steps == recipe.model.time_steps
+
+
+# --- The temperature search --------------------------------------------------------------------------------------
+
+
+def spy_on_search(monkeypatch, seen, keep=False):
+    """Note every search; with ``keep``, let it find that the temperature is best as it is."""
+    search = jellyplus_functional.search_temperature
+
+    def spied(net, name, loss, x, epsilon, step):
+        before = next(module.temperature.item() for module in net.modules() if isinstance(module, Dspike))
+        found = search(net, name, loss, x, epsilon, step)
+        record = {"training": net.training, "x": x, "settings": (name, epsilon, step), "before": before}
+        y = torch.randn(1, x.shape[1], 10, generator=torch.Generator().manual_seed(0))
+        seen.append(SimpleNamespace(**record, loss=loss(y).item(), logits=y))
+        return found._replace(temperature=before) if keep else found
+
+    monkeypatch.setattr(jellyplus_functional, "search_temperature", spied)
+
+
+def test_the_search_uses_one_batch_of_training_examples_as_they_are(tmp_path, monkeypatch):
+    seen, data = [], tiny()
+    spy_on_search(monkeypatch, seen)
+    run(tmp_path, recipe_of(temperature_search={"batch_size": 5, "epsilon": 0.07, "step": 0.3}))
+    assert len(seen) == 3
+    assert all(search.settings == ("conv1.weight", 0.07, 0.3) for search in seen)
+    assert seen[0].x.shape == (1, 5, 3, 16, 16)
+    assert all(torch.equal(search.x, seen[0].x) and search.loss == seen[0].loss for search in seen)
+    known = {tuple(normalisation(data)(x).flatten().tolist()): int(y) for x, y in zip(*vars(data.train).values())}
+    labels = torch.tensor([known[tuple(x.flatten().tolist())] for x in seen[0].x[0]])
+    assert seen[0].loss == pytest.approx(F.cross_entropy(seen[0].logits[0], labels).item())
+
+
+def test_the_search_batch_follows_the_seed():
+    batches = [DataModule(tiny(), recipe_of(), seed).search_batch(8)[0] for seed in (0, 0, 1)]
+    assert torch.equal(batches[0], batches[1])
+    assert not torch.equal(batches[0], batches[2])
+
+
+def test_all_temperatures_move_together_to_the_best_candidate(tmp_path):
+    outcome = run(tmp_path)
+    b = 1.0
+    for entry in outcome.history:
+        assert entry["candidates"] == pytest.approx([c for c in (b, b - 0.2, b + 0.2) if c >= 0.1])
+        assert len(entry["similarities"]) == len(entry["candidates"])
+        b = entry["temperature"]
+        assert b == entry["candidates"][entry["similarities"].index(max(entry["similarities"]))]
+    assert b != 1.0  # this run does move
+    temperatures = [module.temperature.item() for module in outcome.net.modules() if isinstance(module, Dspike)]
+    assert temperatures == pytest.approx([b] * 19)
+
+
+@pytest.mark.parametrize("statistics", ["train", "eval"])
+def test_the_search_uses_the_statistics_that_the_recipe_names(tmp_path, monkeypatch, statistics):
+    seen, modes = [], []
+    spy_on_search(monkeypatch, seen)
+    step = Classifier.training_step
+    monkeypatch.setattr(
+        Classifier, "training_step", lambda self, batch, _: (modes.append(self.net.training), step(self, batch))[1]
+    )
+    run(tmp_path, recipe_of(temperature_search={"statistics": statistics}))
+    assert [search.training for search in seen] == [statistics == "train"] * 3
+    assert all(modes)  # training goes on in training mode
+
+
+@pytest.mark.parametrize("statistics", ["train", "eval"])
+def test_a_search_that_keeps_the_temperature_changes_nothing(tmp_path, monkeypatch, statistics):
+    without = run(tmp_path / "without", recipe_of(search=False))
+    seen = []
+    spy_on_search(monkeypatch, seen, keep=True)
+    with_search = run(tmp_path / "with", recipe_of(temperature_search={"statistics": statistics}))
+    assert len(seen) == 3
+    assert numbers(with_search)[0] == numbers(without)[0]
+
+
+@pytest.mark.parametrize("statistics", ["train", "eval"])
+def test_the_search_leaves_statistics_neurons_and_random_state_alone(statistics):
+    recipe = recipe_of(temperature_search={"statistics": statistics})
+    module = Classifier(build_network(recipe), recipe, seed=0)
+    module.net.train()
+    trainer = SimpleNamespace(datamodule=DataModule(tiny(), recipe, seed=0))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    state = torch.get_rng_state()
+    SearchTemperature(recipe.temperature_search).on_train_epoch_start(trainer, module)
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in module.state_dict().items():
+        assert name.endswith("temperature") or torch.equal(value, before[name]), name
+    assert module.net.training
+    assert all(parameter.grad is None for parameter in module.net.parameters())
+
+
+def test_a_search_over_a_parameter_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match="temperature_search.parameter"):
+        run(tmp_path / "out", recipe_of(temperature_search={"parameter": "conv0.weight"}))
+    assert not (tmp_path / "out").exists()
+
+
+# --- Recipes that do not fit the data ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "section", "key", "value", "reason"),
+    [
+        ("cifar10_t6", "digits", "model", "num_classes", 100, "model.num_classes is 100 and digits has 10"),
+        ("cifar10_t6", "digits", "model", "in_channels", 2, "model.in_channels is 2 and digits has 3"),
+        ("cifar10dvs_t10", "moving_digits", "model", "time_steps", 6, "time_steps is 6 and moving_digits has 10"),
+        ("cifar10_t6", "digits", "data", "batch_size", 65, "data.batch_size is 65 and digits has 64 training examples"),
+        ("cifar10_t6", "digits", "data", "batch_size", 0, "data.batch_size is 0"),
+        ("cifar10_t6", "digits", "data", "batch_size", -1, "data.batch_size is -1"),
+        ("cifar10_t6", "digits", "data", "augmentation", ("roll",), "roll does not fit the images of digits"),
+        ("cifar10_t6", "digits", "data", "augmentation", ("blur",), "there is no augmentation 'blur'"),
+        ("cifar10_t6", "digits", "data", "crop_padding", -1, "crop_padding is -1"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_the_data_is_refused(tmp_path, name, data, section, key, value, reason):
+    with pytest.raises(InputError, match=reason) as caught:
+        run(tmp_path / "out", recipe_of(name, **{section: {key: value}}), tiny(data))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_cuda_without_cuda_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="--device cuda, but torch sees no CUDA device here"):
+        choose_device("cuda")
+    assert (choose_device("auto"), choose_device("cpu")) == ("cpu", "cpu")
+
+
+def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [choose_device(name) for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+
+
+# --- State and checkpoints ---------------------------------------------------------------------------------------
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_leaves_the_state_before_intact(tmp_path, monkeypatch, whole):
+    with monkeypatch.context() as patch, pytest.raises(Interruption):
+        stop_after_epoch(patch, 0)
+        run(tmp_path)
+    before = (tmp_path / "state").read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="No space left on device") as caught:
+        patch.setattr(os, "fsync", full)
+        run(tmp_path)
+    assert str(tmp_path / "state") in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "state").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    assert numbers(run(tmp_path)) == whole  # goes on once there is space
+
+
+def test_a_full_disk_leaves_no_part_of_a_first_state(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        run(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoints_come_back_as_they_were(tmp_path):
+    content = {"weights": {"a": torch.randn(3)}, "history": [{"epoch": 0, "similarities": (0.5, 0.25)}]}
+    save_checkpoint(content, tmp_path / "new" / "file")
+    loaded = load_checkpoint(tmp_path / "new" / "file")
+    assert torch.equal(loaded["weights"]["a"], content["weights"]["a"])
+    assert loaded["history"] == content["history"]
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda evil, path: path.write_bytes(pickle.dumps(evil))])
+@pytest.mark.parametrize("read", ["load_checkpoint", "train"])
+def test_a_crafted_checkpoint_runs_nothing(tmp_path, write, read):
+    state = tmp_path / "state"
+    write(Evil(tmp_path / "made"), state)
+    before = state.read_bytes()
+    with pytest.raises(InputError, match="it was left alone") as caught:
+        load_checkpoint(state) if read == "load_checkpoint" else run(tmp_path)
+    assert str(state) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "made").exists()
+    assert state.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"",
+        lambda content: content[:1],
+        lambda content: content[:100],
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        lambda _: b"no checkpoint\n",
+        lambda _: bytes(range(256)) * 4,
+        lambda _: b"\x80",
+        lambda _: b"\x80\x02.",
+        lambda _: b"\x80\x02cos\nsystem\n.",
+        lambda _: b"\x00" * 1000,
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_left_alone(tmp_path, damage):
+    path = tmp_path / "file"
+    save_checkpoint({"weights": torch.arange(10_000)}, path)
+    damaged = damage(path.read_bytes())
+    path.write_bytes(damaged)
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(path)
+    assert str(path) in str(caught.value)
+    assert "delete it" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("content", [{}, [1], {"state_dict": {}, "epoch": 1}])
+def test_a_state_file_of_something_else_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "state")
+    with pytest.raises(InputError) as caught:
+        run(tmp_path)
+    assert str(tmp_path / "state") in str(caught.value)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(InputError, match="No such file") as caught:
+        load_checkpoint(tmp_path / "absent")
+    assert str(tmp_path / "absent") in str(caught.value)
