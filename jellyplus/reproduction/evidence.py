@@ -17,6 +17,7 @@ import jellyplus
 from jellyplus._errors import InputError
 from jellyplus._files import write_atomically
 from jellyplus._strict import from_mapping
+from jellyplus.training.recipe import recipe_key
 
 _PACKAGE = Path(jellyplus.__file__).parent
 _DECIDES_NUMBERS = (
@@ -162,12 +163,6 @@ class Store:
                 "lets the run be made again"
             ) from error
         return evidence
-
-
-def recipe_key(resolved: dict) -> str:
-    """Return the sha256, in hexadecimal, of a resolved recipe: of its JSON with sorted keys and no spaces."""
-    canonical = json.dumps(resolved, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def code_digest(package: Path = _PACKAGE) -> str:

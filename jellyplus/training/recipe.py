@@ -5,6 +5,8 @@ a class path: to name a module would be to execute it.
 """
 
 import fnmatch
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -13,9 +15,8 @@ from typing import Any, Literal
 
 from jellyplus._errors import InputError
 from jellyplus._strict import from_mapping, load_yaml
-from jellyplus.reproduction.evidence import recipe_key
 
-__all__ = ["PROFILES", "Recipe", "Run", "load_run"]
+__all__ = ["PROFILES", "Recipe", "Run", "load_run", "recipe_key"]
 
 PROFILES = ("embedded", "small", "paper")
 
@@ -179,6 +180,12 @@ class Run:
     def key(self) -> str:
         """SHA-256 of the resolved recipe."""
         return recipe_key(self.resolved)
+
+
+def recipe_key(resolved: dict) -> str:
+    """Return the sha256, in hexadecimal, of a resolved recipe: of its JSON with sorted keys and no spaces."""
+    canonical = json.dumps(resolved, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def load_run(name: str, profile: str, folder: Path) -> Run:
