@@ -33,5 +33,5 @@ def load(name: str, root: str | None = None) -> DataSet:
     if name in _ON_DISK:
         return _ON_DISK[name](root)
     if name in _NOT_YET:
-        raise InputError(f"the data set {name} is not supported yet; use {_NOT_YET[name]} instead")
+        raise InputError(f"the data set {name} is not supported yet; leave out what needs it, or use {_NOT_YET[name]}")
     raise InputError(f"there is no data set {name!r}; choose from {', '.join([*_EMBEDDED, *_ON_DISK])}")

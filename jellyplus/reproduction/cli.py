@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from jellyplus._errors import InputError
+from jellyplus.training.recipe import PROFILES, load_run
 
 __all__ = ["main"]
 
@@ -39,7 +40,7 @@ def _parser(path: Path) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--profile",
-        choices=("embedded", "small", "paper"),
+        choices=PROFILES,
         default="embedded",
         help="embedded: stand-in data, narrow nets; small: real data, narrow nets; paper: as printed",
     )
@@ -61,12 +62,11 @@ def _seed(text: str) -> int:
 
 
 def _reproduce(path: Path, options: argparse.Namespace) -> None:
-    # after the options are parsed, so that --help and a mistyped option answer at once
+    # Lightning and pandas come after the options are parsed, so that a mistyped option answers at once
     from jellyplus.reproduction import view
     from jellyplus.reproduction.claims import load_claims
     from jellyplus.reproduction.evidence import Store
     from jellyplus.reproduction.runner import Runner
-    from jellyplus.training.recipe import load_run
 
     table = load_claims(path.parent / "claims" / f"{path.stem}.yaml")
     own = {row.id: row for row in table.rows if row.kind == "own"}
