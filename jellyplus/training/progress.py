@@ -11,6 +11,7 @@ class RunProgress(lightning.Callback):
 
     def __init__(self, title: str):
         self.title = title
+        self.bar: tqdm | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Open the bar where the run starts or resumes."""
@@ -33,3 +34,8 @@ class RunProgress(lightning.Callback):
     def on_train_end(self, *_: object) -> None:
         """Close."""
         self.bar.close()
+
+    def on_exception(self, *_: object) -> None:
+        """Close, if it was open."""
+        if self.bar:
+            self.bar.close()

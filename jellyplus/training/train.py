@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,12 +78,20 @@ def train(
     left_over = initialise(net, initial_weights, recipe.initial_weights) if recipe.initial_weights else []
     classifier = Classifier(net, recipe, seed)
     trainer = _trainer(recipe, device, state_file, title)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's advice on workers and step modes
-        trainer.fit(classifier, datamodule=module, ckpt_path=state_file if state_file.exists() else None)
+    _fit(trainer, classifier, module, state_file)
     _compat.reset_net(net)
     macs = _macs(net, time_first(data.train.inputs[:1].float()))
     return Outcome(net.cpu(), classifier.history, left_over, macs)
+
+
+def _fit(trainer: lightning.Trainer, classifier: Classifier, module: DataModule, state_file: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice on worker processes
+        try:
+            trainer.fit(classifier, datamodule=module, ckpt_path=state_file if state_file.exists() else None)
+        except SystemExit as ended:  # Lightning's answer to Ctrl-C, after which it ignores the signal (call.py:57-66)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from ended
 
 
 def _trainer(recipe: Recipe, device: str, state_file: Path, title: str) -> lightning.Trainer:

@@ -132,7 +132,7 @@ def test_a_row_added_later_starts_from_what_is_there(tmp_path):
 def test_a_recipe_that_does_not_fit_the_data_is_refused_before_any_run(tmp_path):
     six = runs()[6]
     wrong = dataclasses.replace(six.recipe, model=dataclasses.replace(six.recipe.model, num_classes=100))
-    with pytest.raises(InputError, match="model.num_classes is 100 and digits has 10"):
+    with pytest.raises(InputError, match=r"model\.num_classes is 100 and digits has 10"):
         runner_in(tmp_path).missing([Run("wrong", "embedded", wrong, six.parent)], [0])
     assert list(tmp_path.iterdir()) == []
 
@@ -187,7 +187,7 @@ def test_evidence_says_what_was_run(made, t):
 def test_evidence_has_versions_and_commit(made):
     evidence, expected = evidence_of(made, 2), provenance()
     assert evidence.versions == expected["versions"]
-    assert evidence.versions["torch"] == torch.__version__
+    assert torch.__version__.startswith(evidence.versions["torch"])
     assert evidence.commit == expected["commit"]
 
 
@@ -255,7 +255,8 @@ def test_a_run_starts_from_its_parents_weights_of_the_same_seed(tmp_path, monkey
 
 def test_the_summary_line_tells_the_share_of_the_search(tmp_path, capsys):
     make(tmp_path, 6)
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "run 2 of 2: 100%" in err
     assert re.search(r"dspike/cifar10_ann, seed 0: \d+\.\d\d % after 2 epochs in \d+ s$", out, re.M)
     assert re.search(r"dspike/cifar10_t6, seed 0: .* \d+% of it in the temperature search; 19 names", out)
 
@@ -335,9 +336,10 @@ def test_a_failure_after_the_checkpoint_leaves_no_evidence_and_the_next_call_fin
     def full(*_):
         raise InputError("no space")
 
-    with monkeypatch.context() as patch, pytest.raises(InputError, match="no space"):
+    with monkeypatch.context() as patch:
         patch.setattr(Store, "write", full)
-        make(tmp_path, 1)
+        with pytest.raises(InputError, match="no space"):
+            make(tmp_path, 1)
     checkpoint = Store(tmp_path / "evidence").checkpoint_path(runs()[1].key, 0, code_digest())
     assert sorted(path.suffix for path in checkpoint.parent.iterdir()) == [".ckpt", ".partial"]
     steps = []

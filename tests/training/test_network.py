@@ -58,7 +58,8 @@ def randomised(net, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("decay", 0.7), ("v_threshold", 0.9), ("v_reset", -0.2), ("v_reset", None), ("detach_reset", True)]
+    ("key", "value"),
+    [("decay", 0.7), ("v_threshold", 0.9), ("v_reset", -0.2), ("v_reset", None), ("detach_reset", True)],
 )
 def test_every_neuron_has_the_recipes_constant(key, value):
     nodes = modules(network(neuron={key: value}), IterativeLIFNode)
@@ -77,7 +78,9 @@ def test_every_neuron_has_the_recipes_constant(key, value):
 )
 def test_every_neuron_has_the_recipes_surrogate_of_its_own(name, parameters, kind, attribute):
     recipe = dataclasses.replace(recipe_of(), temperature_search=None)
-    recipe = dataclasses.replace(recipe, surrogate=dataclasses.replace(recipe.surrogate, name=name, parameters=parameters))
+    recipe = dataclasses.replace(
+        recipe, surrogate=dataclasses.replace(recipe.surrogate, name=name, parameters=parameters)
+    )
     functions = [node.surrogate_function for node in modules(build_network(recipe), IterativeLIFNode)]
     assert {type(function) for function in functions} == {kind}
     assert {float(getattr(function, attribute)) for function in functions} == set(parameters.values())
@@ -88,7 +91,7 @@ def test_every_neuron_has_the_recipes_surrogate_of_its_own(name, parameters, kin
     "parameters", [{"width": 1.0}, {"temperature": 0.0}, {"temperature": -1.0}, {"spiking": 0.0}, {"temprature": 1.0}]
 )
 def test_a_shape_parameter_that_the_surrogate_does_not_have_is_refused(parameters):
-    with pytest.raises(InputError, match="surrogate.parameters do not fit dspike") as caught:
+    with pytest.raises(InputError, match=r"surrogate\.parameters do not fit dspike") as caught:
         network(surrogate={"parameters": parameters})
     assert "\n" not in str(caught.value)
 
@@ -180,7 +183,9 @@ def test_from_the_ann_only_temperatures_are_left_over():
 
 def test_names_without_counterpart_are_listed_with_their_side():
     net, ann = network(), network("cifar10_ann").state_dict()
-    weights = {name: value for name, value in ann.items() if not name.startswith("fc.")} | {"head.weight": torch.ones(1)}
+    weights = {name: value for name, value in ann.items() if not name.startswith("fc.")} | {
+        "head.weight": torch.ones(1)
+    }
     left_over = [name for name in initialise(net, weights, FROM_ANN) if "temperature" not in name]
     assert sorted(left_over) == ["fc.bias (not initialised)", "fc.weight (not initialised)", "head.weight (not used)"]
 
@@ -254,7 +259,9 @@ def test_initial_weights_are_copies():
 
 
 def test_another_width_is_refused_in_one_sentence():
-    with pytest.raises(InputError, match="initial weights from dspike/cifar10_ann do not fit: .* same width") as caught:
+    with pytest.raises(
+        InputError, match=r"initial weights from dspike/cifar10_ann do not fit: .* same width"
+    ) as caught:
         initialise(network(), network("cifar10_ann", model={"width": 1}).state_dict(), FROM_ANN)
     assert "\n" not in str(caught.value)
     assert "conv1.weight is (1, 3, 3, 3) and (2, 3, 3, 3)" in str(caught.value)

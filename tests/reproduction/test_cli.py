@@ -1,0 +1,476 @@
+"""``python reproductions/<table>.py``: what it writes, says and refuses, on a copy of the tree with tiny nets."""
+
+import csv
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from jellyplus.reproduction import runner
+from jellyplus.reproduction.cli import main
+from jellyplus.training.classifier import Classifier
+
+REPOSITORY = Path(__file__).parents[2]
+SCRIPT = "table2_dspike.py"
+CHAIN = ["cifar10-t6", "cifar10-t4"]
+
+PROFILES = """
+paper: {}
+embedded:
+  "*":
+    data: {dataset: digits, batch_size: 400, augmentation: [crop]}
+    model: {width: 1}
+    schedule: {epochs: 1}
+    temperature_search: {batch_size: 2}
+  "cifar10dvs_t10":
+    data: {dataset: moving_digits, augmentation: []}
+small:
+  "*":
+    data: {batch_size: 10, augmentation: []}
+    model: {width: 1}
+    schedule: {epochs: 1}
+    temperature_search: {batch_size: 2}
+"""
+CLAIM = """
+- {{id: {id}, dataset: {dataset}, method: m, kind: {kind}, architecture: a, timesteps: {t}, paper: {paper},
+   paper_std: null, recipe: {recipe}, note: ""}}
+"""
+
+
+def plant(folder):
+    """A small copy of the repository: the script, three own rows and a reported one, tiny profiles."""
+    shutil.copytree(REPOSITORY / "recipes", folder / "recipes")
+    (folder / "recipes/dspike/profiles.yaml").write_text(PROFILES)
+    (folder / "reproductions/claims").mkdir(parents=True)
+    shutil.copy(REPOSITORY / "reproductions" / SCRIPT, folder / "reproductions")
+    counts = "{train_examples: 50000, test_examples: 10000}"
+    rows = [
+        ("reported-row", "CIFAR-10", "reported", 12, 90.5, "null"),
+        ("cifar10-t6", "CIFAR-10", "own", 6, 94.25, "dspike/cifar10_t6"),
+        ("cifar10-t4", "CIFAR-10", "own", 4, 93.66, "dspike/cifar10_t4"),
+        ("dvs-t10", "DVS", "own", 10, 75.4, "dspike/cifar10dvs_t10"),
+    ]
+    names = ("id", "dataset", "kind", "t", "paper", "recipe")
+    text = "title: A table\npaper: dspike\nprinted_in: here\nmetric: top-1 accuracy (%)\n"
+    text += f"datasets: {{CIFAR-10: {counts}, DVS: {counts}}}\nrows:\n"
+    text += "".join(CLAIM.format(**dict(zip(names, row, strict=True))) for row in rows)
+    (folder / "reproductions/claims/table2_dspike.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    monkeypatch.chdir(plant(tmp_path))
+    return tmp_path
+
+
+def call(tree, *options):
+    """Run main in this process; return the exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [SCRIPT, *map(str, options)])
+        patch.chdir(tree)
+        try:
+            return main(str(tree / "reproductions" / SCRIPT))
+        except SystemExit as stop:  # argparse
+            return stop.code
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A tree in which the two CIFAR-10 rows have been made; only read."""
+    tree = plant(tmp_path_factory.mktemp("finished"))
+    assert call(tree, "--rows", *CHAIN) == 0
+    return tree
+
+
+@pytest.fixture
+def made(finished, tree):
+    """A copy of the finished tree's results in a tree of the test's own."""
+    shutil.copytree(finished / "results", tree / "results")
+    return tree
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def table(tree, profile="embedded"):
+    with open(tree / "results" / profile / "table2_dspike/table.csv", newline="") as file:
+        return {f"{row['kind']} {row['timesteps']}": row for row in csv.DictReader(file)}
+
+
+def edit(tree, name, section, **values):
+    path = tree / "recipes/dspike" / f"{name}.yaml"
+    recipe = yaml.safe_load(path.read_text())
+    recipe[section] |= values
+    path.write_text(yaml.safe_dump(recipe))
+
+
+def evidence_file(tree, name):
+    """The evidence file of a run by its name."""
+    for path in (tree / "results/evidence").rglob("*.json"):
+        if json.loads(path.read_text())["recipe_name"] == f"dspike/{name}":
+            return path
+    raise AssertionError(f"no evidence of {name}")
+
+
+def image_folder(folder, classes=10, per_class=2):
+    """CIFAR-10 as ``cifar10/{train,test}/<class>/*.png``."""
+    for split in ("train", "test"):
+        for c in range(classes):
+            place = folder / "cifar10" / split / f"class{c}"
+            place.mkdir(parents=True)
+            for i in range(per_class):
+                Image.new("RGB", (32, 32), (20 * c, 100 * i, 0)).save(place / f"{i}.png")
+    return folder
+
+
+# --- What it makes -----------------------------------------------------------------------------------------------
+
+
+def test_rows_are_made_with_the_runs_they_start_from(finished):
+    folder = finished / "results/embedded/table2_dspike"
+    assert sorted(path.name for path in folder.iterdir()) == ["table.csv", "table.md", "table.png"]
+    assert (folder / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert "stand-in data" in (folder / "table.md").read_text()
+    names = [json.loads(path.read_text())["recipe_name"] for path in (finished / "results/evidence").rglob("*.json")]
+    assert sorted(names) == ["dspike/cifar10_ann", "dspike/cifar10_t4", "dspike/cifar10_t6"]
+    assert {path.suffix for path in contents(finished / "results/evidence")} == {".json", ".ckpt"}
+
+
+def test_the_table_shows_what_was_measured_beside_what_is_printed(finished):
+    rows = table(finished)
+    assert rows.keys() == {"reported 12", "own 6", "own 4", "own 10"}
+    for t, paper in (("6", "94.25"), ("4", "93.66")):
+        evidence = json.loads(evidence_file(finished, f"cifar10_t{t}").read_text())
+        assert (rows[f"own {t}"]["paper"], rows[f"own {t}"]["status"]) == (paper, "partial")
+        assert rows[f"own {t}"]["ours_mean"] == f"{evidence['accuracy_last']:.2f}"
+        assert (rows[f"own {t}"]["n_seeds"], rows[f"own {t}"]["profile"]) == ("1", "embedded")
+    assert (rows["own 10"]["status"], rows["own 10"]["ours_mean"]) == ("not-run", "")
+    assert rows["reported 12"]["status"] == "reported"
+
+
+def test_a_second_call_trains_nothing_and_prints_the_same_table(made, monkeypatch, capsys):
+    before = contents(made / "results")
+    monkeypatch.setattr(runner, "train", None)
+    assert call(made, "--rows", *CHAIN) == 0
+    assert contents(made / "results") == before
+    out = capsys.readouterr().out
+    assert "94.25" in out
+    assert "results/embedded/table2_dspike/table.csv" in out
+    (line,) = [line for line in out.splitlines() if "stand-in data" in line]
+    assert "--profile paper --data-root" in line
+
+
+def test_without_rows_every_own_row_is_made(made):
+    assert call(made) == 0
+    assert {row["status"] for name, row in table(made).items() if name.startswith("own")} == {"partial"}
+    assert evidence_file(made, "cifar10dvs_t10")
+
+
+def test_render_writes_the_table_without_training(made, monkeypatch):
+    before = contents(made / "results")
+    shutil.rmtree(made / "results/embedded")
+    monkeypatch.setattr(runner, "train", None)
+    assert call(made, "--render") == 0
+    assert contents(made / "results") == before
+
+
+def test_render_without_evidence_shows_rows_not_run(tree, monkeypatch):
+    monkeypatch.setattr(runner, "train", None)
+    assert call(tree, "--render") == 0
+    assert {row["status"] for name, row in table(tree).items() if name.startswith("own")} == {"not-run"}
+
+
+def test_every_seed_is_a_run_and_repeated_ones_count_once(made):
+    assert call(made, "--rows", "cifar10-t6", "--seeds", 0, 1, 1) == 0
+    row = table(made)["own 6"]
+    found = [json.loads(path.read_text()) for path in evidence_file(made, "cifar10_t6").parent.glob("*.json")]
+    assert sorted(evidence["seed"] for evidence in found) == [0, 1]
+    assert row["n_seeds"] == "2"
+    assert row["ours_mean"] == f"{sum(evidence['accuracy_last'] for evidence in found) / 2:.2f}"
+
+
+def test_out_says_where(tree):
+    assert call(tree, "--render", "--out", tree / "elsewhere") == 0
+    assert (tree / "elsewhere/embedded/table2_dspike/table.csv").exists()
+    assert not (tree / "results").exists()
+
+
+def test_changed_code_makes_evidence_stale(made, monkeypatch):
+    monkeypatch.setattr(runner, "code_digest", lambda: "f" * 64)
+    assert call(made, "--render") == 0
+    assert table(made)["own 6"]["status"] == "stale"
+
+
+def test_real_data_is_trained_on_and_not_called_a_stand_in(tree, capsys):
+    root = image_folder(tree / "data")
+    assert call(tree, "--profile", "small", "--data-root", root, "--rows", "cifar10-t6") == 0
+    evidence = json.loads(evidence_file(tree, "cifar10_t6").read_text())
+    assert (evidence["dataset"]["name"], evidence["dataset"]["train_examples"]) == ("cifar10", 20)
+    assert (evidence["profile"], table(tree, "small")["own 6"]["status"]) == ("small", "partial")
+    assert "stand-in" not in capsys.readouterr().out
+
+
+def test_list_prints_the_own_rows_and_writes_nothing(tree, capsys):
+    assert call(tree, "--list") == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()] == [*CHAIN, "dvs-t10"]
+    assert not (tree / "results").exists()
+
+
+def test_the_real_table_lists_its_seven_rows(capsys, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [SCRIPT, "--list"])
+        patch.chdir(tmp_path)
+        assert main(str(REPOSITORY / "reproductions" / SCRIPT)) == 0
+    out = capsys.readouterr().out
+    assert [int(t) for t in re.findall(r"T = (\d+)", out)] == [6, 4, 2, 6, 4, 2, 10]
+
+
+def test_help_names_every_option(tree, capsys):
+    assert call(tree, "--help") == 0
+    out = capsys.readouterr().out
+    options = ("profile", "data-root", "rows", "seeds", "device", "out", "render", "list", "help")
+    assert [option for option in options if f"--{option}" not in out] == []
+
+
+# --- What it refuses ---------------------------------------------------------------------------------------------
+
+SMALL = ("--profile", "small", "--rows", "cifar10-t6")
+
+
+def unknown_key(tree):
+    edit(tree, "cifar10_t4", "optimizer", learningrate=0.1)
+    return (), r"cifar10_t4.yaml: unknown key 'optimizer.learningrate'"
+
+
+def unknown_key_of_a_row_not_asked_for(tree):
+    edit(tree, "cifar10dvs_t10", "data", batchsize=3)
+    return ("--rows", "cifar10-t6"), r"cifar10dvs_t10.yaml: unknown key 'data.batchsize'"
+
+
+def no_time_steps(tree):
+    edit(tree, "cifar10_t6", "model", time_steps=0)
+    return (), r"cifar10_t6.yaml: model: time_steps is 0"
+
+
+def other_classes(tree):
+    edit(tree, "cifar10_t6", "model", num_classes=100)
+    return (), r"model.num_classes is 100 and digits has 10"
+
+
+def unknown_surrogate_parameter(tree):
+    edit(tree, "cifar10_t4", "surrogate", parameters={"width": 1.0})
+    return ("--rows", "cifar10-t4"), r"surrogate.parameters do not fit dspike"
+
+
+def missing_recipe(tree):
+    (tree / "recipes/dspike/cifar10_ann.yaml").unlink()
+    return (), r"cifar10_ann.yaml: No such file"
+
+
+def missing_claims(tree):
+    (tree / "reproductions/claims/table2_dspike.yaml").unlink()
+    return (), r"claims/table2_dspike.yaml: No such file"
+
+
+def no_data_root(tree):
+    return SMALL, r"cifar10 is read from disk; say where it lies with --data-root"
+
+
+def missing_data_root(tree):
+    return (*SMALL, "--data-root", tree / "nowhere"), r"nowhere is not a readable folder"
+
+
+def empty_data_root(tree):
+    (tree / "data").mkdir()
+    return (*SMALL, "--data-root", tree / "data"), r"is empty"
+
+
+def another_data_set(tree):
+    (tree / "data/cifar-100-python").mkdir(parents=True)
+    return (*SMALL, "--data-root", tree / "data"), r"holds the CIFAR-100 batches"
+
+
+def other_classes_on_disk(tree):
+    image_folder(tree / "data", classes=3, per_class=1)
+    return (*SMALL, "--data-root", tree / "data"), r"cifar10 has 10 classes, but .* has 3 class folders"
+
+
+def a_data_set_that_is_not_there_yet(tree):
+    return ("--profile", "small", "--rows", "dvs-t10"), r"the data set cifar10_dvs is not supported yet"
+
+
+def unknown_row(tree):
+    return ("--rows", "cifar10-t6", "cifar10-t3"), r"there is no own row cifar10-t3; choose from cifar10-t6, cifar10-t4"
+
+
+def reported_row(tree):
+    return ("--rows", "reported-row"), r"there is no own row reported-row"
+
+
+def no_cuda(tree):
+    return ("--device", "cuda"), r"torch sees no CUDA device here"
+
+
+BAD = [
+    unknown_key, unknown_key_of_a_row_not_asked_for, no_time_steps, other_classes, unknown_surrogate_parameter,
+    missing_recipe, missing_claims, no_data_root, missing_data_root, empty_data_root, another_data_set,
+    other_classes_on_disk, a_data_set_that_is_not_there_yet, unknown_row, reported_row, no_cuda,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.__name__)
+def test_bad_input_is_one_sentence_and_exit_code_2_and_writes_nothing(tree, monkeypatch, capsys, bad):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    options, reason = bad(tree)
+    before = contents(tree)
+    assert call(tree, *options) == 2
+    captured = capsys.readouterr()
+    assert re.fullmatch(rf"{SCRIPT}: error: [^\n]*{reason}[^\n]*\n", captured.err)
+    assert captured.out == ""
+    assert contents(tree) == before
+    assert not (tree / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--seeds", "-1"], "--seeds: -1 is negative"),
+        (["--seeds", "0", "-3"], "--seeds: -3 is negative"),
+        (["--seeds", "one"], "--seeds: .*'one'"),
+        (["--seeds", "1.5"], "--seeds: .*'1.5'"),
+        (["--seeds", str(2**64)], f"--seeds: .*{2**64}"),
+        (["--seeds"], "--seeds: expected at least one argument"),
+        (["--profile", "tiny"], "--profile: invalid choice: 'tiny'"),
+        (["--device", "tpu"], "--device: invalid choice: 'tpu'"),
+        (["--epochs", "3"], "unrecognized arguments: --epochs 3"),
+    ],
+)
+def test_a_malformed_option_is_one_line_below_the_usage(tree, capsys, options, reason):
+    assert call(tree, *options) == 2
+    captured = capsys.readouterr()
+    usage, _, error = captured.err.rstrip("\n").rpartition("\n")
+    assert usage.startswith(f"usage: {SCRIPT}")
+    assert re.match(rf"{SCRIPT}: error: (argument )?{reason}", error)
+    assert captured.out == ""
+    assert not (tree / "results").exists()
+
+
+@pytest.mark.parametrize("option", [(), ("--render",)])
+@pytest.mark.parametrize(
+    "spoil", [lambda _: b"", lambda text: text[:-40], lambda text: text.replace(b'"seed"', b'"s"')]
+)
+def test_a_corrupt_evidence_file_is_named_and_left_alone(made, capsys, option, spoil):
+    path = evidence_file(made, "cifar10_t6")
+    path.write_bytes(spoil(path.read_bytes()))
+    before = contents(made)
+    assert call(made, "--rows", *CHAIN, *option) == 2
+    captured = capsys.readouterr()
+    relative = path.relative_to(made)
+    assert re.fullmatch(rf"{SCRIPT}: error: [^\n]*{relative} is damaged[^\n]*left alone[^\n]*\n", captured.err)
+    assert contents(made) == before
+
+
+def last_line(err):
+    """The last line on a terminal: what follows the last carriage return."""
+    return err.rstrip("\n").rpartition("\n")[2].rpartition("\r")[2]
+
+
+def refused_for_space(tree, capsys, out):
+    assert call(tree, "--rows", "cifar10-t6", "--out", out) == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(rf"{SCRIPT}: error: cannot write \S*: No space left on device; [^\n]*", last_line(err))
+    assert "Traceback" not in err
+    assert contents(out) == {}
+
+
+def test_an_out_that_is_a_file_is_left_alone(tree, capsys):
+    (tree / "taken").write_text("mine")
+    assert call(tree, "--rows", "cifar10-t6", "--out", "taken") == 2
+    assert re.fullmatch(rf"{SCRIPT}: error: cannot write taken/[^\n]*", last_line(capsys.readouterr().err))
+    assert (tree / "taken").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_file(tree, monkeypatch, capsys):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    refused_for_space(tree, capsys, tree / "out")
+
+
+def test_a_really_full_disk_is_one_sentence_and_leaves_no_file(tree, capsys):
+    out = tree / "full"
+    out.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(out)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        refused_for_space(tree, capsys, out)
+    finally:
+        subprocess.run(["umount", str(out)], check=True)
+
+
+# --- As a process ------------------------------------------------------------------------------------------------
+
+
+def start(tree, *options):
+    command = [sys.executable, str(tree / "reproductions" / SCRIPT), *options]
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a shell's background jobs ignore it
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=tree, text=True, preexec_fn=listen, **pipes)
+
+
+def test_bad_input_ends_the_process_with_2_and_nothing_else_on_stderr(tree):
+    process = start(tree, "--rows", "cifar10-t3")
+    _, err = process.communicate()
+    assert process.returncode == 2
+    assert re.fullmatch(rf"{SCRIPT}: error: there is no own row cifar10-t3[^\n]*\n", err)
+
+
+def test_an_interrupted_process_says_so_and_the_same_command_goes_on(tree, monkeypatch, capsys):
+    text = PROFILES.replace('  "cifar10dvs_t10":', '  "*_t6":\n    schedule: {epochs: 8}\n  "cifar10dvs_t10":')
+    (tree / "recipes/dspike/profiles.yaml").write_text(text)
+    assert call(tree, "--rows", "cifar10-t6", "--out", "whole") == 0
+
+    process = start(tree, "--rows", "cifar10-t6")
+    deadline = time.monotonic() + 60
+    while not (list((tree / "results").rglob("*.json")) and list((tree / "results").rglob("*.partial"))):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # until the ANN is made and an epoch of T = 6 finished
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    assert process.returncode == 130
+    assert last_line(err) == f"{SCRIPT}: interrupted; the same command goes on from the last finished epoch"
+
+    epochs = []
+    start_epoch = Classifier.on_train_epoch_start
+    monkeypatch.setattr(
+        Classifier, "on_train_epoch_start", lambda self: (epochs.append(self.current_epoch), start_epoch(self))[1]
+    )
+    assert call(tree, "--rows", "cifar10-t6") == 0
+    assert epochs == list(range(epochs[0], 8))
+    assert epochs[0] > 0
+    assert numbers(tree / "results") == numbers(tree / "whole")
+
+
+def numbers(results):
+    """Accuracy and losses of every run, by name."""
+    found = (json.loads(path.read_text()) for path in (results / "evidence").rglob("*.json"))
+    keys = ("accuracy", "train_loss", "temperature")
+    return {e["recipe_name"]: [[entry.get(key) for key in keys] for entry in e["history"]] for e in found}
