@@ -448,10 +448,10 @@ def test_an_interrupted_process_says_so_and_the_same_command_goes_on(tree, monke
 
     process = start(tree, "--rows", "cifar10-t6")
     deadline = time.monotonic() + 60
-    while not (list((tree / "results").rglob("*.json")) and list((tree / "results").rglob("*.partial"))):
+    while not has_begun_t6(tree / "results"):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
-        time.sleep(0.01)  # until the ANN is made and an epoch of T = 6 finished
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert "Traceback" not in err
@@ -467,6 +467,12 @@ def test_an_interrupted_process_says_so_and_the_same_command_goes_on(tree, monke
     assert epochs == list(range(epochs[0], 8))
     assert epochs[0] > 0
     assert numbers(tree / "results") == numbers(tree / "whole")
+
+
+def has_begun_t6(results):
+    """Whether the ANN is made and an epoch of T = 6 finished."""
+    made, begun = ({path.parent for path in results.rglob(pattern)} for pattern in ("*.json", "*.partial"))
+    return made and begun - made
 
 
 def numbers(results):

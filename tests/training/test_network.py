@@ -104,7 +104,7 @@ def test_every_norm_has_the_recipes_constants():
     assert len(norms) == 3 + 8 * 2 + 3  # stem, blocks, convolutional shortcuts
     for name, norm in norms.items():
         at_junction = name.endswith(("norm2", "shortcut.2"))
-        assert norm.alpha == (0.6 if at_junction else 0.9), name
+        assert norm.alpha == pytest.approx(0.6 if at_junction else 0.9), name
         assert (norm.v_th, norm.eps, norm.momentum) == (0.8, 1e-3, 0.3)
 
 
