@@ -3,10 +3,15 @@
 The notes name the file and line of SpikingJelly 0.0.0.0.14 that each workaround is about.
 """
 
+import warnings
+
 import torch
-from spikingjelly.activation_based import layer, neuron, surrogate
-from spikingjelly.activation_based.base import MultiStepModule, StepModule
-from spikingjelly.activation_based.functional import reset_net
+
+with warnings.catch_warnings():  # SpikingJelly scripts functions when imported, which torch calls deprecated
+    warnings.filterwarnings("ignore", message=".*torch.jit.script", category=Warning)
+    from spikingjelly.activation_based import layer, neuron, surrogate
+    from spikingjelly.activation_based.base import MultiStepModule, StepModule
+    from spikingjelly.activation_based.functional import reset_net
 
 BaseNode = neuron.BaseNode
 #: The base with named shape parameters; the other one, ``SurrogateFunctionBase``, calls its only parameter alpha.

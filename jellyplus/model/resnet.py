@@ -34,10 +34,19 @@ class BasicBlock(nn.Module):
     Where the shape changes, the shortcut is average pooling and a 1x1 convolution with a norm.
     """
 
-    def __init__(self, in_channels: int, channels: int, stride: int, neuron: Neuron, norm: Norm, branch_alpha: float):
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        neuron: Neuron,
+        norm: Norm,
+        alpha: float,
+        branch_alpha: float,
+    ):
         super().__init__()
         self.conv1 = _conv(in_channels, channels, stride=stride)
-        self.norm1 = norm(1.0, channels)
+        self.norm1 = norm(alpha, channels)
         self.neuron1 = neuron()
         self.conv2 = _conv(channels, channels)
         self.norm2 = norm(branch_alpha, channels)
@@ -72,6 +81,7 @@ class ResNet(nn.Module, _compat.StepModule):
         time_steps: T.
         neuron: makes a neuron.
         norm: makes a norm from alpha and the number of channels.
+        alpha: of the norms that a neuron follows.
         branch_alpha: alpha of the norms whose outputs are added.
         stem_pool: average pooling before the third stem convolution in place of its stride of two.
     """
@@ -85,6 +95,7 @@ class ResNet(nn.Module, _compat.StepModule):
         time_steps: int,
         neuron: Neuron,
         norm: Norm,
+        alpha: float,
         branch_alpha: float,
         stem_pool: bool,
     ):
@@ -92,15 +103,15 @@ class ResNet(nn.Module, _compat.StepModule):
         self.time_steps = time_steps
         self.step_mode = "m"
         self.conv1 = _conv(in_channels, width)
-        self.norm1 = norm(1.0, width)
+        self.norm1 = norm(alpha, width)
         self.neuron1 = neuron()
         self.stem = nn.Sequential(
-            _conv(width, width), norm(1.0, width), neuron(),
+            _conv(width, width), norm(alpha, width), neuron(),
             layer.AvgPool2d(2, step_mode="m") if stem_pool else nn.Identity(),
-            _conv(width, width, stride=1 if stem_pool else 2), norm(1.0, width), neuron(),
+            _conv(width, width, stride=1 if stem_pool else 2), norm(alpha, width), neuron(),
         )  # fmt: skip
         widths = [width * 2**stage for stage in range(len(blocks))]
-        shape = {"neuron": neuron, "norm": norm, "branch_alpha": branch_alpha}
+        shape = {"neuron": neuron, "norm": norm, "alpha": alpha, "branch_alpha": branch_alpha}
         self.stages = nn.Sequential()
         for stage, (channels, number) in enumerate(zip(widths, blocks, strict=True)):
             before = widths[max(stage - 1, 0)]
@@ -135,14 +146,15 @@ def dspike_resnet18(
     time_steps: int = 6,
     neuron: Neuron | None = None,
     norm: Norm | None = None,
+    alpha: float = 1.0,
     branch_alpha: float = 1 / math.sqrt(2),
     stem_pool: bool = False,
 ) -> ResNet:
     """The spiking ResNet-18 of Dspike (Li et al. 2021, section 5.1).
 
-    The paper leaves open: alpha (``branch_alpha`` follows tdBN's Fig. 5; 1 everywhere else) and how the stem halves
-    the resolution (a stride keeps the inputs of every convolution but the first binary; ``stem_pool`` is the other
-    way).
+    The paper leaves open: alpha (1, and 1 / sqrt(2) where two branches meet, as in tdBN's Fig. 5) and how the stem
+    halves the resolution (a stride keeps the inputs of every convolution but the first binary; ``stem_pool`` is the
+    other way).
 
     Args:
         num_classes: see :class:`ResNet`, as all others.
@@ -151,12 +163,14 @@ def dspike_resnet18(
         time_steps: T.
         neuron: default: :class:`~jellyplus.neuron.IterativeLIFNode` with :class:`~jellyplus.surrogate.Dspike`.
         norm: default: tdBN for V_th = 0.5.
-        branch_alpha: alpha where two branches meet.
+        alpha: of tdBN in series.
+        branch_alpha: of tdBN where two branches meet.
         stem_pool: pool in the stem.
     """
     neuron = neuron or (lambda: IterativeLIFNode(surrogate_function=Dspike(), step_mode="m"))
     norm = norm or (lambda alpha, channels: ThresholdDependentBatchNorm2d(alpha, 0.5, channels))
-    return ResNet((2, 2, 2, 2), width, num_classes, in_channels, time_steps, neuron, norm, branch_alpha, stem_pool)
+    dimensions = ((2, 2, 2, 2), width, num_classes, in_channels, time_steps)
+    return ResNet(*dimensions, neuron, norm, alpha, branch_alpha, stem_pool)
 
 
 def ann_resnet18(
@@ -167,4 +181,4 @@ def ann_resnet18(
     Its parameters have the same names and shapes, so that it can initialise the spiking network.
     """
     norm = norm or (lambda _, channels: layer.BatchNorm2d(channels, step_mode="m"))
-    return ResNet((2, 2, 2, 2), width, num_classes, in_channels, 1, nn.ReLU, norm, 1.0, stem_pool)
+    return ResNet((2, 2, 2, 2), width, num_classes, in_channels, 1, nn.ReLU, norm, 1.0, 1.0, stem_pool)

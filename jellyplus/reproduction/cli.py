@@ -56,8 +56,8 @@ def _parser(path: Path) -> argparse.ArgumentParser:
 
 def _seed(text: str) -> int:
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative; seeds count from 0")
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not a seed; seeds are 0 to 2^63 - 1")
     return value
 
 
@@ -75,6 +75,8 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
         return
     if unknown := set(options.rows or ()) - own.keys():
         raise InputError(f"there is no own row {', '.join(sorted(unknown))}; choose from {', '.join(own)}")
+    if options.out.exists() and not options.out.is_dir():
+        raise InputError(f"--out {options.out} is a file: give a folder")
     recipes = path.parent.parent / "recipes"
     runs = {name: load_run(row.recipe, options.profile, recipes) for name, row in own.items()}
     runner = Runner(Store(options.out / "evidence"), options.data_root, options.device)

@@ -11,6 +11,7 @@ from jellyplus._errors import InputError
 from jellyplus.reproduction.evidence import Evidence, Store, code_digest, provenance
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.data import DataModule
+from jellyplus.training.network import build_network, check_search, initialise
 from jellyplus.training.recipe import Run
 from jellyplus.training.train import Outcome, choose_device, train
 
@@ -47,6 +48,7 @@ class Runner:
                 self._add_missing(run, seed, needed)
         for run, seed in needed.values():
             DataModule(self._load(run), run.recipe, seed)
+            _try_to_build(run)
         return list(needed.values())
 
     def make(self, planned: list[tuple[Run, int]]) -> None:
@@ -87,13 +89,23 @@ class Runner:
         data = self._load(run)
         weights = None
         if run.parent:
-            weights = load_checkpoint(self.store.checkpoint_path(run.parent.key, seed, self.code))["weights"]
+            weights = self._weights(run.parent, seed)
         outcome = train(run.recipe, data, seed, self.device, state, weights, run.name)
         evidence = self._evidence(run, seed, data, outcome)
         save_checkpoint({"key": run.key, "weights": outcome.net.state_dict()}, checkpoint)
         self.store.write(evidence)
         state.unlink(missing_ok=True)
         return _summary(evidence)
+
+    def _weights(self, run: Run, seed: int) -> dict[str, torch.Tensor]:
+        """The last weights of a run that was made."""
+        path = self.store.checkpoint_path(run.key, seed, self.code)
+        content = load_checkpoint(path)
+        if not (isinstance(content, dict) and content.get("key") == run.key and "weights" in content):
+            raise InputError(
+                f"{path} is not the checkpoint of {run.name}; it was left alone: delete it and its evidence"
+            )
+        return content["weights"]
 
     def _evidence(self, run: Run, seed: int, data: datasets.DataSet, outcome: Outcome) -> Evidence:
         best = max(outcome.history, key=lambda entry: entry["accuracy"])
@@ -124,7 +136,15 @@ class Runner:
         )
 
 
-_BAR = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} so far, about {remaining} left"
+def _try_to_build(run: Run) -> None:
+    """Build the network and start it from its parent's shapes, so that what does not fit shows before any training."""
+    net = build_network(run.recipe)
+    check_search(net, run.recipe)
+    if run.parent:
+        initialise(net, build_network(run.parent.recipe).state_dict(), run.recipe.initial_weights)
+
+
+_BAR = "{desc}{percentage:3.0f}% |{bar}| {elapsed} so far, about {remaining} left"
 
 
 def _cost(run: Run) -> int:

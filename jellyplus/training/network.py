@@ -1,7 +1,5 @@
 """The network that a recipe describes, and the weights it starts from."""
 
-from functools import partial
-
 import torch
 from spikingjelly.activation_based import layer
 from torch import Tensor, nn
@@ -12,7 +10,7 @@ from jellyplus.layer import ThresholdDependentBatchNorm2d
 from jellyplus.neuron import IterativeLIFNode
 from jellyplus.training.recipe import InitialWeights, Recipe
 
-__all__ = ["build_network", "initialise"]
+__all__ = ["build_network", "check_search", "initialise"]
 
 _SURROGATES = {
     "dspike": surrogate.Dspike,
@@ -35,6 +33,7 @@ def build_network(recipe: Recipe) -> nn.Module:
         **shape,
         time_steps=recipe.model.time_steps,
         neuron=lambda: _neuron(recipe),
+        alpha=recipe.norm.alpha,
         branch_alpha=recipe.norm.branch_alpha,
     )
 
@@ -54,7 +53,7 @@ def _neuron(recipe: Recipe) -> nn.Module:
 def _surrogate(recipe: Recipe) -> surrogate.Surrogate:
     name, parameters = recipe.surrogate.name, recipe.surrogate.parameters
     try:
-        return _SURROGATES[name](**parameters)
+        return _SURROGATES[name](**parameters, spiking=True)
     except (TypeError, ValueError) as error:
         raise InputError(f"surrogate.parameters do not fit {name}: {error}") from error
 
@@ -64,12 +63,16 @@ def _norm(recipe: Recipe) -> model.resnet.Norm:
     if recipe.norm.name == "bn":
         return lambda _, channels: layer.BatchNorm2d(channels, **constants, step_mode="m")
     v_th = recipe.neuron.v_threshold
-    return partial(_tdbn, serial_alpha=recipe.norm.alpha, v_th=v_th, **constants)
+    return lambda alpha, channels: ThresholdDependentBatchNorm2d(alpha, v_th, channels, **constants)
 
 
-def _tdbn(alpha: float, channels: int, serial_alpha: float, v_th: float, **constants: float) -> nn.Module:
-    """The model asks for 1 in series and ``branch_alpha`` at a junction; the recipe may set the former too."""
-    return ThresholdDependentBatchNorm2d(serial_alpha if alpha == 1 else alpha, v_th, channels, **constants)
+def check_search(net: nn.Module, recipe: Recipe) -> None:
+    """Raise InputError where the temperature search compares gradients of a parameter that ``net`` does not have."""
+    search = recipe.temperature_search
+    if search and search.parameter not in dict(net.named_parameters()):
+        raise InputError(
+            f"temperature_search.parameter: the network has no {search.parameter}; conv1.weight is the first"
+        )
 
 
 @torch.no_grad()

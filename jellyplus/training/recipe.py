@@ -5,11 +5,11 @@ a class path: to name a module would be to execute it.
 """
 
 import fnmatch
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,6 +99,13 @@ class Optimizer:
     nesterov: bool
     weight_decay: float
 
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "momentum", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -121,6 +128,11 @@ class TemperatureSearch:
     step: float
     batch_size: int
     statistics: Literal["train", "eval"]
+
+    def __post_init__(self) -> None:
+        for name in ("epsilon", "step", "batch_size"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
 
 
 @dataclass(frozen=True)
@@ -155,6 +167,8 @@ class Recipe:
             if (getattr(self, name) is not None) != self.model.spiking:
                 need = "is needed by" if self.model.spiking else "must be null for"
                 raise ValueError(f"{name} {need} {self.model.architecture}")
+        if (self.norm.name == "tdbn") != self.model.spiking:
+            raise ValueError(f"norm.name {self.norm.name} does not fit {self.model.architecture}: tdbn needs V_th")
         if self.temperature_search and (self.surrogate is None or self.surrogate.name != "dspike"):
             raise ValueError("temperature_search needs surrogate.name dspike: no other surrogate has a temperature")
 
@@ -171,12 +185,12 @@ class Run:
     recipe: Recipe
     parent: "Run | None"
 
-    @cached_property
+    @functools.cached_property
     def resolved(self) -> dict[str, Any]:
         """The recipe and its ancestors as plain data."""
         return asdict(self.recipe) | {"parent": self.parent.resolved if self.parent else None}
 
-    @cached_property
+    @functools.cached_property
     def key(self) -> str:
         """SHA-256 of the resolved recipe."""
         return recipe_key(self.resolved)
@@ -188,31 +202,48 @@ def recipe_key(resolved: dict) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def load_run(name: str, profile: str, folder: Path) -> Run:
+@dataclass(frozen=True)
+class Profiles:
+    """A paper's ``profiles.yaml``: what each profile replaces, by pattern of run names."""
+
+    profiles: dict[str, dict[str, dict]]
+
+
+def load_run(name: str, profile: str, folder: Path, descendants: tuple[str, ...] = ()) -> Run:
     """Read ``<folder>/<name>.yaml``, lay the profile over it, and do the same for the runs it starts from.
 
     The overlays of a paper stand in ``<folder>/<paper>/profiles.yaml``: profile, then pattern of run names, then what
     is replaced. All patterns that fit apply, in the order of the file.
 
+    Args:
+        name: ``<paper>/<run>``.
+        profile: one of the paper's profiles.
+        folder: of all recipes.
+        descendants: runs that start from this one, directly or not.
+
     Raises:
         InputError: a missing file, an unknown or missing key, a value that does not fit; it names key and file.
     """
     path = folder / f"{name}.yaml"
+    if name in descendants:
+        raise InputError(f"{path}: initial_weights lead back to {name}; a run cannot start from itself")
     values = load_yaml(path)
-    for overlay in _overlays(path, profile):
-        values = _overlaid(values, overlay)
     recipe = from_mapping(Recipe, values, str(path))
-    parent = load_run(recipe.initial_weights.run, profile, folder) if recipe.initial_weights else None
+    if overlays := _overlays(path, profile):
+        values = functools.reduce(_overlaid, overlays, values)
+        recipe = from_mapping(Recipe, values, f"{path} under profile {profile} of {path.parent / 'profiles.yaml'}")
+    if not recipe.initial_weights:
+        return Run(name, profile, recipe, None)
+    parent = load_run(recipe.initial_weights.run, profile, folder, (*descendants, name))
     return Run(name, profile, recipe, parent)
 
 
 def _overlays(path: Path, profile: str) -> list[Mapping]:
     source = path.parent / "profiles.yaml"
-    profiles = load_yaml(source)
+    profiles = from_mapping(Profiles, {"profiles": load_yaml(source)}, str(source)).profiles
     if profile not in profiles:
         raise InputError(f"{source} has no profile {profile}; choose from {', '.join(profiles)}")
-    patterns = profiles[profile] or {}
-    return [overlay for pattern, overlay in patterns.items() if fnmatch.fnmatchcase(path.stem, pattern)]
+    return [overlay for pattern, overlay in profiles[profile].items() if fnmatch.fnmatchcase(path.stem, pattern)]
 
 
 def _overlaid(values: Any, overlay: Any) -> Any:

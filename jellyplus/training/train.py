@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from jellyplus import _compat
 from jellyplus._errors import InputError
 from jellyplus.datasets import DataSet
-from jellyplus.training.checkpoint import AtomicCheckpointIO, KeepLast
+from jellyplus.training.checkpoint import AtomicCheckpointIO, KeepLast, load_checkpoint
 from jellyplus.training.classifier import Classifier, time_first
 from jellyplus.training.data import DataModule
-from jellyplus.training.network import build_network, initialise
+from jellyplus.training.network import build_network, check_search, initialise
 from jellyplus.training.progress import RunProgress
 from jellyplus.training.recipe import Recipe
 from jellyplus.training.temperature import SearchTemperature
@@ -75,6 +75,7 @@ def train(
     module = DataModule(data, recipe, seed)
     torch.manual_seed(seed)
     net = build_network(recipe).to(memory_format=torch.channels_last)
+    check_search(net, recipe)
     left_over = initialise(net, initial_weights, recipe.initial_weights) if recipe.initial_weights else []
     classifier = Classifier(net, recipe, seed)
     trainer = _trainer(recipe, device, state_file, title)
@@ -88,10 +89,20 @@ def _fit(trainer: lightning.Trainer, classifier: Classifier, module: DataModule,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice on worker processes
         try:
-            trainer.fit(classifier, datamodule=module, ckpt_path=state_file if state_file.exists() else None)
+            trainer.fit(classifier, datamodule=module, ckpt_path=_state(state_file))
         except SystemExit as ended:  # Lightning's answer to Ctrl-C, after which it ignores the signal (call.py:57-66)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from ended
+
+
+def _state(file: Path) -> Path | None:
+    """The state to resume from, if there is one and it is Lightning's."""
+    if not file.exists():
+        return None
+    content = load_checkpoint(file)
+    if not (isinstance(content, dict) and {"state_dict", "loops", "history"} <= content.keys()):
+        raise InputError(f"{file} is not the state of a run; it was left alone: delete it to train from the beginning")
+    return file
 
 
 def _trainer(recipe: Recipe, device: str, state_file: Path, title: str) -> lightning.Trainer:

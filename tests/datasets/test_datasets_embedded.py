@@ -206,7 +206,8 @@ def test_load_by_name(build):
 
 @pytest.mark.parametrize("name", ["imagenet", "cifar10_dvs", "dvs128_gesture"])
 def test_load_names_a_replacement(name):
-    with pytest.raises(InputError, match=rf"{name} is not supported yet; leave out what needs it, or use (cifar100|moving_digits)$"):
+    expected = rf"{name} is not supported yet; leave out what needs it, or use (cifar100|moving_digits)$"
+    with pytest.raises(InputError, match=expected):
         load(name)
 
 

@@ -348,8 +348,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2_and_writes_nothing(tree, monk
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--seeds", "-1"], "--seeds: -1 is negative"),
-        (["--seeds", "0", "-3"], "--seeds: -3 is negative"),
+        (["--seeds", "-1"], "--seeds: -1 is not a seed"),
+        (["--seeds", "0", "-3"], "--seeds: -3 is not a seed"),
         (["--seeds", "one"], "--seeds: .*'one'"),
         (["--seeds", "1.5"], "--seeds: .*'1.5'"),
         (["--seeds", str(2**64)], f"--seeds: .*{2**64}"),
