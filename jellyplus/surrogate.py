@@ -20,7 +20,7 @@ __all__ = ["Dspike", "Rectangular", "Surrogate", "Triangular"]
 class Surrogate(_compat.SurrogateFunctionBase):
     """A firing function with a surrogate gradient: subclasses give one function in three views.
 
-    :meth:`primitive` is the function, :meth:`gradient` its derivative written by hand, :meth:`cuda_gradient` that
+    :meth:`primitive` is the function, :meth:`gradient_` its derivative written by hand, :meth:`cuda_gradient` that
     derivative as a CUDA expression. A shape parameter that training changes is a buffer, read when the backward
     pass runs and never saved by the forward pass, so one graph can be differentiated under several shapes.
 
@@ -36,8 +36,12 @@ class Surrogate(_compat.SurrogateFunctionBase):
         """The function whose derivative is the surrogate gradient; any shape, elementwise."""
 
     @abstractmethod
+    def gradient_(self, x: Tensor) -> Tensor:
+        """Overwrite ``x`` with the surrogate gradient at ``x``, and return it; any shape, elementwise."""
+
     def gradient(self, x: Tensor) -> Tensor:
         """The surrogate gradient at ``x``; any shape, elementwise."""
+        return self.gradient_(x.clone())
 
     @abstractmethod
     def cuda_gradient(self, x: str) -> str:
@@ -121,9 +125,9 @@ class Rectangular(Surrogate):
         """Eq. 7 integrated."""
         return (x / self.width + 0.5).clamp(0, 1)
 
-    def gradient(self, x: Tensor) -> Tensor:
+    def gradient_(self, x: Tensor) -> Tensor:
         """Eq. 7."""
-        inside = x.abs().lt_(self.width / 2)
+        inside = x.abs_().lt_(self.width / 2)
         return inside if self.width == 1 else inside.div_(self.width)
 
     def cuda_gradient(self, x: str) -> str:
@@ -165,9 +169,9 @@ class Triangular(Surrogate):
         inside = x.clamp(-self.v_threshold, self.v_threshold)
         return self.gamma * (self.v_threshold / 2 + inside - inside * inside.abs() / (2 * self.v_threshold))
 
-    def gradient(self, x: Tensor) -> Tensor:
+    def gradient_(self, x: Tensor) -> Tensor:
         """Eq. 8."""
-        return (1 - x.abs() / self.v_threshold).clamp_(min=0).mul_(self.gamma)
+        return x.abs_().div_(-self.v_threshold).add_(1).clamp_(min=0).mul_(self.gamma)
 
     def cuda_gradient(self, x: str) -> str:
         """Eq. 8."""
@@ -219,11 +223,11 @@ class Dspike(Surrogate):
         edge = torch.tanh(self.temperature / 2)
         return (torch.tanh(self.temperature * x.clamp(-0.5, 0.5)) + edge) / (2 * edge)
 
-    def gradient(self, x: Tensor) -> Tensor:
+    def gradient_(self, x: Tensor) -> Tensor:
         """The derivative of Eq. 12 inside the closed window, 0 outside."""
         peak = self.temperature / (2 * torch.tanh(self.temperature / 2))
-        slope = torch.tanh(x * self.temperature).square_().sub_(1).mul_(-peak)
-        return slope.masked_fill_(x.abs() > 0.5, 0)
+        inside = x.abs().le_(0.5)
+        return x.mul_(self.temperature).tanh_().square_().sub_(1).mul_(-peak).mul_(inside)
 
     def cuda_gradient(self, x: str) -> str:
         """The derivative of Eq. 12, b read from device memory."""

@@ -31,39 +31,38 @@ class Dynamics(NamedTuple):
         return torch.add(x, v, alpha=self.decay, out=out)
 
     def reset(self, h: Tensor, spike: Tensor, out: Tensor | None = None) -> Tensor:
-        """V[t] from H[t] and S[t]."""
+        """V[t] from H[t] and S[t]; ``out`` may be either of the two."""
         if self.detach_reset:
             spike = spike.detach()
         if self.v_reset is None:
             return torch.sub(h, spike, alpha=self.v_threshold, out=out)
-        v = torch.addcmul(h, h, spike, value=-1, out=out)
-        return v if self.v_reset == 0 else torch.add(v, spike, alpha=self.v_reset, out=out)
+        if self.v_reset == 0:
+            return torch.addcmul(h, h, spike, value=-1, out=out)
+        return torch.lerp(h, h.new_full((), self.v_reset), spike, out=out)
 
     def backward(
-        self, h: Tensor, spike: Tensor, slope: Tensor, grad_spike: Tensor | None, grad_v: Tensor | None, scale: float
+        self, h: Tensor, silent: Tensor, slope: Tensor, grad_spike: Tensor | None, grad_v: Tensor | None, scale: float
     ) -> Tensor:
         r"""dL/dH[t], from dL/dS[t] and dL/dV[t] = scale * grad_v (None where one is zero).
 
         .. math::
-            \frac{dL}{dH} = g' \frac{dL}{dS} + \frac{dL}{dV} (1 - Q), \qquad
-            Q = S + g' (H - V_{reset}) \;\text{(hard)} \quad\text{or}\quad g' V_{th} \;\text{(soft)}
+            \frac{dL}{dH} = g' \frac{dL}{dS} + \frac{dL}{dV} \frac{dV}{dH}, \quad \frac{dV}{dH} =
+            (1 - S) - g' (H - V_{reset}) \;\text{(hard)} \quad\text{or}\quad 1 - g' V_{th} \;\text{(soft)}
 
-        with g' the surrogate's slope at H[t], and without the terms in g' of Q where the reset is detached. Memory
-        traffic is what this costs: the result goes over ``h``, and ``spike`` and ``slope`` are used up.
+        with g' the surrogate's slope at H[t], and without the terms in g' of dV/dH where the reset is detached. Memory
+        traffic is what this costs: the result goes over ``h``, and ``silent``, 1 - S, and ``slope`` are used up.
         """
-        q = None if grad_v is None else self._reset_share(h, spike, slope)
-        grad = slope.zero_() if grad_spike is None else slope.mul_(grad_spike)
         if grad_v is None:
-            return h.copy_(grad)
-        if q is not None:
-            grad.addcmul_(grad_v, q, value=-scale)
-        return torch.add(grad, grad_v, alpha=scale, out=h)
+            return h.zero_() if grad_spike is None else torch.mul(slope, grad_spike, out=h)
+        kept = self._kept(h, silent, slope)
+        grad = slope.zero_() if grad_spike is None else slope.mul_(grad_spike)
+        return torch.addcmul(grad, grad_v, kept, value=scale, out=h)
 
-    def _reset_share(self, h: Tensor, spike: Tensor, slope: Tensor) -> Tensor | None:
-        """Q above; None is zero."""
+    def _kept(self, h: Tensor, silent: Tensor, slope: Tensor) -> Tensor:
+        """dV/dH above."""
         if self.v_reset is None:
-            return None if self.detach_reset else torch.mul(slope, self.v_threshold, out=spike)
+            return silent.fill_(1) if self.detach_reset else torch.mul(slope, -self.v_threshold, out=silent).add_(1)
         if self.detach_reset:
-            return spike
-        q = spike.addcmul_(slope, h)
-        return q if self.v_reset == 0 else q.add_(slope, alpha=-self.v_reset)
+            return silent
+        kept = silent.addcmul_(slope, h, value=-1)
+        return kept if self.v_reset == 0 else kept.add_(slope, alpha=self.v_reset)

@@ -45,38 +45,34 @@ class MultiStep(torch.autograd.Function):
 
 
 def _forward(x_seq, v, fire, dynamics, store_h, store_v):
-    spikes, (h, potential) = torch.empty_like(x_seq), _scratch(x_seq)
+    spikes, potential = torch.empty_like(x_seq), torch.empty_like(x_seq[0])
     h_seq = torch.empty_like(x_seq) if store_h else None
     v_seq = torch.empty_like(x_seq) if store_v else None
     for t, x in enumerate(x_seq):
-        h = dynamics.charge(x, v, out=h_seq[t] if store_h else h)
+        h = dynamics.charge(x, v, out=h_seq[t] if store_h else potential)
         _fire(fire, h, dynamics.v_threshold, out=spikes[t])
         v = dynamics.reset(h, spikes[t], out=v_seq[t] if store_v else potential)
     return spikes, v.clone() if store_v else v, h_seq, v_seq
 
 
 def _backward(x_seq, v, fire, dynamics, grad_spikes, grad_last, grad_h, grad_v):
-    grad_x, (spike, potential) = torch.empty_like(x_seq), _scratch(x_seq)
+    # scratch memory is allocated once and each tensor overwritten when it is used up: fresh pages are what is slow
+    grad_x, spike, slope = torch.empty_like(x_seq), torch.empty_like(x_seq[0]), torch.empty_like(x_seq[0])
     for t, x in enumerate(x_seq):
         h = dynamics.charge(x, v, out=grad_x[t])
         if t + 1 < len(x_seq):
-            v = dynamics.reset(h, _fire(fire, h, dynamics.v_threshold, out=spike), out=potential)
+            v = dynamics.reset(h, _fire(fire, h, dynamics.v_threshold, out=spike), out=spike)
     grad_next, scale = grad_last, 1.0
     for t in reversed(range(len(x_seq))):
         h = grad_x[t]
-        slope = _slope_and_fire(fire, h, dynamics.v_threshold, out=spike)
+        silent = _silence_and_slope(fire, h, dynamics.v_threshold, spike, slope)
         if grad_v is not None:
             grad_next, scale = grad_v[t] if grad_next is None else torch.add(grad_v[t], grad_next, alpha=scale), 1.0
         grad_spike = None if grad_spikes is None else grad_spikes[t]
-        grad_next, scale = dynamics.backward(h, spike, slope, grad_spike, grad_next, scale), dynamics.decay
+        grad_next, scale = dynamics.backward(h, silent, slope, grad_spike, grad_next, scale), dynamics.decay
         if grad_h is not None:
             grad_next.add_(grad_h[t])
     return grad_x
-
-
-def _scratch(x_seq: Tensor) -> tuple[Tensor, Tensor]:
-    """Memory for two tensors of one time-step, laid out like it."""
-    return torch.empty_like(x_seq[0]), torch.empty_like(x_seq[0])
 
 
 def _fire(fire: Callable, h: Tensor, v_threshold: float, out: Tensor) -> Tensor:
@@ -86,13 +82,13 @@ def _fire(fire: Callable, h: Tensor, v_threshold: float, out: Tensor) -> Tensor:
     return out.copy_(fire(h - v_threshold))
 
 
-def _slope_and_fire(fire: Callable, h: Tensor, v_threshold: float, out: Tensor) -> Tensor:
-    """The surrogate gradient at H[t], and S[t] into ``out``."""
+def _silence_and_slope(fire: Callable, h: Tensor, v_threshold: float, silent: Tensor, slope: Tensor) -> Tensor:
+    """1 - S[t] into ``silent``, the surrogate gradient at H[t] into ``slope``; the former is returned."""
     if isinstance(fire, Surrogate):
-        _fire(fire, h, v_threshold, out)
-        return fire.gradient(h - v_threshold)
+        fire.gradient_(torch.sub(h, v_threshold, out=slope))
+        return torch.lt(h, v_threshold, out=silent) if fire.spiking else silent.copy_(1 - fire.fire(h - v_threshold))
     with torch.enable_grad():
         x = (h - v_threshold).requires_grad_()
         spike = fire(x)
-        out.copy_(spike.detach())
-        return torch.autograd.grad(spike, x, torch.ones_like(spike))[0]
+        slope.copy_(torch.autograd.grad(spike, x, torch.ones_like(spike))[0])
+    return silent.copy_(1 - spike.detach())
