@@ -32,6 +32,7 @@ class Runner:
         self.data_root = data_root
         self.device = choose_device(device)
         self.code = code_digest()
+        self.provenance = provenance()  # now: the checkout may have moved on by the end of a long run
         self._data: dict[str, datasets.DataSet] = {}
 
     def missing(self, runs: Iterable[Run], seeds: Iterable[int]) -> list[tuple[Run, int]]:
@@ -119,7 +120,7 @@ class Runner:
             code=self.code,
             recipe=run.resolved,
             parent=run.parent.key if run.parent else None,
-            **provenance(),
+            **self.provenance,
             device=_device_in_words(self.device),
             dataset=data.counts() | examples,
             parameters=sum(parameter.numel() for parameter in outcome.net.parameters()),
