@@ -48,6 +48,11 @@ def fuse_tdbn(net: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: a tdBN whose input is not a convolution or linear layer used by it alone.
+
+    >>> from jellyplus.layer import ThresholdDependentBatchNorm1d
+    >>> net = nn.Sequential(nn.Linear(2, 3), ThresholdDependentBatchNorm1d(1.0, 0.5, 3))
+    >>> fuse_tdbn(net)[1]
+    Identity()
     """
     fused = copy.deepcopy(net).eval()
     for norm_name, layer_name in _norms_and_their_layers(fused):
@@ -140,6 +145,11 @@ def finite_difference_gradient(
     Raises:
         ValueError: no such parameter, a module that does not run exactly once, or active dropout, under which the
             loss is random.
+
+    >>> net = nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.constant_(net.weight, 3.0)  # L = w^2 at w = 3
+    >>> finite_difference_gradient(net, "weight", lambda y: y.square().sum(), torch.ones(1, 1, 1)).round(decimals=3)
+    tensor([[6.]])
     """
     if name not in dict(net.named_parameters()):
         raise ValueError(f"no parameter {name!r} in the network: choose one of net.named_parameters()")
@@ -267,6 +277,11 @@ def set_temperature(net: nn.Module, temperature: float) -> None:
 
     Raises:
         ValueError: the temperature is not positive, or the network has no Dspike.
+
+    >>> net = nn.Sequential(Dspike(), Dspike(temperature=2.0))
+    >>> set_temperature(net, 3.0)
+    >>> net[0]
+    Dspike(temperature=3, spiking=True)
     """
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature must be a positive number, got {temperature}")

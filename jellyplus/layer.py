@@ -83,6 +83,12 @@ class ThresholdDependentBatchNorm2d(_ThresholdDependentBatchNorm):
 
     Raises:
         ValueError: input of another shape, or training in step mode 's'.
+
+    >>> import torch
+    >>> norm = ThresholdDependentBatchNorm2d(alpha=1.0, v_th=0.5, num_features=3)
+    >>> y = norm(torch.rand(4, 8, 3, 5, 5))
+    >>> round(y[:, :, 0].std(correction=0).item(), 3)  # alpha V_th at first
+    0.5
     """
 
     spatial_dims = 2

@@ -166,6 +166,9 @@ def dspike_resnet18(
         alpha: of tdBN in series.
         branch_alpha: of tdBN where two branches meet.
         stem_pool: pool in the stem.
+
+    >>> sum(parameter.numel() for parameter in dspike_resnet18().parameters())
+    11247946
     """
     neuron = neuron or (lambda: IterativeLIFNode(surrogate_function=Dspike(), step_mode="m"))
     norm = norm or (lambda alpha, channels: ThresholdDependentBatchNorm2d(alpha, 0.5, channels))
