@@ -54,6 +54,10 @@ class Runner:
 
     def make(self, planned: list[tuple[Run, int]]) -> None:
         """Train what :meth:`missing` found, with progress over the runs."""
+        if stale := sum(any(e.seed == seed for e in self.store.find_any(run.key)) for run, seed in planned):
+            print(
+                f"{stale} of {len(planned)} runs have evidence from other code: it is kept (--render shows it as stale)"
+            )
         with tqdm(total=sum(_cost(run) for run, _ in planned), unit="", bar_format=_BAR) as bar:
             for number, (run, seed) in enumerate(planned, 1):
                 bar.set_description(f"run {number} of {len(planned)}")

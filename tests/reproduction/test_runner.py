@@ -264,11 +264,13 @@ def test_the_summary_line_tells_the_share_of_the_search(tmp_path, capsys):
 # --- Stale, absent and damaged -----------------------------------------------------------------------------------
 
 
-def test_other_code_trains_again_and_keeps_the_old_evidence(tmp_path, monkeypatch):
+def test_other_code_trains_again_says_so_and_keeps_the_old_evidence(tmp_path, monkeypatch, capsys):
     make(tmp_path, 1)
+    assert "other code" not in capsys.readouterr().out
     old = files_below(tmp_path)
     monkeypatch.setattr(module, "code_digest", lambda: "f" * 64)
     assert make(tmp_path, 1) == [(1, 0)]
+    assert "1 of 1 runs have evidence from other code" in capsys.readouterr().out
     assert old.items() <= files_below(tmp_path).items()
     found = Store(tmp_path / "evidence").find_any(runs()[1].key)
     assert sorted(evidence.code for evidence in found) == sorted([code_digest(), "f" * 64])
