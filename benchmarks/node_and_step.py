@@ -1,6 +1,6 @@
 """Times the multi-step node and one training step of the Dspike ResNet-18 against SpikingJelly's own ``LIFNode``.
 
-    python benchmarks/node_and_step.py [--repeats 9]
+    python benchmarks/node_and_step.py [--repeats 15]
 
 Same input, surrogate, reset and memory layout on both sides; outputs and gradients are asserted equal first. Runs
 alternate; medians and their ratio are printed. Bytes kept for backward are counted with saved-tensor hooks; peak memory
@@ -136,7 +136,7 @@ def _status(field: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
     rows = []
     for name, work in WORKS.items():

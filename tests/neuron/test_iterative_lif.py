@@ -153,6 +153,16 @@ def test_parity_holds_for_any_shape_and_decay(shape, v_reset, decay, surrogate):
     torch.testing.assert_close(grads, expected_grads, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("neurons", [1, 7, 12, 24], ids="blocks of {}".format)
+def test_parity_holds_when_the_neurons_run_in_several_blocks(monkeypatch, neurons):
+    monkeypatch.setattr("jellyplus.neuron.multistep._BLOCK", neurons)
+    arguments = {"v_reset": 0.1, "surrogate_function": Dspike(2.0), "step_mode": "m", "store_v_seq": True}
+    fast = IterativeLIFNode(0.4, v_threshold=0.6, store_h_seq=True, **arguments)
+    slow = SlowTruth(0.4, v_threshold=0.6, **arguments)
+    inputs = [normal(3, 2, 3, 4, seed=seed) for seed in (1, 2)]
+    check_parity(fast, slow, inputs, torch.float64, run_b=run_slow)
+
+
 @pytest.mark.parametrize("v_reset", [0.0, None, 0.1])
 def test_a_firing_function_that_hands_its_gradient_on_has_the_loops_gradient(v_reset):
     shape = {"v_threshold": 0.6, "v_reset": v_reset, "surrogate_function": StraightThrough.apply, "step_mode": "m"}
