@@ -1,4 +1,6 @@
-"""Everything that depends on SpikingJelly's line, 0.0.0.0.14: the base classes, and what they leave to us.
+"""What depends on SpikingJelly's line, 0.0.0.0.14: the base classes, and what they leave to us.
+
+The node's backend property and registered memories, in neuron/base.py, depend on it too.
 
 The notes name the file and line of SpikingJelly 0.0.0.0.14 that each workaround is about.
 """

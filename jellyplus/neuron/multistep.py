@@ -20,8 +20,8 @@ class MultiStep(torch.autograd.Function):
     """``apply(x_seq, v, fire, dynamics, store_h, store_v)`` gives (spikes, last V, all H or None, all V or None).
 
     ``x_seq`` and the sequences are [T, N, *]; ``v``, the potential carried over, is a float or [N, *]. ``fire`` is
-    any elementwise surrogate of H - V_th; what it computes in backward comes from its ``gradient``, or from autograd
-    where it is not one of ours.
+    any elementwise surrogate of H - V_th; its slope in backward comes from its ``gradient_``, or from autograd where
+    it is not one of ours.
     """
 
     @staticmethod
@@ -105,7 +105,7 @@ def _forward(x_seq, v, spikes, last, h_seq, v_seq, fire, dynamics):
 
 def _backward(x_seq, v, grad_x, grad_spikes, grad_h, grad_v, grad_last, fire, dynamics):
     """Fill ``grad_x``."""
-    # scratch memory is allocated once and each tensor overwritten when it is used up: fresh pages are what is slow
+    # two scratch tensors for all time-steps, each overwritten when it is used up: fresh pages are what is slow
     spike, slope = torch.empty_like(x_seq[0]), torch.empty_like(x_seq[0])
     for t, x in enumerate(x_seq):
         h = dynamics.charge(x, v, out=grad_x[t])

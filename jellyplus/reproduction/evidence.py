@@ -57,7 +57,7 @@ class Evidence:
         macs: of one example in one time-step.
         accuracy_last: on test data after the last epoch, in percent; the headline.
         accuracy_best: the highest of any epoch on test data, in percent.
-        best_epoch: its epoch.
+        best_epoch: its epoch, counted from 0.
         epochs_completed: of ``epochs_planned``.
         epochs_planned: by the recipe.
         wall_time_s: of the whole run, in seconds.
