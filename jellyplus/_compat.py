@@ -12,7 +12,9 @@ import torch
 with warnings.catch_warnings():  # SpikingJelly scripts functions when imported, which torch calls deprecated
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=Warning)
     from spikingjelly.activation_based import layer, neuron, surrogate
+    from spikingjelly.activation_based.auto_cuda.base import CKernel2D
     from spikingjelly.activation_based.base import MultiStepModule, StepModule
+    from spikingjelly.activation_based.cuda_utils import DeviceEnvironment
     from spikingjelly.activation_based.functional import reset_net
 
 BaseNode = neuron.BaseNode
@@ -24,6 +26,8 @@ DROPOUTS = (torch.nn.modules.dropout._DropoutNd, layer.Dropout, layer.Dropout2d,
 __all__ = [
     "DROPOUTS",
     "BaseNode",
+    "CKernel2D",
+    "DeviceEnvironment",
     "MultiStepModule",
     "StepModule",
     "SurrogateFunctionBase",

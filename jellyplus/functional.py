@@ -1,4 +1,9 @@
-"""Pure functions: fusing tdBN into the weights, finite-difference gradients, and Dspike's temperature search."""
+"""Pure functions: fusing tdBN into the weights, finite-difference gradients, Dspike's temperature search, and MPR.
+
+``membrane_potential_rectify`` (Guo et al. 2022, Reducing Information Loss for SNNs, Eq. 10) and its derivative
+``membrane_potential_rectify_gradient`` are :func:`jellyplus.neuron.rectifier.rectify` and
+:func:`~jellyplus.neuron.rectifier.rectify_gradient`.
+"""
 
 import copy
 import functools
@@ -16,12 +21,16 @@ from torch.nn.modules.conv import _ConvNd
 
 from jellyplus import _compat
 from jellyplus.layer import _ThresholdDependentBatchNorm
+from jellyplus.neuron.rectifier import rectify as membrane_potential_rectify
+from jellyplus.neuron.rectifier import rectify_gradient as membrane_potential_rectify_gradient
 from jellyplus.surrogate import Dspike
 
 __all__ = [
     "TemperatureSearch",
     "finite_difference_gradient",
     "fuse_tdbn",
+    "membrane_potential_rectify",
+    "membrane_potential_rectify_gradient",
     "search_temperature",
     "set_temperature",
     "temperature_candidates",

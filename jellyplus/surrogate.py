@@ -4,6 +4,7 @@ Their argument is :math:`x = H - V_{th}`, as in ``spikingjelly.activation_based.
 :math:`x \ge 0`, or returns the primitive where ``spiking=False``; backward multiplies by the gradient.
 
 Li et al. 2021, Differentiable Spike: Eqs. 7 (rectangular), 8 (triangular), 11 and 12 (Dspike).
+Guo et al. 2022, IM-Loss: Eqs. 13 and 14 (EvAF).
 """
 
 import math
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from jellyplus import _compat
 
-__all__ = ["Dspike", "Rectangular", "Surrogate", "Triangular"]
+__all__ = ["Dspike", "EvAF", "Rectangular", "Surrogate", "Triangular"]
 
 
 class Surrogate(_compat.SurrogateFunctionBase):
@@ -175,7 +176,8 @@ class Triangular(Surrogate):
 
     def cuda_gradient(self, x: str) -> str:
         """Eq. 8."""
-        return f"({_literal(self.gamma)} * fmaxf(0.0f, 1.0f - fabsf({x}) / {_literal(self.v_threshold)}))"
+        gamma, v_th = _literal(self.gamma), _literal(self.v_threshold)
+        return f"(fabsf({x}) < {v_th} ? {gamma} * (1.0f - fabsf({x}) / {v_th}) : 0.0f)"
 
     def extra_repr(self) -> str:
         """The shape."""
@@ -233,11 +235,63 @@ class Dspike(Surrogate):
         """The derivative of Eq. 12, b read from device memory."""
         b = "surrogate_parameter[0]"
         square = f"tanhf({b} * ({x})) * tanhf({b} * ({x}))"
-        return f"(fabsf({x}) <= 0.5f ? {b} * (1.0f - {square}) / (2.0f * tanhf(0.5f * {b})) : 0.0f)"
+        inside = f"(fabsf({x}) <= 0.5f ? 1.0f : 0.0f)"  # a factor: no call in a branch, so that a CPU can vectorise it
+        return f"({inside} * {b} * (1.0f - {square}) / (2.0f * tanhf(0.5f * {b})))"
 
     def extra_repr(self) -> str:
         """The shape."""
         return f"temperature={self.temperature.item():.4g}, spiking={self.spiking}"
+
+
+class EvAF(Surrogate):
+    r"""Evolutionary asymptotic function (IM-Loss paper, Eq. 13, whose k Eq. 14 lets change with the epoch).
+
+    .. math:: g(x) = \frac12 \tanh(k x) + \frac12, \qquad g'(x) = \frac k2 \left(1 - \tanh^2(k x)\right)
+
+    There is no window: a silent neuron always gets some gradient. k to infinity gives the step; the gradient falls
+    off over about 1/k on either side of V_th and encloses the area 1 for every k.
+
+    ``k`` is a buffer: saved and moved with the module, changed in place (``function.k.fill_(2.0)``), and read when
+    the backward pass runs.
+
+    Args:
+        k: without unit; larger is steeper. The paper lets it grow from 1 to 10.
+        spiking: see :class:`Surrogate`.
+
+    Raises:
+        ValueError: k is not a positive number.
+
+    >>> EvAF(k=2.0).primitive(torch.tensor([-10.0, 0.0, 10.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+
+    k: Tensor
+
+    def __init__(self, k: float = 1.0, spiking: bool = True):
+        super().__init__(spiking)
+        self.register_buffer("k", torch.tensor(_positive("k", k)))
+
+    @property
+    def parameter(self) -> Tensor:
+        """k."""
+        return self.k
+
+    def primitive(self, x: Tensor) -> Tensor:
+        """Eq. 13."""
+        return torch.tanh(self.k * x) / 2 + 0.5
+
+    def gradient_(self, x: Tensor) -> Tensor:
+        """The derivative of Eq. 13."""
+        return x.mul_(self.k).tanh_().square_().sub_(1).mul_(-self.k / 2)
+
+    def cuda_gradient(self, x: str) -> str:
+        """The derivative of Eq. 13, k read from device memory."""
+        k = "surrogate_parameter[0]"
+        return f"(0.5f * {k} * (1.0f - tanhf({k} * ({x})) * tanhf({k} * ({x}))))"
+
+    def extra_repr(self) -> str:
+        """The shape."""
+        return f"k={self.k.item():.4g}, spiking={self.spiking}"
 
 
 def _positive(name: str, value: float) -> float:

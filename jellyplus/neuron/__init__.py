@@ -2,5 +2,6 @@
 
 from jellyplus.neuron.base import Node
 from jellyplus.neuron.iterative_lif import IterativeLIFNode
+from jellyplus.neuron.srif import SRIFNode
 
-__all__ = ["IterativeLIFNode", "Node"]
+__all__ = ["IterativeLIFNode", "Node", "SRIFNode"]

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from jellyplus import _compat
+from jellyplus.neuron import backends
 from jellyplus.neuron.dynamics import Dynamics
 from jellyplus.neuron.multistep import MultiStep
 from jellyplus.surrogate import Rectangular
 
 __all__ = ["Node"]
-
-_NOT_BUILT = "jellyplus {name} has no {backend} kernels in this version: use backend='torch'"
 
 
 class Node(_compat.BaseNode):
@@ -63,7 +62,7 @@ class Node(_compat.BaseNode):
     @property
     def supported_backends(self) -> tuple[str, ...]:
         """The backends of step mode 'm', whatever the step mode is now."""
-        return ("torch",)
+        return backends.BACKENDS
 
     @property
     def backend(self) -> str:
@@ -73,22 +72,25 @@ class Node(_compat.BaseNode):
     @backend.setter
     def backend(self, value: str) -> None:
         if value not in self.supported_backends:
-            name, known = type(self).__name__, ", ".join(map(repr, self.supported_backends))
-            reason = f"unknown backend {value!r}: {name} supports {known}"
-            raise ValueError(_NOT_BUILT.format(name=name, backend=value) if value == "cupy" else reason)
+            known = ", ".join(map(repr, self.supported_backends))
+            raise ValueError(f"unknown backend {value!r}: {type(self).__name__} supports {known}")
+        if found := backends.obstacle(value):
+            raise ValueError(f"backend={value!r} cannot run here: {found}")
         self._backend = value
 
     @property
     def dynamics(self) -> Dynamics:
-        """The constants of one time-step."""
-        return Dynamics(self.decay, self.v_threshold, self.v_reset, self.detach_reset)
+        """The constants of one time-step; a spike takes V_th off under soft reset."""
+        arguments = (self.decay, self.v_threshold, self.v_reset, self.detach_reset)
+        return Dynamics(*arguments, spike_size=self.v_threshold, rectify=False)
 
     def single_step_forward(self, x: Tensor) -> Tensor:
         """X[t] to S[t], both [N, *]; V[t] stays on ``v``."""
         self._check_state(x)
-        h = self.dynamics.charge(x, self.v)
-        spike = self.surrogate_function(h - self.v_threshold)
-        self.v = self.dynamics.reset(h, spike)
+        dynamics = self.dynamics
+        h = dynamics.charge(x, self.v)
+        spike = self.surrogate_function(dynamics.over_threshold(h))
+        self.v = dynamics.reset(h, spike)
         return spike
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
@@ -97,17 +99,18 @@ class Node(_compat.BaseNode):
             raise ValueError(f"step mode 'm' needs input [T, N, *] with T >= 1, got shape {tuple(x_seq.shape)}")
         self._check_state(x_seq[0])
         self._check_surrogate()
-        arguments = (self.surrogate_function, self.dynamics, self.store_h_seq, self.store_v_seq)
-        spikes, self.v, self.h_seq, v_seq = MultiStep.apply(x_seq, self.v, *arguments)
+        engine = backends.engine(self.backend, self.surrogate_function, self.dynamics)
+        spikes, self.v, self.h_seq, v_seq = MultiStep.apply(x_seq, self.v, engine, self.store_h_seq, self.store_v_seq)
         if self.store_v_seq:
             self.v_seq = v_seq
         return spikes
 
     def _check_state(self, x: Tensor) -> None:
-        if isinstance(self.v, Tensor) and self.v.shape != x.shape:
+        if isinstance(self.v, Tensor) and (self.v.shape, self.v.dtype) != (x.shape, x.dtype):
             raise ValueError(
-                f"the membrane potential left from the call before is {tuple(self.v.shape)} and the input "
-                f"{tuple(x.shape)}: call spikingjelly.activation_based.functional.reset_net(net) between batches"
+                f"the membrane potential left from the call before is {self.v.dtype} {tuple(self.v.shape)} and the "
+                f"input {x.dtype} {tuple(x.shape)}: call spikingjelly.activation_based.functional.reset_net(net) "
+                "between batches"
             )
 
     def _check_surrogate(self) -> None:

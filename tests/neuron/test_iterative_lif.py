@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import SlowTruth, normal
 from spikingjelly.activation_based import functional, neuron
 from spikingjelly.activation_based import surrogate as sj_surrogate
 from torch import nn
@@ -37,23 +38,6 @@ SURROGATES = {
     "sj-sigmoid": lambda: sj_surrogate.Sigmoid(alpha=3.0),
 }
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-
-
-class SlowTruth(neuron.BaseNode):
-    """SpikingJelly's own loop, charged by one line; it keeps every H."""
-
-    def __init__(self, decay, **arguments):
-        super().__init__(**arguments)
-        self.decay = decay
-        self.h = []
-
-    def neuronal_charge(self, x):
-        self.v = self.decay * self.v + x
-        self.h.append(self.v)
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def weighted(sequences, seed=100):
@@ -155,7 +139,7 @@ def test_parity_holds_for_any_shape_and_decay(shape, v_reset, decay, surrogate):
 
 @pytest.mark.parametrize("neurons", [1, 7, 12, 24], ids="blocks of {}".format)
 def test_parity_holds_when_the_neurons_run_in_several_blocks(monkeypatch, neurons):
-    monkeypatch.setattr("jellyplus.neuron.multistep._BLOCK", neurons)
+    monkeypatch.setattr("jellyplus.neuron.torch_backend._BLOCK", neurons)
     arguments = {"v_reset": 0.1, "surrogate_function": Dspike(2.0), "step_mode": "m", "store_v_seq": True}
     fast = IterativeLIFNode(0.4, v_threshold=0.6, store_h_seq=True, **arguments)
     slow = SlowTruth(0.4, v_threshold=0.6, **arguments)
@@ -400,12 +384,6 @@ def test_an_unknown_backend_raises_with_the_known_ones(mode):
     with pytest.raises(ValueError, match="unknown backend 'tpu'"):
         node.backend = "tpu"
     assert node.backend == "torch"
-
-
-@pytest.mark.parametrize("mode", ["s", "m"])
-def test_cupy_raises_with_the_reason(mode):
-    with pytest.raises(ValueError, match=r"no cupy kernels in this version.*backend='torch'"):
-        IterativeLIFNode(step_mode=mode, backend="cupy")
 
 
 def test_the_order_of_step_mode_and_backend_does_not_matter():

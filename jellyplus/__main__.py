@@ -1,0 +1,50 @@
+"""The command line: ``jellyplus`` or ``python -m jellyplus``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from jellyplus._errors import InputError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one sub-command.
+
+    Args:
+        arguments: the words after the program's name; None takes those of this process.
+
+    Returns:
+        The exit code: the sub-command's own, 2 for bad input, 130 when interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except InputError as error:
+        print(f"jellyplus: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("jellyplus: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jellyplus", description="Tools around the plugin for SpikingJelly.")
+    parser.add_argument("--version", action="version", version=f"jellyplus {metadata.version('jellyplus')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    summary = "print versions, the backends that work here, and what to do about those that do not"
+    doctor = commands.add_parser("doctor", help=summary, description=f"{summary.capitalize()}.")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from jellyplus import doctor  # it loads every backend, which no other command needs
+
+    return doctor.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

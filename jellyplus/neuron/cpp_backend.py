@@ -1,0 +1,185 @@
+"""``backend="cpp"``: the CUDA kernels' text built for the CPU, float32, with blocks of neurons that stay in the cache.
+
+A library is built once for each form of node (reset, surrogate), takes about a second, and is kept in
+``$XDG_CACHE_HOME/jellyplus`` (``~/.cache/jellyplus``) under the hash of its text, compiler and processor. It needs a
+C++ compiler with OpenMP: ``$CXX``, g++, c++ or clang++.
+"""
+
+import ctypes
+import functools
+import hashlib
+import mmap
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from jellyplus.neuron.kernel_code import PARAMETERS, Form, body, call
+from jellyplus.neuron.kernel_engine import Arguments, KernelEngine, Obstacle
+
+__all__ = ["CppEngine", "obstacle"]
+
+_FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-fopenmp"),
+    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),  # the first for the same numbers, then for SIMD
+)
+_HEAD = """
+#include <cmath>
+#include <cstring>
+#if defined(__GLIBC__) && defined(__x86_64__) && !defined(__clang__)
+#if __GLIBC_PREREQ(2, 35)  // libmvec has them; glibc declares so under -ffast-math only
+extern "C" {
+__attribute__((simd("notinbranch"))) float tanhf(float) noexcept;
+__attribute__((simd("notinbranch"))) float expf(float) noexcept;
+__attribute__((simd("notinbranch"))) float cbrtf(float) noexcept;
+}
+#endif
+#endif
+#define INLINE static inline
+#define UNROLLED
+#define EACH_LANE _Pragma("omp simd") for (int lane = 0; lane < LANES; lane++)
+constexpr int LANES = 1024;  // with SEGMENT time-steps of H this fits the first two caches
+typedef float Stored;
+
+struct Block {
+    long long i, n;
+    void load(float (&to)[LANES], const float *from, int t, float otherwise) const {
+        if (!from) {
+            for (int lane = 0; lane < LANES; lane++) to[lane] = otherwise;
+        } else if (i + LANES <= n) {
+            std::memcpy(to, from + t * n + i, sizeof to);
+        } else {
+            for (int lane = 0; lane < LANES; lane++) to[lane] = i + lane < n ? from[t * n + i + lane] : 0.0f;
+        }
+    }
+    void store(float *to, int t, const float (&from)[LANES]) const {
+        std::memcpy(to + t * n + i, from, sizeof(float) * (i + LANES <= n ? LANES : n - i));
+    }
+};
+"""
+_KERNEL = """
+extern "C" void {direction}({parameters}, int threads) {{
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long long i = 0; i < n; i += LANES) {call}
+}}
+"""
+
+
+class CppEngine(KernelEngine):
+    """Runs on as many threads as torch does."""
+
+    name = "cpp"
+    device_type = "cpu"
+    dtypes = (torch.float32,)
+
+    def room(self, x: Tensor) -> Tensor:
+        """Fresh memory in huge pages where Linux gives them: to be handed 4 KiB at a time is what is slow."""
+        room = torch.empty_like(x)
+        begin = -(-room.data_ptr() // _HUGE_PAGE) * _HUGE_PAGE
+        whole = (room.data_ptr() + room.nbytes - begin) // _HUGE_PAGE * _HUGE_PAGE
+        if whole > 0 and hasattr(mmap, "MADV_HUGEPAGE"):
+            _libc().madvise(ctypes.c_void_p(begin), ctypes.c_size_t(whole), mmap.MADV_HUGEPAGE)  # advice, no demand
+        return room
+
+    def launch(self, direction: str, dtype: torch.dtype, device: torch.device, arguments: Arguments) -> None:
+        """See :class:`KernelEngine`."""
+        names = PARAMETERS[direction]
+        values = [v.data_ptr() if isinstance(v := arguments[name], Tensor) else v for name in names]
+        getattr(_library(self.form), direction)(*values, torch.get_num_threads())
+
+
+_HUGE_PAGE = 2**21
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
+@functools.cache
+def obstacle() -> Obstacle | None:
+    """Why the compiler cannot be used here; None where it built a library that loads."""
+    try:
+        _library(Form(True, False, False, "const float slope = 1.0f;"))
+    except OSError as error:
+        return Obstacle(str(error), "install g++ with OpenMP (Debian: apt-get install g++), or name a compiler in $CXX")
+    return None
+
+
+@functools.cache
+def _library(form: Form) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(_built(_source(form))))
+    for direction, parameters in PARAMETERS.items():
+        function = getattr(library, direction)
+        function.argtypes, function.restype = [*map(_ctype, parameters.values()), ctypes.c_int], None
+    return library
+
+
+def _ctype(text: str) -> type:
+    if "*" in text:
+        return ctypes.c_void_p
+    return {"const int": ctypes.c_int, "const long long": ctypes.c_longlong, "const float": ctypes.c_float}[text]
+
+
+def _source(form: Form) -> str:
+    kernels = []
+    for direction, parameters in PARAMETERS.items():
+        declared = ", ".join(f"{ctype} {name}" for name, ctype in parameters.items())
+        kernels.append(_KERNEL.format(direction=direction, parameters=declared, call=call(direction)))
+    return "\n".join([_HEAD, body(form), *kernels])
+
+
+def _built(source: str) -> Path:
+    """The library of ``source``, built unless it is in the cache.
+
+    Raises:
+        OSError: no compiler, one that fails, or a cache folder that cannot be written; the message says which.
+    """
+    compiler = _compiler()
+    key = hashlib.sha256("\n".join([source, *_FLAGS, _version(compiler), _processor()]).encode()).hexdigest()
+    path = _cache() / f"{key[:32]}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            _compile(compiler, source, Path(folder) / "kernels.cpp", Path(folder) / "kernels.so")
+            os.replace(Path(folder) / "kernels.so", path)
+    return path
+
+
+def _compile(compiler: list[str], source: str, text: Path, library: Path) -> None:
+    text.write_text(source)
+    result = subprocess.run([*compiler, *_FLAGS, "-o", library, text], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise OSError(f"{shlex.join(compiler)} cannot build the kernels: {result.stderr.strip()}")
+
+
+@functools.cache
+def _compiler() -> list[str]:
+    if command := os.environ.get("CXX"):
+        return shlex.split(command)
+    for name in ("g++", "c++", "clang++"):
+        if path := shutil.which(name):
+            return [path]
+    raise FileNotFoundError("no C++ compiler found: neither $CXX nor g++, c++ or clang++ on the PATH")
+
+
+def _version(compiler: list[str]) -> str:
+    return subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def _processor() -> str:
+    """What -march=native depends on: a home folder may be shared by different machines."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    fields = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    return "\n".join([platform.machine(), platform.processor(), *fields])
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jellyplus"

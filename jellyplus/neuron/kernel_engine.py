@@ -1,0 +1,96 @@
+"""What the two backends made from ``kernels.h`` share: their arguments, and why one cannot run."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jellyplus.neuron.dynamics import Dynamics
+from jellyplus.neuron.kernel_code import SEGMENT, Form
+
+__all__ = ["KernelEngine", "Obstacle"]
+
+Arguments = dict[str, Tensor | float | int | None]
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a backend cannot run on this machine.
+
+    Attributes:
+        reason: the original error, or what is missing.
+        remedy: the first thing to do about it, one sentence.
+    """
+
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.remedy}"
+
+
+class KernelEngine(ABC):
+    """Runs a firing function that has CUDA code; see :class:`jellyplus.neuron.multistep.Engine`.
+
+    Args:
+        fire: the node's surrogate function.
+        dynamics: the node's constants.
+
+    Raises:
+        ValueError: ``fire`` has no CUDA code or does not fire; a tensor of a type or on a device that the backend does
+            not run on.
+    """
+
+    name: str
+    device_type: str
+    dtypes: tuple[torch.dtype, ...]
+
+    def __init__(self, fire: Callable, dynamics: Dynamics):
+        self.fire, self.dynamics, self.form = fire, dynamics, Form.of(fire, dynamics)
+
+    @abstractmethod
+    def launch(self, direction: str, dtype: torch.dtype, device: torch.device, arguments: Arguments) -> None:
+        """Run the kernel ``forward`` or ``backward`` on tensors of this type and device; None is a null pointer."""
+
+    def room(self, x: Tensor) -> Tensor:
+        """See :class:`jellyplus.neuron.multistep.Engine`."""
+        return torch.empty_like(x)
+
+    def checkpoints(self, x: Tensor) -> Tensor | None:
+        """[(T - 1) // SEGMENT, neurons], float: V at the beginning of every segment but the first."""
+        rows = (len(x) - 1) // SEGMENT
+        return torch.empty((rows, x.shape[1]), dtype=torch.float32, device=x.device) if rows else None
+
+    def forward(self, x, v, spikes, last, h_seq, v_seq, checkpoints):
+        """See :class:`jellyplus.neuron.multistep.Engine`."""
+        outputs = {"spike_seq": spikes, "v_last": last, "h_seq": h_seq, "v_seq": v_seq, "checkpoints": checkpoints}
+        self.launch("forward", x.dtype, x.device, self._common(x, v) | outputs)
+
+    def backward(self, x, v, checkpoints, grad_x, grad_spikes, grad_last, grad_h, grad_v):
+        """See :class:`jellyplus.neuron.multistep.Engine`."""
+        incoming = {"grad_spike_seq": grad_spikes, "grad_v_last": grad_last, "grad_h_seq": grad_h, "grad_v_seq": grad_v}
+        kept = {"checkpoints": checkpoints, "surrogate_parameter": self._parameter(x.device)}
+        self.launch("backward", x.dtype, x.device, self._common(x, v) | incoming | kept | {"grad_x_seq": grad_x})
+
+    def _common(self, x: Tensor, v: Tensor | float) -> Arguments:
+        if x.device.type != self.device_type:
+            raise ValueError(f"backend={self.name!r} runs on {self.device_type} tensors and the input is on {x.device}")
+        if x.dtype not in self.dtypes:
+            known = " and ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)
+            raise ValueError(f"backend={self.name!r} runs {known}, got {x.dtype}: use backend='torch'")
+        reset_to = self.dynamics.spike_size if self.dynamics.v_reset is None else self.dynamics.v_reset
+        constants = {"decay": self.dynamics.decay, "v_th": self.dynamics.v_threshold, "reset_to": reset_to}
+        start = {"v_start": v, "v_init": None} if isinstance(v, float) else {"v_start": 0.0, "v_init": v}
+        return constants | start | {"n": x.shape[1], "T": len(x), "x_seq": x}
+
+    def _parameter(self, device: torch.device) -> Tensor | None:
+        """The surrogate's evolving parameter, read when the backward pass runs."""
+        parameter = getattr(self.fire, "parameter", None)
+        if parameter is None:
+            return None
+        if parameter.device != device:
+            name = type(self.fire).__name__
+            raise ValueError(f"the parameter of {name} is on {parameter.device}, the input on {device}: move the net")
+        return parameter.float()
