@@ -81,7 +81,7 @@ cupy = types.SimpleNamespace(
 
 @contextlib.contextmanager
 def installed(monkeypatch):
-    """``backend="cupy"`` runs here, on tensors of the CPU."""
+    """``backend="cupy"`` runs here, on tensors of the CPU; further patches belong on the one that is given."""
     with monkeypatch.context() as patch:
         patch.setattr(cupy_backend, "cupy", cupy)
         patch.setattr(cupy_backend, "obstacle", lambda: None)
@@ -89,7 +89,7 @@ def installed(monkeypatch):
         patch.setattr(cupy_backend, "_stream", lambda device: None)
         patch.setattr(cupy_backend.CupyEngine, "device_type", "cpu")
         cupy_backend._kernel.cache_clear()
-        yield
+        yield patch
         cupy_backend._kernel.cache_clear()
 
 
