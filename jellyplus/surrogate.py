@@ -234,9 +234,8 @@ class Dspike(Surrogate):
     def cuda_gradient(self, x: str) -> str:
         """The derivative of Eq. 12, b read from device memory."""
         b = "surrogate_parameter[0]"
-        square = f"tanhf({b} * ({x})) * tanhf({b} * ({x}))"
         inside = f"(fabsf({x}) <= 0.5f ? 1.0f : 0.0f)"  # a factor: no call in a branch, so that a CPU can vectorise it
-        return f"({inside} * {b} * (1.0f - {square}) / (2.0f * tanhf(0.5f * {b})))"
+        return f"({inside} * {b} / (2.0f * tanhf(0.5f * {b})) * {_slope_of_tanh(f'{b} * ({x})')})"
 
     def extra_repr(self) -> str:
         """The shape."""
@@ -287,7 +286,7 @@ class EvAF(Surrogate):
     def cuda_gradient(self, x: str) -> str:
         """The derivative of Eq. 13, k read from device memory."""
         k = "surrogate_parameter[0]"
-        return f"(0.5f * {k} * (1.0f - tanhf({k} * ({x})) * tanhf({k} * ({x}))))"
+        return f"(0.5f * {k} * {_slope_of_tanh(f'{k} * ({x})')})"
 
     def extra_repr(self) -> str:
         """The shape."""
@@ -298,6 +297,12 @@ def _positive(name: str, value: float) -> float:
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be a positive number, got {value}")
     return float(value)
+
+
+def _slope_of_tanh(y: str) -> str:
+    """1 - tanh^2(y) = 4 e / (1 + e)^2 with e = exp(-2 |y|), in CUDA: one fast function, and no cancellation."""
+    e = f"expf(-2.0f * fabsf({y}))"
+    return f"(4.0f * {e} / ((1.0f + {e}) * (1.0f + {e})))"
 
 
 def _literal(value: float) -> str:

@@ -179,12 +179,23 @@ def test_firing_is_invariant_for_every_half_precision_number():
     assert torch.equal(torch.sign(rectified_over_half(u)), torch.sign(u - HALF))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_over_half_is_exact_next_to_the_threshold(dtype):
+    """The slope there is 1.657187; phi itself, rounded near 1/2, would be off by a third on the nearest numbers."""
+    u = neighbours(dtype, HALF)
+    expected = 1.657187 * (u.double() - HALF)
+    if dtype != torch.bfloat16:  # 20 numbers away the tanh bends
+        torch.testing.assert_close(rectified_over_half(u).double(), expected, rtol=2e-3, atol=0)
+    nearest = expected.abs() < 3 * torch.finfo(dtype).eps
+    torch.testing.assert_close(rectified_over_half(u).double()[nearest], expected[nearest], rtol=2e-2, atol=0)
+
+
 def test_firing_is_not_invariant_at_another_threshold():
-    """V_th = 0.3: tanh(3 (u - 0.5)) = -0.2 * 1.810296 where u = 0.5 - 0.379361 / 3 = 0.373546; up to there MPR
+    """V_th = 0.3: tanh(3 (u - 0.5)) = -0.2 * 1.810296 where u = 0.5 - 0.379254 / 3 = 0.373582; up to there MPR
     silences neurons that would have fired."""
     u = torch.linspace(-1, 2, 300_001, dtype=torch.float64)
     changed = u[(u >= 0.3) != (rectified_over_half(u) >= 0.3 - HALF)]
-    assert (changed.min().item(), changed.max().item()) == pytest.approx((0.3, 0.373546), abs=2e-5)
+    assert (changed.min().item(), changed.max().item()) == pytest.approx((0.3, 0.373582), abs=2e-5)
     assert rectify(torch.tensor(0.35)) < 0.3
 
 

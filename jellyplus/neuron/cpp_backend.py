@@ -35,37 +35,44 @@ _HEAD = """
 #if defined(__GLIBC__) && defined(__x86_64__) && !defined(__clang__)
 #if __GLIBC_PREREQ(2, 35)  // libmvec has them; glibc declares so under -ffast-math only
 extern "C" {
-__attribute__((simd("notinbranch"))) float tanhf(float) noexcept;
-__attribute__((simd("notinbranch"))) float expf(float) noexcept;
-__attribute__((simd("notinbranch"))) float cbrtf(float) noexcept;
+__attribute__((const, simd("notinbranch"))) float tanhf(float) noexcept;
+__attribute__((const, simd("notinbranch"))) float expf(float) noexcept;
+__attribute__((const, simd("notinbranch"))) float cbrtf(float) noexcept;
 }
 #endif
 #endif
 #define INLINE static inline
 #define UNROLLED
 #define EACH_LANE _Pragma("omp simd") for (int lane = 0; lane < LANES; lane++)
-constexpr int LANES = 1024;  // with SEGMENT time-steps of H this fits the first two caches
+constexpr int LANES = 512;  // with SEGMENT time-steps of H this stays in the first cache; 256 to 2,048 are close
 typedef float Stored;
 
+static const float nothing[LANES] = {};
+
+// Whole blocks are read and written where they lie; the last one goes through ``room``.
 struct Block {
     long long i, n;
-    void load(float (&to)[LANES], const float *from, int t, float otherwise) const {
-        if (!from) {
-            for (int lane = 0; lane < LANES; lane++) to[lane] = otherwise;
-        } else if (i + LANES <= n) {
-            std::memcpy(to, from + t * n + i, sizeof to);
-        } else {
-            for (int lane = 0; lane < LANES; lane++) to[lane] = i + lane < n ? from[t * n + i + lane] : 0.0f;
-        }
+    bool whole() const { return i + LANES <= n; }
+    const float *load(float (&room)[LANES], const float *from, long long begin) const {
+        if (!from) return nothing;
+        if (whole()) return from + begin + i;
+        copy(room, from, begin, 0.0f);
+        return room;
     }
-    void store(float *to, int t, const float (&from)[LANES]) const {
-        std::memcpy(to + t * n + i, from, sizeof(float) * (i + LANES <= n ? LANES : n - i));
+    void copy(float (&to)[LANES], const float *from, long long begin, float otherwise) const {
+        for (int lane = 0; lane < LANES; lane++) to[lane] = otherwise;
+        if (from) std::memcpy(to, from + begin + i, size());
     }
+    float *place(float (&room)[LANES], float *to, long long begin) const { return whole() ? to + begin + i : room; }
+    void store(float *to, long long begin, const float *from) const {
+        if (to + begin + i != from) std::memcpy(to + begin + i, from, size());
+    }
+    size_t size() const { return sizeof(float) * (whole() ? LANES : n - i); }
 };
 """
 _KERNEL = """
 extern "C" void {direction}({parameters}, int threads) {{
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(threads) if (n * T > 32768)
     for (long long i = 0; i < n; i += LANES) {call}
 }}
 """

@@ -50,10 +50,15 @@ typedef float Stored;
 
 struct Block {
     long long i, n;
-    INLINE void load(float (&to)[1], const float *from, int t, float otherwise) const {
-        to[0] = from ? from[t * n + i] : otherwise;
+    INLINE const float *load(float (&room)[1], const float *from, long long begin) const {
+        copy(room, from, begin, 0.0f);
+        return room;
     }
-    INLINE void store(float *to, int t, const float (&from)[1]) const { to[t * n + i] = from[0]; }
+    INLINE void copy(float (&to)[1], const float *from, long long begin, float otherwise) const {
+        to[0] = from ? from[begin + i] : otherwise;
+    }
+    INLINE float *place(float (&room)[1], float *, long long) const { return room; }
+    INLINE void store(float *to, long long begin, const float *from) const { to[begin + i] = from[0]; }
 };
 """,
     "half2": """
@@ -66,10 +71,14 @@ struct Block {
     long long i, n;
     INLINE bool both() const { return i + 1 < n; }
     INLINE bool paired(const half *at) const { return both() && (size_t)at % sizeof(half2) == 0; }
-    INLINE void load(float (&to)[2], const half2 *from, int t, float otherwise) const {
+    INLINE const float *load(float (&room)[2], const half2 *from, long long begin) const {
+        copy(room, from, begin, 0.0f);
+        return room;
+    }
+    INLINE void copy(float (&to)[2], const half2 *from, long long begin, float otherwise) const {
         to[0] = to[1] = otherwise;
         if (!from) return;
-        const half *at = (const half *)from + t * n + i;
+        const half *at = (const half *)from + begin + i;
         if (paired(at)) {
             const float2 pair = __half22float2(*(const half2 *)at);
             to[0] = pair.x;
@@ -79,8 +88,13 @@ struct Block {
             if (both()) to[1] = __half2float(at[1]);
         }
     }
-    INLINE void store(half2 *to, int t, const float (&from)[2]) const {
-        half *at = (half *)to + t * n + i;
+    INLINE void copy(float (&to)[2], const float *from, long long begin, float) const {
+        to[0] = from[begin + i];
+        if (both()) to[1] = from[begin + i + 1];
+    }
+    INLINE float *place(float (&room)[2], half2 *, long long) const { return room; }
+    INLINE void store(half2 *to, long long begin, const float *from) const {
+        half *at = (half *)to + begin + i;
         if (paired(at)) {
             *(half2 *)at = __floats2half2_rn(from[0], from[1]);
         } else {
@@ -88,13 +102,9 @@ struct Block {
             if (both()) at[1] = __float2half_rn(from[1]);
         }
     }
-    INLINE void load(float (&to)[2], const float *from, int t, float otherwise) const {
-        to[0] = from ? from[t * n + i] : otherwise;
-        to[1] = from && both() ? from[t * n + i + 1] : otherwise;
-    }
-    INLINE void store(float *to, int t, const float (&from)[2]) const {
-        to[t * n + i] = from[0];
-        if (both()) to[t * n + i + 1] = from[1];
+    INLINE void store(float *to, long long begin, const float *from) const {
+        to[begin + i] = from[0];
+        if (both()) to[begin + i + 1] = from[1];
     }
 };
 """,

@@ -23,6 +23,7 @@ _COMMON = {
     "v_start": "const float",
     "v_init": "const Stored *",
     "x_seq": "const Stored *",
+    "x_step": "const long long",
 }
 #: The kernels' arguments by name, and their C types.
 PARAMETERS = {
@@ -39,6 +40,7 @@ PARAMETERS = {
         "checkpoints": "const float *",
         "surrogate_parameter": "const float *",
         "grad_spike_seq": "const Stored *",
+        "grad_spike_step": "const long long",
         "grad_h_seq": "const Stored *",
         "grad_v_seq": "const Stored *",
         "grad_v_last": "const Stored *",

@@ -70,7 +70,9 @@ class KernelEngine(ABC):
 
     def backward(self, x, v, checkpoints, grad_x, grad_spikes, grad_last, grad_h, grad_v):
         """See :class:`jellyplus.neuron.multistep.Engine`."""
-        incoming = {"grad_spike_seq": grad_spikes, "grad_v_last": grad_last, "grad_h_seq": grad_h, "grad_v_seq": grad_v}
+        step = 0 if grad_spikes is None else grad_spikes.stride(0)
+        incoming = {"grad_spike_seq": grad_spikes, "grad_spike_step": step, "grad_v_last": grad_last}
+        incoming |= {"grad_h_seq": _dense(grad_h), "grad_v_seq": _dense(grad_v)}
         kept = {"checkpoints": checkpoints, "surrogate_parameter": self._parameter(x.device)}
         self.launch("backward", x.dtype, x.device, self._common(x, v) | incoming | kept | {"grad_x_seq": grad_x})
 
@@ -83,7 +85,7 @@ class KernelEngine(ABC):
         reset_to = self.dynamics.spike_size if self.dynamics.v_reset is None else self.dynamics.v_reset
         constants = {"decay": self.dynamics.decay, "v_th": self.dynamics.v_threshold, "reset_to": reset_to}
         start = {"v_start": v, "v_init": None} if isinstance(v, float) else {"v_start": 0.0, "v_init": v}
-        return constants | start | {"n": x.shape[1], "T": len(x), "x_seq": x}
+        return constants | start | {"n": x.shape[1], "T": len(x), "x_seq": x, "x_step": x.stride(0)}
 
     def _parameter(self, device: torch.device) -> Tensor | None:
         """The surrogate's evolving parameter, read when the backward pass runs."""
@@ -94,3 +96,7 @@ class KernelEngine(ABC):
             name = type(self.fire).__name__
             raise ValueError(f"the parameter of {name} is on {parameter.device}, the input on {device}: move the net")
         return parameter.float()
+
+
+def _dense(sequence: Tensor | None) -> Tensor | None:
+    return None if sequence is None else sequence.contiguous()

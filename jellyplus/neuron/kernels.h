@@ -9,9 +9,12 @@
 //   INLINE, UNROLLED         how a function is declared, and a short loop
 //   LANES, EACH_LANE         neurons in a block, and the loop over them
 //   Stored                   type of the sequences in memory, float or half2; all arithmetic is in float
-//   Block                    load and store of a block of neurons at a time-step
+//   Block                    neurons i to i + LANES - 1 of n, so many numbers (t n) behind a sequence's beginning:
+//     load, place            where to read or write them, in the sequence itself or in the room that is given
+//     copy, store            into registers, and out of them or of a place
 //
-// The sequences are [T, n] in memory; a pointer to something that is not wanted, or that is zero, is null.
+// The sequences are [T, n] in memory, but for x and the spikes' gradient, whose time-steps lie x_step and grad_spike_step
+// apart: 0 where one of them serves all. A pointer to something that is not wanted, or that is zero, is null.
 
 // The constants of one time-step. reset is V_reset (hard), or what a spike takes off the potential (soft).
 struct Dynamics {
@@ -41,42 +44,44 @@ INLINE float kept(const Dynamics &d, float h, float slope) {
     return DETACH_RESET ? direct : direct - slope * by_spike;
 }
 
-// Neurons i to i + LANES - 1 of n. Without checkpoints none are kept, which is right where no gradient is wanted.
+// Without checkpoints none are kept, which is right where no gradient is wanted.
 INLINE void forward_block(long long i, Dynamics d, long long n, int T, float v_start, const Stored *v_init,
-                          const Stored *x_seq, Stored *spike_seq, Stored *v_last, Stored *h_seq, Stored *v_seq,
-                          float *checkpoints) {
+                          const Stored *x_seq, long long x_step, Stored *spike_seq, Stored *v_last, Stored *h_seq,
+                          Stored *v_seq, float *checkpoints) {
     const Block block = {i, n};
-    float x[LANES], v[LANES], h[LANES], spike[LANES];
-    block.load(v, v_init, 0, v_start);
+    float x_room[LANES], spike_room[LANES], v[LANES], h[LANES];
+    block.copy(v, v_init, 0, v_start);
     for (int t = 0; t < T; t++) {
-        if (checkpoints && t > 0 && t % SEGMENT == 0) block.store(checkpoints, t / SEGMENT - 1, v);
-        block.load(x, x_seq, t, 0.0f);
+        if (checkpoints && t > 0 && t % SEGMENT == 0) block.store(checkpoints, (t / SEGMENT - 1) * n, v);
+        const float *x = block.load(x_room, x_seq, t * x_step);
+        float *spike = block.place(spike_room, spike_seq, t * n);
         EACH_LANE {
             h[lane] = charge(d, x[lane], v[lane]);
             spike[lane] = fire(d, h[lane]);
             v[lane] = reset(d, h[lane], spike[lane]);
         }
-        block.store(spike_seq, t, spike);
-        if (h_seq) block.store(h_seq, t, h);
-        if (v_seq) block.store(v_seq, t, v);
+        block.store(spike_seq, t * n, spike);
+        if (h_seq) block.store(h_seq, t * n, h);
+        if (v_seq) block.store(v_seq, t * n, v);
     }
     block.store(v_last, 0, v);
 }
 
 INLINE void backward_block(long long i, Dynamics d, long long n, int T, float v_start, const Stored *v_init,
-                           const Stored *x_seq, const float *checkpoints, const float *surrogate_parameter,
-                           const Stored *grad_spike_seq, const Stored *grad_h_seq, const Stored *grad_v_seq,
-                           const Stored *grad_v_last, Stored *grad_x_seq) {
+                           const Stored *x_seq, long long x_step, const float *checkpoints,
+                           const float *surrogate_parameter, const Stored *grad_spike_seq, long long grad_spike_step,
+                           const Stored *grad_h_seq, const Stored *grad_v_seq, const Stored *grad_v_last,
+                           Stored *grad_x_seq) {
     const Block block = {i, n};
-    float grad_v[LANES], from_spike[LANES], from_h[LANES], from_v[LANES], v[LANES], x[LANES], h[SEGMENT][LANES];
-    block.load(grad_v, grad_v_last, 0, 0.0f);
+    float room[4][LANES], grad_v[LANES], v[LANES], h[SEGMENT][LANES];
+    block.copy(grad_v, grad_v_last, 0, 0.0f);
     for (int segment = (T - 1) / SEGMENT; segment >= 0; segment--) {
         const int first = segment * SEGMENT;
-        if (segment > 0) block.load(v, checkpoints, segment - 1, 0.0f);
-        else block.load(v, v_init, 0, v_start);
+        if (segment > 0) block.copy(v, checkpoints, (segment - 1) * n, 0.0f);
+        else block.copy(v, v_init, 0, v_start);
         UNROLLED for (int s = 0; s < SEGMENT; s++) {
             if (first + s >= T) continue;
-            block.load(x, x_seq, first + s, 0.0f);
+            const float *x = block.load(room[0], x_seq, (first + s) * x_step);
             EACH_LANE {
                 h[s][lane] = charge(d, x[lane], v[lane]);
                 v[lane] = reset(d, h[s][lane], fire(d, h[s][lane]));
@@ -84,16 +89,17 @@ INLINE void backward_block(long long i, Dynamics d, long long n, int T, float v_
         }
         UNROLLED for (int s = SEGMENT - 1; s >= 0; s--) {
             if (first + s >= T) continue;
-            block.load(from_spike, grad_spike_seq, first + s, 0.0f);
-            block.load(from_h, grad_h_seq, first + s, 0.0f);
-            block.load(from_v, grad_v_seq, first + s, 0.0f);
+            const float *from_spike = block.load(room[0], grad_spike_seq, (first + s) * grad_spike_step);
+            const float *from_h = block.load(room[1], grad_h_seq, (first + s) * n);
+            const float *from_v = block.load(room[2], grad_v_seq, (first + s) * n);
+            float *grad_x = block.place(room[3], grad_x_seq, (first + s) * n);
             EACH_LANE {
                 const float slope = slope_at(d, h[s][lane], surrogate_parameter);
                 const float by_reset = (grad_v[lane] + from_v[lane]) * kept(d, h[s][lane], slope);
-                x[lane] = from_spike[lane] * slope + by_reset + from_h[lane];  // dL/dH[t] = dL/dX[t]
-                grad_v[lane] = d.decay * x[lane];
+                grad_x[lane] = from_spike[lane] * slope + by_reset + from_h[lane];  // = dL/dH[t]
+                grad_v[lane] = d.decay * grad_x[lane];
             }
-            block.store(grad_x_seq, first + s, x);
+            block.store(grad_x_seq, (first + s) * n, grad_x);
         }
     }
 }

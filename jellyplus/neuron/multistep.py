@@ -15,7 +15,10 @@ __all__ = ["Engine", "MultiStep"]
 
 
 class Engine(Protocol):
-    """What runs a sequence. All tensors are [T, neurons] or [neurons], dense; those filled are allocated already."""
+    """What runs a sequence. All tensors are [T, neurons] or [neurons]; those to be filled are there, and dense.
+
+    Neurons lie side by side in all of them, time-steps anywhere: one image may serve all, expanded over time.
+    """
 
     dynamics: Dynamics
 
@@ -83,7 +86,8 @@ class _Layout(NamedTuple):
     def flatten(self, sequence: Tensor | None) -> Tensor | None:
         if sequence is None:
             return None
-        return sequence.permute(self.order).reshape(len(sequence), sequence[0].numel()).contiguous()
+        flat = sequence.permute(self.order).reshape(len(sequence), sequence[0].numel())
+        return flat if flat.stride(1) == 1 else flat.contiguous()
 
     def flatten_state(self, v: Tensor | float | None) -> Tensor | float | None:
         return self.flatten(v[None])[0] if isinstance(v, Tensor) else v
