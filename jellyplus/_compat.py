@@ -15,7 +15,7 @@ with warnings.catch_warnings():  # SpikingJelly scripts functions when imported,
     from spikingjelly.activation_based.auto_cuda.base import CKernel2D
     from spikingjelly.activation_based.base import MultiStepModule, StepModule
     from spikingjelly.activation_based.cuda_utils import DeviceEnvironment
-    from spikingjelly.activation_based.functional import reset_net
+    from spikingjelly.activation_based.functional import reset_net, set_backend
 
 BaseNode = neuron.BaseNode
 #: The base with named shape parameters; the other one, ``SurrogateFunctionBase``, calls its only parameter alpha.
@@ -32,6 +32,7 @@ __all__ = [
     "StepModule",
     "SurrogateFunctionBase",
     "reset_net",
+    "set_backend",
     "state_without_graph",
 ]
 

@@ -52,6 +52,7 @@ class Evidence:
         dirty: whether the checkout differed from the commit, None where there is none.
         versions: of Python and the libraries.
         device: in words.
+        backend: what ran the neurons; None for an ANN.
         dataset: at least name, train_examples and test_examples.
         parameters: of the network.
         macs: of one example in one time-step.
@@ -66,7 +67,7 @@ class Evidence:
         history: one dict per epoch.
     """
 
-    schema: Literal[1]
+    schema: Literal[2]
     key: str
     recipe_name: str
     profile: str
@@ -78,6 +79,7 @@ class Evidence:
     dirty: bool | None
     versions: dict[str, str]
     device: str
+    backend: str | None
     dataset: dict
     parameters: int
     macs: int
@@ -168,7 +170,8 @@ class Store:
 def code_digest(package: Path = _PACKAGE) -> str:
     """Return the sha256, in hexadecimal, of the source that decides numbers, comments and docstrings not counted.
 
-    The text hashed is that of ``ast.unparse``, so that the same source may differ between versions of Python.
+    The text hashed is that of ``ast.unparse``, so that the same source may differ between versions of Python, and
+    the C++ text of the kernels without what stands behind ``//``.
 
     Args:
         package: folder of jellyplus.
@@ -176,9 +179,10 @@ def code_digest(package: Path = _PACKAGE) -> str:
     digest = hashlib.sha256()
     for name in _DECIDES_NUMBERS:
         part = package / name
-        for path in sorted(part.rglob("*.py")) if part.is_dir() else filter(Path.exists, [part]):
-            tree = _WithoutDocstrings().visit(ast.parse(path.read_bytes()))
-            digest.update(f"{path.relative_to(package).as_posix()}\n{ast.unparse(tree)}\n".encode())
+        for path in sorted(part.rglob("*")) if part.is_dir() else filter(Path.exists, [part]):
+            if path.suffix in _STATEMENTS:
+                statements = _STATEMENTS[path.suffix](path.read_text())
+                digest.update(f"{path.relative_to(package).as_posix()}\n{statements}\n".encode())
     return digest.hexdigest()
 
 
@@ -193,6 +197,18 @@ def provenance() -> dict[str, Any]:
         dirty = bool(_git("status", "--porcelain", "--untracked-files=normal"))
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     return {"commit": commit, "dirty": dirty, "versions": {"python": platform.python_version(), **versions}}
+
+
+def _python_statements(text: str) -> str:
+    return ast.unparse(_WithoutDocstrings().visit(ast.parse(text)))
+
+
+def _cpp_statements(text: str) -> str:
+    lines = (line.split("//")[0].rstrip() for line in text.splitlines())
+    return "\n".join(filter(None, lines))
+
+
+_STATEMENTS = {".py": _python_statements, ".h": _cpp_statements}
 
 
 class _WithoutDocstrings(ast.NodeTransformer):

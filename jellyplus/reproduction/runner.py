@@ -11,7 +11,7 @@ from jellyplus._errors import InputError
 from jellyplus.reproduction.evidence import Evidence, Store, code_digest, provenance
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.data import DataModule
-from jellyplus.training.network import build_network, check_search, initialise
+from jellyplus.training.network import build_network, check_search, choose_backend, initialise
 from jellyplus.training.recipe import Run
 from jellyplus.training.train import Outcome, choose_device, train
 
@@ -49,7 +49,7 @@ class Runner:
                 self._add_missing(run, seed, needed)
         for run, seed in needed.values():
             DataModule(self._load(run), run.recipe, seed)
-            _try_to_build(run)
+            _try_to_build(run, choose_backend(run.recipe, self.device))
         return list(needed.values())
 
     def make(self, planned: list[tuple[Run, int]]) -> None:
@@ -116,7 +116,7 @@ class Runner:
         best = max(outcome.history, key=lambda entry: entry["accuracy"])
         examples = {"train_examples": len(data.train), "test_examples": len(data.test)}
         return Evidence(
-            schema=1,
+            schema=2,
             key=run.key,
             recipe_name=run.name,
             profile=run.profile,
@@ -126,6 +126,7 @@ class Runner:
             parent=run.parent.key if run.parent else None,
             **self.provenance,
             device=_device_in_words(self.device),
+            backend=outcome.backend,
             dataset=data.counts() | examples,
             parameters=sum(parameter.numel() for parameter in outcome.net.parameters()),
             macs=outcome.macs,
@@ -141,9 +142,9 @@ class Runner:
         )
 
 
-def _try_to_build(run: Run) -> None:
+def _try_to_build(run: Run, backend: str | None) -> None:
     """Build the network and start it from its parent's shapes, so that what does not fit shows before any training."""
-    net = build_network(run.recipe)
+    net = build_network(run.recipe, backend)
     check_search(net, run.recipe)
     if run.parent:
         initialise(net, build_network(run.parent.recipe).state_dict(), run.recipe.initial_weights)

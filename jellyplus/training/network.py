@@ -1,26 +1,60 @@
 """The network that a recipe describes, and the weights it starts from."""
 
+import functools
+
 import torch
 from spikingjelly.activation_based import layer
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from jellyplus import model, surrogate
 from jellyplus._errors import InputError
 from jellyplus.layer import ThresholdDependentBatchNorm2d
-from jellyplus.neuron import IterativeLIFNode
+from jellyplus.neuron import IterativeLIFNode, backends
 from jellyplus.training.recipe import InitialWeights, Recipe
 
-__all__ = ["build_network", "check_search", "initialise"]
+__all__ = ["build_network", "check_search", "choose_backend", "initialise"]
 
 _SURROGATES = {
     "dspike": surrogate.Dspike,
+    "evaf": surrogate.EvAF,
     "rectangular": surrogate.Rectangular,
     "triangular": surrogate.Triangular,
 }
 
 
-def build_network(recipe: Recipe) -> nn.Module:
+def choose_backend(recipe: Recipe, device: str) -> str | None:
+    """What runs the recipe's neurons on ``cpu`` or ``cuda``; None for an ANN. What ``auto`` chose is said, once.
+
+    Raises:
+        InputError: the recipe names a backend that cannot run here.
+    """
+    if recipe.neuron is None:
+        return None
+    backend = recipe.neuron.backend
+    if backend == "auto":
+        backend, why = backends.choose(torch.device(device))
+        if backend != "torch" and device == "cuda" and recipe.gpu_precision == "bf16-mixed":
+            backend, why = "torch", "the other backends do not run bfloat16"
+        _say(f"neurons run on backend {backend!r}: {why}")
+    elif {"cpp": "cpu", "cupy": "cuda"}.get(backend, device) != device:
+        raise InputError(f"neuron.backend: {backend} does not run on {device}; choose auto or torch")
+    elif found := backends.obstacle(backend):
+        raise InputError(f"neuron.backend: {backend} cannot run here: {found}")
+    return backend
+
+
+@functools.cache
+def _say(sentence: str) -> None:
+    tqdm.write(sentence)
+
+
+def build_network(recipe: Recipe, backend: str | None = "torch") -> nn.Module:
     """Build the recipe's network with fresh weights from torch's random state.
+
+    Args:
+        recipe: what to build.
+        backend: what runs its neurons, from :func:`choose_backend`.
 
     Raises:
         InputError: the surrogate has no such shape parameter.
@@ -32,13 +66,13 @@ def build_network(recipe: Recipe) -> nn.Module:
     return model.dspike_resnet18(
         **shape,
         time_steps=recipe.model.time_steps,
-        neuron=lambda: _neuron(recipe),
+        neuron=lambda: _neuron(recipe, backend),
         alpha=recipe.norm.alpha,
         branch_alpha=recipe.norm.branch_alpha,
     )
 
 
-def _neuron(recipe: Recipe) -> nn.Module:
+def _neuron(recipe: Recipe, backend: str) -> nn.Module:
     neuron = recipe.neuron
     return IterativeLIFNode(
         decay=neuron.decay,
@@ -47,6 +81,7 @@ def _neuron(recipe: Recipe) -> nn.Module:
         detach_reset=neuron.detach_reset,
         surrogate_function=_surrogate(recipe),
         step_mode="m",
+        backend=backend,
     )
 
 

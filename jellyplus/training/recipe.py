@@ -59,19 +59,24 @@ class Model:
 
 @dataclass(frozen=True)
 class Neuron:
-    """The constants of the iterative LIF node; ``v_reset: null`` is soft reset."""
+    """The constants of the iterative LIF node; ``v_reset: null`` is soft reset.
+
+    ``backend`` runs it: ``auto`` is the fastest that can, see :func:`jellyplus.neuron.backends.choose`. All give the
+    same spikes from the same input; gradients differ by rounding.
+    """
 
     decay: float
     v_threshold: float
     v_reset: float | None
     detach_reset: bool
+    backend: Literal["auto", "torch", "cpp", "cupy"]
 
 
 @dataclass(frozen=True)
 class Surrogate:
     """A surrogate gradient by name, with its shape parameters."""
 
-    name: Literal["dspike", "rectangular", "triangular"]
+    name: Literal["dspike", "evaf", "rectangular", "triangular"]
     parameters: dict[str, float]
 
 
@@ -169,6 +174,8 @@ class Recipe:
                 raise ValueError(f"{name} {need} {self.model.architecture}")
         if (self.norm.name == "tdbn") != self.model.spiking:
             raise ValueError(f"norm.name {self.norm.name} does not fit {self.model.architecture}: tdbn needs V_th")
+        if self.neuron and self.neuron.backend in ("cpp", "cupy") and self.gpu_precision == "bf16-mixed":
+            raise ValueError(f"neuron.backend {self.neuron.backend} does not run bfloat16: choose auto or torch")
         if self.temperature_search and (self.surrogate is None or self.surrogate.name != "dspike"):
             raise ValueError("temperature_search needs surrogate.name dspike: no other surrogate has a temperature")
 

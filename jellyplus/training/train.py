@@ -15,10 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from jellyplus import _compat
 from jellyplus._errors import InputError
 from jellyplus.datasets import DataSet
+from jellyplus.neuron import Node
 from jellyplus.training.checkpoint import AtomicCheckpointIO, KeepLast, load_checkpoint
 from jellyplus.training.classifier import Classifier, time_first
 from jellyplus.training.data import DataModule
-from jellyplus.training.network import build_network, check_search, initialise
+from jellyplus.training.network import build_network, check_search, choose_backend, initialise
 from jellyplus.training.progress import RunProgress
 from jellyplus.training.recipe import Recipe
 from jellyplus.training.temperature import SearchTemperature
@@ -28,12 +29,13 @@ __all__ = ["Outcome", "choose_device", "train"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run leaves: its network, and one history entry an epoch."""
+    """What a finished run leaves: its network, on the CPU, one history entry an epoch, and what ran its neurons."""
 
     net: nn.Module
     history: list[dict]
     left_over: list[str]
     macs: int
+    backend: str | None
 
 
 def choose_device(name: str) -> str:
@@ -73,16 +75,18 @@ def train(
         InputError: recipe and data do not fit, or the state file is damaged.
     """
     module = DataModule(data, recipe, seed)
+    backend = choose_backend(recipe, device)
     torch.manual_seed(seed)
-    net = build_network(recipe).to(memory_format=torch.channels_last)
+    net = build_network(recipe, backend).to(memory_format=torch.channels_last)
     check_search(net, recipe)
     left_over = initialise(net, initial_weights, recipe.initial_weights) if recipe.initial_weights else []
     classifier = Classifier(net, recipe, seed)
     trainer = _trainer(recipe, device, state_file, title)
     _fit(trainer, classifier, module, state_file)
     _compat.reset_net(net)
+    _compat.set_backend(net.cpu(), "torch", Node)
     macs = _macs(net, time_first(data.train.inputs[:1].float()))
-    return Outcome(net.cpu(), classifier.history, left_over, macs)
+    return Outcome(net, classifier.history, left_over, macs, backend)
 
 
 def _fit(trainer: lightning.Trainer, classifier: Classifier, module: DataModule, state_file: Path) -> None:
@@ -130,7 +134,7 @@ def _macs(net: nn.Module, x: Tensor) -> int:
     """Multiply-accumulates of convolutions and linear layers, padded taps included, for one example and time-step."""
     time_steps, net.time_steps = net.time_steps, 1
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net.cpu().eval()(x[:1])
+        net.eval()(x[:1])
     net.time_steps = time_steps
     _compat.reset_net(net)
     return counter.get_total_flops() // 2

@@ -10,7 +10,7 @@ def make_evidence():
     def make(**changes) -> Evidence:
         recipe = changes.pop("recipe", {"epochs": 3, "lr": 0.1})
         fields = {
-            "schema": 1,
+            "schema": 2,
             "key": recipe_key(recipe),
             "recipe_name": "dspike/a",
             "profile": "paper",
@@ -22,6 +22,7 @@ def make_evidence():
             "dirty": False,
             "versions": {"torch": "2.4"},
             "device": "cpu",
+            "backend": "cpp",
             "dataset": {"name": "digits", "train_examples": 100, "test_examples": 20},
             "parameters": 10,
             "macs": 20,

@@ -82,7 +82,7 @@ def record_of(evidence, **changes):
         (lambda _: b"\xff\xfe\xfa", "decode"),
         (lambda _: b"[" * 100_000, "recursion"),
         (lambda _: b"[]", "the content is"),
-        (lambda e: record_of(e, schema=2), "key 'schema' is 2"),
+        (lambda e: record_of(e, schema=1), "key 'schema' is 1"),
         (lambda e: record_of(e, accuracy_last="90"), "key 'accuracy_last' is '90'"),
         (lambda e: record_of(e, extra=1), "unknown key 'extra'"),
         (lambda e: record_of(e, recipe={"epochs": 300}), "the key is not the recipe's"),
@@ -126,6 +126,7 @@ class Node:
 def package(tmp_path):
     (tmp_path / "neuron" / "deep").mkdir(parents=True)
     (tmp_path / "neuron" / "node.py").write_text(SOURCE)
+    (tmp_path / "neuron" / "kernels.h").write_text("float two() { return 2.0f; }  // twice\n")
     (tmp_path / "surrogate.py").write_text("width = 1.0\n")
     (tmp_path / "reproduction").mkdir()
     return tmp_path
@@ -138,6 +139,7 @@ def package(tmp_path):
         ("surrogate.py", "width = 2.0\n"),
         ("neuron/deep/new.py", ""),
         ("layer.py", "eps = 1e-5\n"),
+        ("neuron/kernels.h", "float two() { return 3.0f; }  // twice\n"),
     ],
 )
 def test_digest_changes_with_the_code(package, name, text):
@@ -155,6 +157,7 @@ def test_digest_changes_with_the_code(package, name, text):
         ("surrogate.py", "width   =   1.0\n"),
         ("reproduction/view.py", "a = 1\n"),
         ("neuron/notes.txt", "a"),
+        ("neuron/kernels.h", "// Two.\n\nfloat two() { return 2.0f; }\n"),
     ],
 )
 def test_digest_does_not_change_with_comments_docstrings_layout_or_views(package, name, text):

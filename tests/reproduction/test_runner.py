@@ -14,6 +14,7 @@ import torch
 from jellyplus import datasets
 from jellyplus._errors import InputError
 from jellyplus.datasets import embedded
+from jellyplus.neuron import backends
 from jellyplus.reproduction import runner as module
 from jellyplus.reproduction.evidence import Store, code_digest, provenance
 from jellyplus.reproduction.runner import Runner
@@ -189,6 +190,8 @@ def test_evidence_has_versions_and_commit(made):
     assert evidence.versions == expected["versions"]
     assert torch.__version__.startswith(evidence.versions["torch"])
     assert evidence.commit == expected["commit"]
+    assert evidence.backend == ("torch" if backends.obstacle("cpp") else "cpp")
+    assert evidence_of(made, 1).backend is None  # the ANN
 
 
 @pytest.mark.parametrize("t", [1, 6])

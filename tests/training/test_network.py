@@ -12,8 +12,9 @@ from torch import nn
 from jellyplus import surrogate
 from jellyplus._errors import InputError
 from jellyplus.layer import ThresholdDependentBatchNorm2d
-from jellyplus.neuron import IterativeLIFNode
-from jellyplus.training.network import build_network, initialise
+from jellyplus.neuron import IterativeLIFNode, backends
+from jellyplus.training import network as network_module
+from jellyplus.training.network import build_network, choose_backend, initialise
 from jellyplus.training.recipe import InitialWeights, load_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -265,3 +266,58 @@ def test_another_width_is_refused_in_one_sentence():
         initialise(network(), network("cifar10_ann", model={"width": 1}).state_dict(), FROM_ANN)
     assert "\n" not in str(caught.value)
     assert "conv1.weight is (1, 3, 3, 3) and (2, 3, 3, 3)" in str(caught.value)
+
+
+# --- What runs the neurons ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_compiler(monkeypatch):
+    network_module._say.cache_clear()
+    found = backends.Obstacle("no C++ compiler found", "install g++")
+    monkeypatch.setattr(backends.cpp_backend, "obstacle", lambda: found)
+
+
+def test_auto_is_the_compiled_path_and_is_said_once(capsys):
+    network_module._say.cache_clear()
+    if backends.obstacle("cpp"):
+        pytest.skip(f"backend='cpp' cannot run: {backends.obstacle('cpp')}")
+    recipe = recipe_of("cifar10_t2")
+    assert [choose_backend(recipe, "cpu") for _ in range(3)] == ["cpp"] * 3
+    assert capsys.readouterr().out == "neurons run on backend 'cpp': the fastest on cpu\n"
+    assert {node.backend for node in modules(build_network(recipe, "cpp"), IterativeLIFNode)} == {"cpp"}
+
+
+def test_without_a_compiler_auto_is_torch_and_says_why(without_compiler, capsys):
+    assert choose_backend(recipe_of("cifar10_t2"), "cpu") == "torch"
+    said = "neurons run on backend 'torch': cpp cannot run here: no C++ compiler found; install g++\n"
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "reason"),
+    [
+        ("cpp", "cpu", "no C.. compiler found; install g.."),
+        ("cupy", "cpu", "cupy does not run on cpu"),
+        ("cpp", "cuda", "cpp does not run on cuda"),
+    ],
+)
+def test_a_backend_that_is_named_and_cannot_run_is_bad_input(without_compiler, backend, device, reason):
+    with pytest.raises(InputError, match=rf"neuron.backend: .*{reason}"):
+        choose_backend(recipe_of("cifar10_t2", neuron={"backend": backend}), device)
+
+
+def test_bfloat16_runs_on_torch(monkeypatch, capsys):
+    network_module._say.cache_clear()
+    monkeypatch.setattr(backends, "choose", lambda device: ("cupy", "the fastest on cuda"))
+    recipe = recipe_of("cifar10_t2")
+    assert choose_backend(recipe, "cuda") == "cupy"
+    assert choose_backend(dataclasses.replace(recipe, gpu_precision="bf16-mixed"), "cuda") == "torch"
+    assert "do not run bfloat16" in capsys.readouterr().out
+    for backend in ("cpp", "cupy"):
+        with pytest.raises(ValueError, match="does not run bfloat16"):
+            dataclasses.replace(recipe_of("cifar10_t2", neuron={"backend": backend}), gpu_precision="bf16-mixed")
+
+
+def test_an_ann_needs_none():
+    assert choose_backend(recipe_of("cifar10_ann"), "cpu") is None

@@ -193,7 +193,7 @@ CHANGES = {
     "data__batch_size": 64, "data__augmentation": ["flip", "crop", "autoaugment", "cutout"], "data__crop_padding": 3,
     "data__cutout_size": 15, "data__roll_pixels": 1, "data__dataset": "cifar100", "model__num_classes": 11,
     "model__in_channels": 1, "model__width": 63, "model__time_steps": 5, "model__stem_pool": True, "neuron__decay": 0.2,
-    "neuron__v_threshold": 1.0, "neuron__v_reset": None, "neuron__detach_reset": True,
+    "neuron__v_threshold": 1.0, "neuron__v_reset": None, "neuron__detach_reset": True, "neuron__backend": "torch",
     "surrogate__parameters": {"temperature": 1.1}, "norm__alpha": 0.9, "norm__branch_alpha": 0.7, "norm__eps": 1e-4,
     "norm__momentum": 0.2, "optimizer__learning_rate": 0.02, "optimizer__momentum": 0.8, "optimizer__nesterov": True,
     "optimizer__weight_decay": 0.0, "schedule__epochs": 299, "schedule__final_learning_rate": 1e-5,
@@ -336,7 +336,7 @@ def test_a_value_that_cannot_be_is_refused(recipes, changes, reason):
     [
         ({"model__time_steps": 2}, "time_steps is 2; an ANN has one"),
         (
-            {"neuron": {"decay": 0.25, "v_threshold": 0.5, "v_reset": 0.0, "detach_reset": False}},
+            {"neuron": {"decay": 0.25, "v_threshold": 0.5, "v_reset": 0.0, "detach_reset": False, "backend": "auto"}},
             "neuron must be null for ann_resnet18",
         ),
         ({"surrogate": {"name": "dspike", "parameters": {}}}, "surrogate must be null for ann_resnet18"),
