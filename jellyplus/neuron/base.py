@@ -31,14 +31,16 @@ class Node(_compat.BaseNode):
             :class:`~jellyplus.surrogate.Rectangular`.
         detach_reset: no gradient through the spike in the reset.
         step_mode: 's', one time-step [N, *], or 'm', a sequence [T, N, *].
-        backend: what runs step mode 'm'; 's' always runs torch.
+        backend: what runs step mode 'm'; 's' always runs torch. ``"torch"`` runs everything everywhere; ``"cpp"`` runs
+            float32 on the CPU, compiled when first used; ``"cupy"`` runs float32 and float16 on CUDA, the potential
+            in float32 either way. They differ by rounding.
         store_v_seq: leave V of every time-step on ``v_seq``, [T, N, *] (step mode 'm').
         store_h_seq: leave H of every time-step, before reset, on ``h_seq``, [T, N, *] (step mode 'm').
             Both sequences are attached to the graph and dropped by ``reset_net``.
 
     Raises:
-        ValueError: an unknown backend, one that cannot run here, or an input whose shape is not that of the state
-            left from the call before.
+        ValueError: an unknown backend, one that cannot run here or cannot run the surrogate or the input, or an input
+            whose shape or type is not that of the state left from the call before.
     """
 
     def __init__(
@@ -106,11 +108,10 @@ class Node(_compat.BaseNode):
         return spikes
 
     def _check_state(self, x: Tensor) -> None:
-        if isinstance(self.v, Tensor) and (self.v.shape, self.v.dtype) != (x.shape, x.dtype):
+        if isinstance(self.v, Tensor) and _kind(self.v) != _kind(x):
             raise ValueError(
-                f"the membrane potential left from the call before is {self.v.dtype} {tuple(self.v.shape)} and the "
-                f"input {x.dtype} {tuple(x.shape)}: call spikingjelly.activation_based.functional.reset_net(net) "
-                "between batches"
+                f"the membrane potential left from the call before is {_kind(self.v)} and the input {_kind(x)}: call "
+                "spikingjelly.activation_based.functional.reset_net(net) between batches"
             )
 
     def _check_surrogate(self) -> None:
@@ -124,3 +125,7 @@ class Node(_compat.BaseNode):
     def extra_repr(self) -> str:
         """SpikingJelly's line, and the decay."""
         return f"decay={self.decay}, {super().extra_repr()}"
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}".removeprefix("torch.")

@@ -61,8 +61,8 @@ class Model:
 class Neuron:
     """The constants of the iterative LIF node; ``v_reset: null`` is soft reset.
 
-    ``backend`` runs it: ``auto`` is the fastest that can, see :func:`jellyplus.neuron.backends.choose`. All give the
-    same spikes from the same input; gradients differ by rounding.
+    ``backend`` runs it: ``auto`` is the fastest that can, see :func:`jellyplus.neuron.backends.choose`. Backends
+    differ by rounding.
     """
 
     decay: float

@@ -281,6 +281,16 @@ def test_what_is_kept_is_the_input_and_a_potential_every_eight_time_steps(backen
 
 
 @KERNELS
+def test_one_image_at_every_time_step_is_neither_copied_nor_kept_more_than_once(backend, dtype):
+    kept = []
+    image = grid(1, 3, 4, seed=1).to(dtype).requires_grad_()
+    node = IterativeLIFNode(step_mode="m", backend=backend)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        node(image.expand(6, 3, 4))
+    assert [t.untyped_storage().data_ptr() for t in kept] == [image.untyped_storage().data_ptr()]
+
+
+@KERNELS
 def test_nothing_is_kept_where_no_gradient_is_wanted(backend, dtype):
     node = IterativeLIFNode(step_mode="m", backend=backend)
     with torch.no_grad():
