@@ -76,7 +76,7 @@ def _cupy() -> list[tuple[str, str]]:
     text = f"{_cupy_import()} ({names or 'from no installed package'})"
     if len(installed) < 2:
         return [("cupy", text)]
-    several = f"more than one is installed, and each overwrote files of the other\ndo: {_one_cupy(installed)}"
+    several = f"more than one is installed, and each overwrote files of the other\nfirst: {_one_cupy(installed)}"
     return [("cupy", text), ("", several)]
 
 
@@ -141,7 +141,7 @@ def _print_backend(backend: str) -> bool:
     if obstacle is None:
         print(f"works: forward and backward are right on {' and '.join(_devices_of(backend))}", flush=True)
         return True
-    first, _, rest = f"does not work: {obstacle.reason.strip()}\ndo: {obstacle.remedy}".partition("\n")
+    first, _, rest = f"does not work: {obstacle.reason.strip()}\nfirst: {obstacle.remedy}".partition("\n")
     print(first)
     _print("", rest)
     return False

@@ -62,7 +62,7 @@ def test_every_backend_that_works_has_been_run(report):
     code, table = report()
     assert code == 0
     assert table["backend torch"] == table["backend cpp"] == "works: forward and backward are right on cpu"
-    assert table["backend cupy"] == "does not work: no CuPy\ndo: get CuPy"
+    assert table["backend cupy"] == "does not work: no CuPy\nfirst: get CuPy"
     assert table["auto on cpu"] == "torch: it is the only one"
 
 
@@ -72,13 +72,13 @@ def test_the_original_error_is_shown_whole_and_the_remedy_below_it(report):
     first, *rest = table["backend cupy"].splitlines()
     assert first.startswith("does not work: ====")
     assert rest[1:3] == ["Original error:", "  ImportError: libnvrtc.so.12: cannot open"]
-    assert rest[-1] == 'do: pip install "jellyplus[cupy13]"'
+    assert rest[-1] == 'first: pip install "jellyplus[cupy13]"'
 
 
 def test_exit_code_is_1_without_torch(report):
     code, table = report(obstacles={"torch": Obstacle("broken", "mend it")})
     assert code == 1
-    assert table["backend torch"] == "does not work: broken\ndo: mend it"
+    assert table["backend torch"] == "does not work: broken\nfirst: mend it"
     assert table.keys() >= {"backend cpp", "backend cupy", "auto on cpu"}, "the rest is shown all the same"
 
 
@@ -100,7 +100,7 @@ def test_a_backend_that_claims_to_work_and_does_not(report, fault, said):
     code, table = report(fault=fault)
     assert code == 0
     assert table["backend cpp"].startswith(f"does not work: {said}")
-    assert table["backend cpp"].splitlines()[-1].startswith('do: use backend="torch"')
+    assert table["backend cpp"].splitlines()[-1].startswith('first: use backend="torch"')
 
 
 def test_the_reference_run_is_right():
@@ -173,7 +173,7 @@ def test_several_cupys(monkeypatch, cuda, extra):
     found = [("cupy-cuda13x", "14.2.0"), ("cupy-cuda12x", "13.6.0"), ("cupy-cuda12x", "13.6.0")]
     _, warning = cupy_rows(monkeypatch, Cupy, *found)
     assert "more than one is installed" in warning
-    assert f'do: pip uninstall -y cupy-cuda12x cupy-cuda13x, then pip install "jellyplus[{extra}]"' in warning
+    assert f'first: pip uninstall -y cupy-cuda12x cupy-cuda13x, then pip install "jellyplus[{extra}]"' in warning
 
 
 def test_no_cupy(monkeypatch):
@@ -194,7 +194,7 @@ def test_for_real():
     assert table["backend torch"].startswith("works")
     for backend in ("cpp", "cupy"):
         text = table[f"backend {backend}"]
-        assert text.startswith("works") or ("does not work: " in text and "\ndo: " in text)
+        assert text.startswith("works") or ("does not work: " in text and "\nfirst: " in text)
         assert "wrong numbers" not in text
     if metadata_missing("cupy"):
         assert "ModuleNotFoundError: No module named 'cupy'" in table["backend cupy"], "the original error"
