@@ -114,7 +114,7 @@ def obstacle() -> Obstacle | None:
     """Why the compiler cannot be used here; None where it built a library that loads."""
     try:
         _library(Form(True, False, False, "const float slope = 1.0f;"))
-    except OSError as error:
+    except (OSError, subprocess.SubprocessError) as error:
         return Obstacle(str(error), "install g++ with OpenMP (Debian: apt-get install g++), or name a compiler in $CXX")
     return None
 

@@ -31,6 +31,7 @@ _DECIDES_NUMBERS = (
     "datasets",
     "training",
 )
+_SCHEMA = 2  # 1 had no backend
 _VERSIONED = ("torch", "spikingjelly", "numpy", "lightning", "torchvision")
 _MAX_BYTES = 16 * 2**20
 
@@ -156,7 +157,7 @@ class Store:
         try:
             if path.stat().st_size > _MAX_BYTES:
                 raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
-            evidence = from_mapping(Evidence, json.loads(path.read_bytes()), path.name)
+            evidence = from_mapping(Evidence, _of_this_schema(json.loads(path.read_bytes())), path.name)
             if path != self._path(evidence.key, evidence.seed, evidence.code):
                 raise ValueError("its name is another run's")
         except (InputError, ValueError, RecursionError, OSError) as error:
@@ -215,6 +216,13 @@ class _WithoutDocstrings(ast.NodeTransformer):
     def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
         is_string = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         return None if is_string else node
+
+
+def _of_this_schema(record: Any) -> Any:
+    """What was read; another schema is a clearer reason to refuse it than the first key that differs."""
+    if isinstance(record, dict) and type(schema := record.get("schema")) is int and schema != _SCHEMA:
+        raise ValueError(f"key 'schema' is {schema}, and this jellyplus reads {_SCHEMA}")
+    return record
 
 
 def _git(*arguments: str) -> str | None:

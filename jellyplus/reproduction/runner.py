@@ -49,7 +49,7 @@ class Runner:
                 self._add_missing(run, seed, needed)
         for run, seed in needed.values():
             DataModule(self._load(run), run.recipe, seed)
-            _try_to_build(run, choose_backend(run.recipe, self.device))
+            _try_to_build(run, choose_backend(run.recipe, self.device, say=False))
         return list(needed.values())
 
     def make(self, planned: list[tuple[Run, int]]) -> None:

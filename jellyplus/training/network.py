@@ -23,8 +23,13 @@ _SURROGATES = {
 }
 
 
-def choose_backend(recipe: Recipe, device: str) -> str | None:
-    """What runs the recipe's neurons on ``cpu`` or ``cuda``; None for an ANN. What ``auto`` chose is said, once.
+def choose_backend(recipe: Recipe, device: str, say: bool = True) -> str | None:
+    """What runs the recipe's neurons on ``cpu`` or ``cuda``; None for an ANN.
+
+    Args:
+        recipe: ``neuron.backend`` and ``gpu_precision`` decide.
+        device: ``cpu`` or ``cuda``.
+        say: print what ``auto`` chose, once in a process.
 
     Raises:
         InputError: the recipe names a backend that cannot run here.
@@ -36,17 +41,23 @@ def choose_backend(recipe: Recipe, device: str) -> str | None:
         backend, why = backends.choose(torch.device(device))
         if backend != "torch" and device == "cuda" and recipe.gpu_precision == "bf16-mixed":
             backend, why = "torch", "the other backends do not run bfloat16"
-        _say(f"neurons run on backend {backend!r}: {why}")
+        if say:
+            _say(_one_line(f"neurons run on backend {backend!r}: {why}"))
     elif {"cpp": "cpu", "cupy": "cuda"}.get(backend, device) != device:
         raise InputError(f"neuron.backend: {backend} does not run on {device}; choose auto or torch")
     elif found := backends.obstacle(backend):
-        raise InputError(f"neuron.backend: {backend} cannot run here: {found}")
+        raise InputError(_one_line(f"neuron.backend: {backend} cannot run here: {found}"))
     return backend
 
 
 @functools.cache
 def _say(sentence: str) -> None:
     tqdm.write(sentence)
+
+
+def _one_line(text: str) -> str:
+    """A compiler's error may have many lines."""
+    return " ".join(text.split())
 
 
 def build_network(recipe: Recipe, backend: str | None = "torch") -> nn.Module:
@@ -115,8 +126,8 @@ def initialise(net: nn.Module, weights: dict[str, Tensor], settings: InitialWeig
     """Put the weights of an ANN, or of a network with other time-steps, into ``net``.
 
     Every key is mapped: convolutions and linear layers as they are; batch norm's weight, running mean and variance
-    to tdBN's lambda and statistics; its bias as ``settings.ann_bias`` says. Temperatures are the recipe's own and
-    not taken over.
+    to tdBN's lambda and statistics; its bias as ``settings.ann_bias`` says. Temperatures, as all shape parameters of
+    surrogates, are the recipe's own and not taken over.
 
     Args:
         net: the network to fill, in place.
@@ -130,9 +141,8 @@ def initialise(net: nn.Module, weights: dict[str, Tensor], settings: InitialWeig
         InputError: a weight of another shape.
     """
     target = net.state_dict()
-    kept = {name for name in target if name.endswith(".temperature")}
-    common = [name for name in target if name in weights and name not in kept]
-    from_ann = not any(name.endswith(".temperature") for name in weights)
+    common = [name for name in target if name in weights and not _is_shape(name)]
+    from_ann = not any(map(_is_shape, weights))
     for name in common:
         if target[name].shape != weights[name].shape:
             shapes = f"{tuple(weights[name].shape)} and {tuple(target[name].shape)}"
@@ -142,6 +152,10 @@ def initialise(net: nn.Module, weights: dict[str, Tensor], settings: InitialWeig
         _scale_biases(net)
     left_over = [f"{name} (not initialised)" for name in target if name not in common]
     return left_over + [f"{name} (not used)" for name in weights if name not in common]
+
+
+def _is_shape(name: str) -> bool:
+    return ".surrogate_function." in name
 
 
 def _scale_biases(net: nn.Module) -> None:

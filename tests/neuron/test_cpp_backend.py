@@ -79,6 +79,11 @@ def test_a_compiler_that_is_not_there_is_named(fresh, monkeypatch):
     assert "no-such-compiler" in cpp_backend.obstacle().reason
 
 
+def test_a_compiler_that_only_fails_is_named(fresh, monkeypatch):
+    monkeypatch.setenv("CXX", "false")
+    assert "'false'" in cpp_backend.obstacle().reason
+
+
 @needs_compiler
 def test_a_cache_that_cannot_be_made_is_named(fresh):
     fresh.write_text("a file in its place")

@@ -276,6 +276,11 @@ def unknown_surrogate_parameter(tree):
     return ("--rows", "cifar10-t4"), r"surrogate.parameters do not fit dspike"
 
 
+def a_backend_for_another_device(tree):
+    edit(tree, "cifar10_t4", "neuron", backend="cupy")
+    return ("--rows", *CHAIN), r"neuron.backend: cupy does not run on cpu"
+
+
 def missing_recipe(tree):
     (tree / "recipes/dspike/cifar10_ann.yaml").unlink()
     return (), r"cifar10_ann.yaml: No such file"
@@ -327,8 +332,8 @@ def no_cuda(tree):
 
 BAD = [
     unknown_key, unknown_key_of_a_row_not_asked_for, no_time_steps, other_classes, unknown_surrogate_parameter,
-    missing_recipe, missing_claims, no_data_root, missing_data_root, empty_data_root, another_data_set,
-    other_classes_on_disk, a_data_set_that_is_not_there_yet, unknown_row, reported_row, no_cuda,
+    a_backend_for_another_device, missing_recipe, missing_claims, no_data_root, missing_data_root, empty_data_root,
+    another_data_set, other_classes_on_disk, a_data_set_that_is_not_there_yet, unknown_row, reported_row, no_cuda,
 ]  # fmt: skip
 
 
@@ -427,11 +432,34 @@ def test_a_really_full_disk_is_one_sentence_and_leaves_no_file(tree, capsys):
 # --- As a process ------------------------------------------------------------------------------------------------
 
 
-def start(tree, *options):
+def start(tree, *options, **environment):
     command = [sys.executable, str(tree / "reproductions" / SCRIPT), *options]
     listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a shell's background jobs ignore it
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=tree, text=True, preexec_fn=listen, **pipes)
+    environment = {**os.environ, **environment}
+    return subprocess.Popen(command, cwd=tree, text=True, preexec_fn=listen, env=environment, **pipes)
+
+
+def test_without_a_compiler_torch_runs_the_neurons_and_it_is_said_once(tree):
+    process = start(tree, "--rows", *CHAIN, PATH="", CXX="")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    (line,) = [line for line in out.splitlines() if "backend" in line]
+    assert line.startswith("neurons run on backend 'torch': cpp cannot run here: no C++ compiler found")
+    backends = {
+        name: json.loads(evidence_file(tree, name).read_text())["backend"] for name in ("cifar10_ann", "cifar10_t4")
+    }
+    assert backends == {"cifar10_ann": None, "cifar10_t4": "torch"}
+
+
+def test_without_a_compiler_a_recipe_that_names_the_compiled_path_is_refused(tree):
+    edit(tree, "cifar10_t4", "neuron", backend="cpp")
+    before = contents(tree)
+    process = start(tree, "--rows", *CHAIN, PATH="", CXX="")
+    out, err = process.communicate()
+    assert (process.returncode, out) == (2, "")
+    assert re.fullmatch(rf"{SCRIPT}: error: neuron.backend: cpp cannot run here: no C\+\+ compiler found[^\n]*\n", err)
+    assert contents(tree) == before
 
 
 def test_bad_input_ends_the_process_with_2_and_nothing_else_on_stderr(tree):

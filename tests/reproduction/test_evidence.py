@@ -83,6 +83,10 @@ def record_of(evidence, **changes):
         (lambda _: b"[" * 100_000, "recursion"),
         (lambda _: b"[]", "the content is"),
         (lambda e: record_of(e, schema=1), "key 'schema' is 1"),
+        (
+            lambda _: b'{"schema": 1, "key": "of a layout without backend"}',
+            "key 'schema' is 1, and this jellyplus reads 2",
+        ),
         (lambda e: record_of(e, accuracy_last="90"), "key 'accuracy_last' is '90'"),
         (lambda e: record_of(e, extra=1), "unknown key 'extra'"),
         (lambda e: record_of(e, recipe={"epochs": 300}), "the key is not the recipe's"),

@@ -15,7 +15,7 @@ from jellyplus.layer import ThresholdDependentBatchNorm2d
 from jellyplus.neuron import IterativeLIFNode, backends
 from jellyplus.training import network as network_module
 from jellyplus.training.network import build_network, choose_backend, initialise
-from jellyplus.training.recipe import InitialWeights, load_run
+from jellyplus.training.recipe import InitialWeights, Surrogate, load_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -49,7 +49,7 @@ def randomised(net, seed=0):
     """The net with every parameter and statistic drawn anew, so that none is at its default."""
     generator = torch.Generator().manual_seed(seed)
     for name, value in net.state_dict().items():
-        if value.is_floating_point() and not name.endswith("temperature"):
+        if value.is_floating_point() and ".surrogate_function." not in name:
             low, high = (0.5, 1.5) if name.endswith(("running_var", "norm1.weight", "norm2.weight")) else (-0.6, 0.6)
             value.copy_(torch.rand(value.shape, generator=generator) * (high - low) + low)
     return net
@@ -73,6 +73,7 @@ def test_every_neuron_has_the_recipes_constant(key, value):
     ("name", "parameters", "kind", "attribute"),
     [
         ("dspike", {"temperature": 2.5}, surrogate.Dspike, "temperature"),
+        ("evaf", {"k": 2.5}, surrogate.EvAF, "k"),
         ("rectangular", {"width": 0.75}, surrogate.Rectangular, "width"),
         ("triangular", {"gamma": 0.75}, surrogate.Triangular, "gamma"),
     ],
@@ -251,6 +252,19 @@ def test_temperatures_are_the_recipes_own():
     assert {d.temperature.item() for d in modules(four, surrogate.Dspike)} == {1.0}
 
 
+def evaf_network(k):
+    recipe = dataclasses.replace(recipe_of(), temperature_search=None)
+    return build_network(dataclasses.replace(recipe, surrogate=Surrogate("evaf", {"k": k})))
+
+
+def test_evafs_k_is_the_recipes_own_and_tells_a_spiking_network_from_an_ann():
+    parent, net = randomised(evaf_network(7.0)), evaf_network(3.0)
+    left_over = initialise(net, parent.state_dict(), InitialWeights("dspike/cifar10_t6", "scale"))
+    assert {function.k.item() for function in modules(net, surrogate.EvAF)} == {3.0}
+    assert len(left_over) == 2 * 19
+    assert torch.equal(net.norm1.bias, parent.norm1.bias)  # scaled from an ANN only
+
+
 def test_initial_weights_are_copies():
     six, four = network(), network("cifar10_t4")
     initialise(four, six.state_dict(), FROM_T6)
@@ -305,6 +319,22 @@ def test_without_a_compiler_auto_is_torch_and_says_why(without_compiler, capsys)
 def test_a_backend_that_is_named_and_cannot_run_is_bad_input(without_compiler, backend, device, reason):
     with pytest.raises(InputError, match=rf"neuron.backend: .*{reason}"):
         choose_backend(recipe_of("cifar10_t2", neuron={"backend": backend}), device)
+
+
+def test_a_compilers_error_of_many_lines_is_said_in_one(monkeypatch, capsys):
+    network_module._say.cache_clear()
+    found = backends.Obstacle("g++ cannot build the kernels: a.cpp: error\n  line two", "install g++")
+    monkeypatch.setattr(backends.cpp_backend, "obstacle", lambda: found)
+    with pytest.raises(InputError, match="error line two; install") as caught:
+        choose_backend(recipe_of(neuron={"backend": "cpp"}), "cpu")
+    assert "\n" not in str(caught.value)
+    choose_backend(recipe_of(), "cpu")
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_what_is_only_checked_is_not_said(without_compiler, capsys):
+    assert choose_backend(recipe_of(), "cpu", say=False) == "torch"
+    assert capsys.readouterr().out == ""
 
 
 def test_bfloat16_runs_on_torch(monkeypatch, capsys):

@@ -241,7 +241,9 @@ def test_an_unknown_key_of_an_ancestor_is_named_with_the_ancestors_file(recipes)
     assert str(recipes / "dspike/cifar10_ann.yaml") in message
 
 
-@pytest.mark.parametrize(("section", "key"), [("optimizer", "nesterov"), ("neuron", "v_reset"), ("norm", "eps")])
+@pytest.mark.parametrize(
+    ("section", "key"), [("optimizer", "nesterov"), ("neuron", "v_reset"), ("neuron", "backend"), ("norm", "eps")]
+)
 def test_a_missing_key_is_named_with_its_file(recipes, section, key):
     drop(recipes, "cifar10_t6", section, key)
     message = refused(recipes)
@@ -316,6 +318,8 @@ def test_a_run_that_starts_from_itself_is_refused(recipes, run):
         ({"temperature_search__statistics": "both"}, "'temperature_search.statistics' is 'both'"),
         ({"initial_weights__ann_bias": "drop"}, "'initial_weights.ann_bias' is 'drop'"),
         ({"gpu_precision": "8"}, "'gpu_precision' is '8'"),
+        ({"neuron__backend": "jax"}, "'neuron.backend' is 'jax'"),
+        ({"neuron__backend": "cupy", "gpu_precision": "bf16-mixed"}, "neuron.backend cupy does not run bfloat16"),
         ({"model__architecture": "os.system"}, "'model.architecture' is 'os.system'"),
         ({"model__architecture": {"class_path": "os.system", "init_args": {"command": "x"}}}, "'model.architecture'"),
         ({"model": {"class_path": "os.system"}}, "'model.class_path'"),

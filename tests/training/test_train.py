@@ -20,6 +20,7 @@ from jellyplus import datasets
 from jellyplus import functional as jellyplus_functional
 from jellyplus._errors import InputError
 from jellyplus.datasets.transforms import normalisation
+from jellyplus.neuron import Node, backends
 from jellyplus.surrogate import Dspike
 from jellyplus.training.checkpoint import KeepLast, load_checkpoint, save_checkpoint
 from jellyplus.training.classifier import Classifier, read_out, time_first
@@ -206,6 +207,47 @@ def test_every_epoch_shows_full_batches_of_different_examples(tmp_path, monkeypa
     for epoch in range(3):
         shown = [tuple(torch.tensor(x).flatten().tolist()) for s in range(2) for x in seen[epoch, s].inputs]
         assert len(set(shown)) == len(shown) == 32
+
+
+needs_cpp = pytest.mark.skipif(backends.obstacle("cpp") is not None, reason="the compiled path cannot run here")
+
+
+@needs_cpp
+def test_how_many_threads_the_compiled_path_has_changes_no_number(tmp_path, monkeypatch, whole):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)  # asked by the compiled path alone
+    outcome = run(tmp_path)
+    assert outcome.backend == "cpp"
+    assert numbers(outcome) == whole
+
+
+def test_a_finished_network_is_on_the_cpu_and_its_neurons_on_torch(tmp_path):
+    net = run(tmp_path, recipe_of(search=False, schedule={"epochs": 1})).net
+    assert {module.backend for module in net.modules() if isinstance(module, Node)} == {"torch"}
+
+
+def test_without_a_compiler_training_runs_on_torch(tmp_path, monkeypatch):
+    found = backends.Obstacle("no C++ compiler found", "install g++")
+    monkeypatch.setattr(backends.cpp_backend, "obstacle", lambda: found)
+    outcome = run(tmp_path / "auto")
+    assert outcome.backend == "torch"
+    assert numbers(outcome) == numbers(run(tmp_path / "torch", recipe_of(neuron={"backend": "torch"})))
+    with pytest.raises(InputError, match=r"no C.. compiler found; install g"):
+        run(tmp_path / "cpp", recipe_of(neuron={"backend": "cpp"}))
+    assert not (tmp_path / "cpp").exists()
+
+
+@needs_cpp
+def test_the_search_finds_the_same_on_every_backend():
+    """Its finite differences fold many perturbations into a batch; its gradients differ by rounding."""
+    recipe, found = recipe_of(model={"width": 2}), {}
+    x, labels = DataModule(tiny(), recipe, seed=0).search_batch(4)
+    for backend in ("torch", "cpp"):
+        torch.manual_seed(0)
+        net = build_network(recipe, backend)
+        loss = lambda y_seq: F.cross_entropy(read_out(y_seq), labels)  # noqa: E731
+        found[backend] = jellyplus_functional.search_temperature(net, "conv1.weight", loss, time_first(x))
+    assert found["cpp"].temperature == found["torch"].temperature
+    assert found["cpp"].similarities == pytest.approx(found["torch"].similarities, abs=1e-4)
 
 
 # --- What is learnt ----------------------------------------------------------------------------------------------
