@@ -5,8 +5,8 @@
 The CUDA kernels of both sides run on the CPU, from their own text, and g++'s thread sanitizer reports every access to
 memory: each byte counts once per launch as loaded, unless the launch wrote it before, and once as stored. That is a GPU
 whose cache keeps what its thread has touched and nothing from launch to launch. Torch's operations around the kernels
-count with what they read and write; views and allocations move nothing. The exit status is 1 where jellyplus, forward and
-backward together, moves more than half of what SpikingJelly does.
+count with what they read and write; views and allocations move nothing. The exit status is 1 where jellyplus, forward
+and backward together, moves more than half of what SpikingJelly does.
 """
 
 import argparse
