@@ -79,7 +79,7 @@ def call(direction: str) -> str:
 
 
 def body(form: Form) -> str:
-    """Everything up to the kernels themselves; INLINE, LANES, Stored and Neurons are the backend's, set before."""
+    """Everything up to the kernels themselves; what the backend sets before it is listed in ``kernels.h``."""
     flags = {"HARD_RESET": form.hard_reset, "DETACH_RESET": form.detach_reset, "RECTIFY": form.rectify}
     return "\n".join(
         [

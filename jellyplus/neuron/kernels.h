@@ -13,25 +13,31 @@
 //     load, place            where to read or write them, in the sequence itself or in the room that is given
 //     copy, store            into registers, and out of them or of a place
 //
-// The sequences are [T, n] in memory, but for x and the spikes' gradient, whose time-steps lie x_step and grad_spike_step
-// apart: 0 where one of them serves all. A pointer to something that is not wanted, or that is zero, is null.
+// The sequences are [T, n] in memory, but for x and the spikes' gradient, whose time-steps lie x_step and
+// grad_spike_step apart: 0 where one of them serves all. A pointer to something that is not wanted, or that is zero,
+// is null.
+
+// One time-step is Zheng et al. 2021, Eqs. 1-3 (leaky, hard or soft reset), or Guo et al. 2022 (InfLoR), Eqs. 11-14
+// (decay 1, minus the spike itself); the gradients are derived in dynamics.py.
 
 // The constants of one time-step. reset is V_reset (hard), or what a spike takes off the potential (soft).
 struct Dynamics {
     float decay, v_th, reset;
 };
 
+// H[t].
 INLINE float charge(const Dynamics &d, float x, float v) { return fmaf(d.decay, v, x); }
 
-// Of H itself, since rectifying it changes no sign (rectifier.py).
+// S[t], of H itself, since rectifying it changes no sign (rectifier.py).
 INLINE float fire(const Dynamics &d, float h) { return h >= d.v_th ? 1.0f : 0.0f; }
 
+// V[t].
 INLINE float reset(const Dynamics &d, float h, float spike) {
     if (HARD_RESET) return spike > 0.0f ? d.reset : h;
     return h - d.reset * spike;
 }
 
-// dS/dH, the surrogate gradient.
+// dS/dH, the surrogate gradient, through InfLoR's Eq. 10 where the potential is rectified.
 INLINE float slope_at(const Dynamics &d, float h, const float *surrogate_parameter) {
     if (RECTIFY) return surrogate_gradient(rectified_over_half(h), surrogate_parameter) * rectify_gradient(h);
     return surrogate_gradient(h - d.v_th, surrogate_parameter);

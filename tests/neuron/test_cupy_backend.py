@@ -201,7 +201,7 @@ ERRORS = {
     ("RuntimeError", "CuPy failed to load libnvrtc.so.13: OSError: no such file"): "[ctk]",
     ("CompileException", 'cannot open source file "cuda_fp16.h"'): "nvidia-cuda-runtime",
     ("CompileException", "nvrtc: error: invalid value for --gpu-architecture (-arch)"): "knows this GPU",
-    ("PermissionError", "[Errno 13] Permission denied: '/root/.cupy/kernel_cache'"): "CUPY_CACHE_DIR",
+    ("PermissionError", "[Errno 13] Permission denied: '.cupy/kernel_cache'"): "CUPY_CACHE_DIR",
     ("AttributeError", "module 'cupy' has no attribute 'RawKernel'"): "empty folder",
     ("ImportError", "Failed to import CuPy. Original error: numpy.core.multiarray failed"): "uninstall every CuPy",
 }
