@@ -1,5 +1,82 @@
-"""Network architectures of the papers; neuron and norm arrive as factories."""
+"""Network architectures of the papers; neuron and norm arrive as factories. See :mod:`jellyplus.model.network`."""
 
-from jellyplus.model.resnet import ResNet, ann_resnet18, dspike_resnet18
+import inspect
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ["ResNet", "ann_resnet18", "dspike_resnet18"]
+from jellyplus.model.cifarnet import cifarnet
+from jellyplus.model.network import Network, Neuron, Norm, ann
+from jellyplus.model.plain import plain
+from jellyplus.model.residual import ResidualBlock
+from jellyplus.model.resnet import (
+    dspike_resnet18,
+    resnet17,
+    resnet18_cifar,
+    resnet18_imagenet,
+    resnet19,
+    resnet20,
+    resnet20_diet,
+    resnet20_he,
+    resnet34_cifar,
+    resnet34_imagenet,
+    tdbn_resnet34,
+    tdbn_resnet50,
+)
+from jellyplus.model.shortcut import Shortcuts, attach_shortcuts, remove_shortcuts
+from jellyplus.model.toy import toy_cnn
+from jellyplus.model.vgg import vgg16_diet, vgg16_global_pool, vgg16_imagenet
+
+_CONSTRUCTORS = (
+    cifarnet,
+    vgg16_diet,
+    vgg16_global_pool,
+    vgg16_imagenet,
+    resnet17,
+    resnet19,
+    resnet20,
+    resnet20_diet,
+    resnet20_he,
+    dspike_resnet18,
+    resnet18_cifar,
+    resnet34_cifar,
+    resnet18_imagenet,
+    resnet34_imagenet,
+    tdbn_resnet34,
+    tdbn_resnet50,
+    plain,
+    toy_cnn,
+)
+
+#: Every architecture by name.
+ARCHITECTURES: dict[str, Callable[..., Network]] = {make.__name__: make for make in _CONSTRUCTORS}
+
+__all__ = [
+    *ARCHITECTURES,
+    "ARCHITECTURES",
+    "Network",
+    "Neuron",
+    "Norm",
+    "ResidualBlock",
+    "Shortcuts",
+    "ann",
+    "attach_shortcuts",
+    "options",
+    "remove_shortcuts",
+]
+
+_SHARED = {"num_classes", "in_channels", "width", "time_steps", "neuron", "norm", "alpha", "branch_alpha"}
+
+
+def options(name: str) -> dict[str, Any]:
+    """What an architecture can be asked for beside the arguments that all share, with the defaults.
+
+    Raises:
+        ValueError: no architecture has this name.
+
+    >>> options("resnet19")
+    {'blocks': (3, 3, 2), 'shortcut': 'conv', 'pool': 'global', 'input_size': 32}
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"there is no architecture {name!r}: choose from {', '.join(ARCHITECTURES)}")
+    parameters = inspect.signature(ARCHITECTURES[name]).parameters.items()
+    return {option: parameter.default for option, parameter in parameters if option not in _SHARED}

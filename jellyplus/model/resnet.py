@@ -1,142 +1,66 @@
-"""Residual networks of the papers.
+"""The residual networks of the papers; :mod:`jellyplus.model.network` has the arguments that all share.
 
-``dspike_resnet18``: Li et al. 2021, section 5.1: ResNet-18 with three stem convolutions and average-pooling shortcuts
-(He, T. et al. 2019), four stages of two basic blocks from 64 channels, doubled in each stage. The energies printed in
-its Table 3 fix the rest: 187.37M MACs only come out if the third stem convolution works at half the resolution and
-the first stage keeps it. 11,247,946 parameters with ten classes.
+Their options in common:
+
+* ``blocks``: residual blocks in each stage; every stage but the first halves the resolution and doubles the channels;
+* ``shortcut``: what stands beside a branch that changes the shape: ``"conv"``, a 1x1 convolution with the stride;
+  ``"pool"``, average pooling and a 1x1 convolution (He, T. et al. 2019); ``"zero_pad"``, no layer (option A of He, K.
+  et al. 2016). Dspike states ``"pool"``; tdBN's Fig. 5 says "conversion" and its Table 4 strided convolutions.
+
+The default surrogate is the rectangular one of tdBN, but in Dspike's own network; no other paper states its own.
+Each ends in global average pooling and ``fc``, unless it says otherwise.
 """
 
-import math
-from collections.abc import Callable
+from torch import nn
 
-from spikingjelly.activation_based import layer
-from torch import Tensor, nn
+from jellyplus.model.network import (
+    BRANCH_ALPHA,
+    Network,
+    Neuron,
+    Norm,
+    Parts,
+    choose,
+    global_pool,
+    lif,
+    linear,
+    pool,
+    spiking_conv,
+    spiking_linear,
+    tdbn,
+)
+from jellyplus.model.residual import ResidualBlock, residual_stages
+from jellyplus.model.shortcut import output_channels
+from jellyplus.surrogate import Dspike, Rectangular
 
-from jellyplus import _compat
-from jellyplus.layer import ThresholdDependentBatchNorm2d
-from jellyplus.neuron import IterativeLIFNode
-from jellyplus.surrogate import Dspike
-
-__all__ = ["ResNet", "ann_resnet18", "dspike_resnet18"]
-
-Neuron = Callable[[], nn.Module]
-Norm = Callable[[float, int], nn.Module]  # (alpha, channels)
-
-
-def _conv(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Module:
-    padding = kernel_size // 2
-    return layer.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False, step_mode="m")
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; the neuron fires on the sum. [T, N, C, H, W] throughout.
-
-    Where the shape changes, the shortcut is average pooling and a 1x1 convolution with a norm.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        stride: int,
-        neuron: Neuron,
-        norm: Norm,
-        alpha: float,
-        branch_alpha: float,
-    ):
-        super().__init__()
-        self.conv1 = _conv(in_channels, channels, stride=stride)
-        self.norm1 = norm(alpha, channels)
-        self.neuron1 = neuron()
-        self.conv2 = _conv(channels, channels)
-        self.norm2 = norm(branch_alpha, channels)
-        self.shortcut = nn.Identity()
-        if stride != 1 or in_channels != channels:
-            self.shortcut = nn.Sequential(
-                layer.AvgPool2d(stride, step_mode="m"),
-                _conv(in_channels, channels, kernel_size=1),
-                norm(branch_alpha, channels),
-            )
-        self.neuron2 = neuron()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Spikes in, spikes out."""
-        branch = self.norm2(self.conv2(self.neuron1(self.norm1(self.conv1(x)))))
-        return self.neuron2(branch + self.shortcut(x))
+__all__ = [
+    "ResidualBlock",
+    "dspike_resnet18",
+    "resnet17",
+    "resnet18_cifar",
+    "resnet18_imagenet",
+    "resnet19",
+    "resnet20",
+    "resnet20_diet",
+    "resnet20_he",
+    "resnet34_cifar",
+    "resnet34_imagenet",
+    "tdbn_resnet34",
+    "tdbn_resnet50",
+]
 
 
-class ResNet(nn.Module, _compat.StepModule):
-    """Three stem convolutions, stages of basic blocks, global average pooling and one linear layer that never fires.
-
-    In step mode 'm' the input is [T, N, C, H, W] or, for a static image, [1, N, C, H, W]: the first convolution and
-    norm then run once and their output is presented at every time-step (Li et al. 2021, section 5: the first layer
-    encodes). The output is [T, N, classes], the input of the softmax at each time-step; its mean over T is Eq. 3.
-    In step mode 's' it maps one time-step [N, C, H, W] to [N, classes], in evaluation mode if it has tdBN.
-
-    Args:
-        blocks: basic blocks in each stage; every stage but the first halves the resolution and doubles the channels.
-        width: channels of the first stage.
-        num_classes: outputs.
-        in_channels: 3 for images, 2 for event frames.
-        time_steps: T.
-        neuron: makes a neuron.
-        norm: makes a norm from alpha and the number of channels.
-        alpha: of the norms that a neuron follows.
-        branch_alpha: alpha of the norms whose outputs are added.
-        stem_pool: average pooling before the third stem convolution in place of its stride of two.
-    """
-
-    def __init__(
-        self,
-        blocks: tuple[int, ...],
-        width: int,
-        num_classes: int,
-        in_channels: int,
-        time_steps: int,
-        neuron: Neuron,
-        norm: Norm,
-        alpha: float,
-        branch_alpha: float,
-        stem_pool: bool,
-    ):
-        super().__init__()
-        self.time_steps = time_steps
-        self.step_mode = "m"
-        self.conv1 = _conv(in_channels, width)
-        self.norm1 = norm(alpha, width)
-        self.neuron1 = neuron()
-        self.stem = nn.Sequential(
-            _conv(width, width), norm(alpha, width), neuron(),
-            layer.AvgPool2d(2, step_mode="m") if stem_pool else nn.Identity(),
-            _conv(width, width, stride=1 if stem_pool else 2), norm(alpha, width), neuron(),
-        )  # fmt: skip
-        widths = [width * 2**stage for stage in range(len(blocks))]
-        shape = {"neuron": neuron, "norm": norm, "alpha": alpha, "branch_alpha": branch_alpha}
-        self.stages = nn.Sequential()
-        for stage, (channels, number) in enumerate(zip(widths, blocks, strict=True)):
-            before = widths[max(stage - 1, 0)]
-            first = BasicBlock(before, channels, stride=1 if stage == 0 else 2, **shape)
-            self.stages.append(
-                nn.Sequential(first, *(BasicBlock(channels, channels, 1, **shape) for _ in range(1, number)))
-            )
-        self.pool = layer.AdaptiveAvgPool2d(1, step_mode="m")
-        self.fc = layer.Linear(widths[-1], num_classes, step_mode="m")
-        _initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[T or 1, N, C, H, W] to [T, N, classes]."""
-        x = self.norm1(self.conv1(x))
-        if self.step_mode == "m":
-            x = x.expand(self.time_steps, -1, -1, -1, -1)
-        x = self.pool(self.stages(self.stem(self.neuron1(x))))
-        return self.fc(x.flatten(-3))
+def _globally_pooled(
+    encoder: list[nn.Module],
+    stages: nn.Sequential,
+    num_classes: int,
+    time_steps: int,
+    stem: nn.Module | None = None,
+) -> Network:
+    fc = linear(output_channels(stages), num_classes)
+    return Network(encoder, stages, nn.Sequential(*global_pool()), fc, time_steps, stem)
 
 
-def _initialise(net: nn.Module) -> None:
-    """He initialisation of the convolutions, fan-out, as in torchvision's ResNet; no paper states its own."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+# --- Three convolutions in the stem: Dspike, and the ResNet-20 of Diet-SNN and its kin ----------------------------
 
 
 def dspike_resnet18(
@@ -147,41 +71,384 @@ def dspike_resnet18(
     neuron: Neuron | None = None,
     norm: Norm | None = None,
     alpha: float = 1.0,
-    branch_alpha: float = 1 / math.sqrt(2),
-    stem_pool: bool = False,
-) -> ResNet:
-    """The spiking ResNet-18 of Dspike (Li et al. 2021, section 5.1).
+    branch_alpha: float = BRANCH_ALPHA,
+    blocks: tuple[int, ...] = (2, 2, 2, 2),
+    shortcut: str = "pool",
+    stem: str = "stride",
+) -> Network:
+    """The ResNet-18 of Dspike (Li et al. 2021, section 5.1): three stem convolutions and average-pooling shortcuts.
 
-    The paper leaves open: alpha (1, and 1 / sqrt(2) where two branches meet, as in tdBN's Fig. 5) and how the stem
-    halves the resolution (a stride keeps the inputs of every convolution but the first binary; ``stem_pool`` is the
-    other way).
+    The energies printed in its Table 3 fix the rest: 187.37M MACs only come out if the third stem convolution works
+    at half the resolution and the first stage keeps it. 11,247,946 parameters with ten classes.
 
     Args:
-        num_classes: see :class:`ResNet`, as all others.
+        num_classes: see :mod:`jellyplus.model.network`, as for the next seven.
         in_channels: channels of the input.
-        width: 64 in the paper.
+        width: 64.
         time_steps: T.
-        neuron: default: :class:`~jellyplus.neuron.IterativeLIFNode` with :class:`~jellyplus.surrogate.Dspike`.
-        norm: default: tdBN for V_th = 0.5.
-        alpha: of tdBN in series.
+        neuron: default: :class:`~jellyplus.surrogate.Dspike`.
+        norm: default: tdBN.
+        alpha: of tdBN in series; the paper leaves both alphas open.
         branch_alpha: of tdBN where two branches meet.
-        stem_pool: pool in the stem.
+        blocks: in each stage.
+        shortcut: see above.
+        stem: how it halves the resolution, which the paper leaves open: ``"stride"`` of the third convolution, which
+            keeps the inputs of every convolution but the first binary, or average pooling before or after it,
+            ``"pool_before"`` and ``"pool_after"``.
+
+    Raises:
+        ValueError: an unknown stem or shortcut.
 
     >>> sum(parameter.numel() for parameter in dspike_resnet18().parameters())
     11247946
     """
-    neuron = neuron or (lambda: IterativeLIFNode(surrogate_function=Dspike(), step_mode="m"))
-    norm = norm or (lambda alpha, channels: ThresholdDependentBatchNorm2d(alpha, 0.5, channels))
-    dimensions = ((2, 2, 2, 2), width, num_classes, in_channels, time_steps)
-    return ResNet(*dimensions, neuron, norm, alpha, branch_alpha, stem_pool)
+    parts = Parts(neuron or lif(Dspike), norm or tdbn, alpha, branch_alpha)
+    return _deep_stemmed(num_classes, in_channels, width, time_steps, parts, blocks, shortcut, stem)
 
 
-def ann_resnet18(
-    num_classes: int = 10, in_channels: int = 3, width: int = 64, norm: Norm | None = None, stem_pool: bool = False
-) -> ResNet:
-    """The ANN twin of :func:`dspike_resnet18`: ReLU for the neuron, batch norm for tdBN, one time-step.
+def resnet20(
+    num_classes: int = 10,
+    in_channels: int = 3,
+    width: int = 64,
+    time_steps: int = 5,
+    neuron: Neuron | None = None,
+    norm: Norm | None = None,
+    alpha: float = 1.0,
+    branch_alpha: float = BRANCH_ALPHA,
+    blocks: tuple[int, ...] = (2, 2, 2, 2),
+    shortcut: str = "pool",
+    stem: str = "pool_after",
+) -> Network:
+    """The ResNet-20 of inflor's official code: :func:`dspike_resnet18` with the stem's pool behind its convolutions."""
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    return _deep_stemmed(num_classes, in_channels, width, time_steps, parts, blocks, shortcut, stem)
 
-    Its parameters have the same names and shapes, so that it can initialise the spiking network.
+
+def _deep_stemmed(
+    num_classes: int,
+    in_channels: int,
+    width: int,
+    time_steps: int,
+    parts: Parts,
+    blocks: tuple[int, ...],
+    shortcut: str,
+    stem: str,
+) -> Network:
+    stages = residual_stages(blocks, width, parts, shortcut)
+    return _globally_pooled(
+        spiking_conv(in_channels, width, parts), stages, num_classes, time_steps, _deep_stem(width, parts, stem)
+    )
+
+
+def _deep_stem(width: int, parts: Parts, kind: str) -> nn.Sequential:
+    """The second and third convolution, which together halve the resolution."""
+    second, third = (spiking_conv(width, width, parts, stride=1 + last) for last in (False, kind == "stride"))
+    orders = {
+        "stride": [*second, *third],
+        "pool_before": [*second, pool(), *third],
+        "pool_after": [*second, *third, pool()],
+    }
+    return nn.Sequential(*choose("stem", kind, orders))
+
+
+def resnet20_diet(
+    num_classes: int = 10,
+    in_channels: int = 3,
+    width: int = 64,
+    time_steps: int = 5,
+    neuron: Neuron | None = None,
+    norm: Norm | None = None,
+    alpha: float = 1.0,
+    branch_alpha: float = BRANCH_ALPHA,
+    blocks: tuple[int, ...] = (2, 2, 2, 2),
+    shortcut: str = "conv",
+    input_size: int = 32,
+) -> Network:
+    """The ResNet-20 of Diet-SNN, which inflor cites: no pooling at the end, no biases, and there no norm either.
+
+    11,253,440 parameters with ``norm=lambda alpha, channels: nn.Identity()``; tdBN is the default, as everywhere.
+
+    Args:
+        num_classes: see :mod:`jellyplus.model.network`, as for the next seven.
+        in_channels: channels of the input.
+        width: 64.
+        time_steps: T.
+        neuron: default: rectangular surrogate.
+        norm: default: tdBN.
+        alpha: of tdBN in series.
+        branch_alpha: of tdBN where two branches meet.
+        blocks: in each stage.
+        shortcut: see above.
+        input_size: height and width of the input in pixels.
     """
-    norm = norm or (lambda _, channels: layer.BatchNorm2d(channels, step_mode="m"))
-    return ResNet((2, 2, 2, 2), width, num_classes, in_channels, 1, nn.ReLU, norm, 1.0, 1.0, stem_pool)
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    stages = residual_stages(blocks, width, parts, shortcut)
+    features = output_channels(stages) * _after_strides(input_size // 2, len(blocks) - 1) ** 2
+    encoder, stem = spiking_conv(in_channels, width, parts), _deep_stem(width, parts, "pool_after")
+    fc = linear(features, num_classes, bias=False)
+    return Network(encoder, stages, nn.Sequential(nn.Flatten(-3)), fc, time_steps, stem)
+
+
+def _after_strides(size: int, number: int) -> int:
+    """Pixels that convolutions with a stride of 2 leave of ``size``; each rounds up."""
+    return -(-size // 2**number)
+
+
+# --- One convolution in the stem, small images ---------------------------------------------------------------------
+
+
+def resnet18_cifar(
+    num_classes: int = 100,
+    in_channels: int = 3,
+    width: int = 64,
+    time_steps: int = 4,
+    neuron: Neuron | None = None,
+    norm: Norm | None = None,
+    alpha: float = 1.0,
+    branch_alpha: float = BRANCH_ALPHA,
+    blocks: tuple[int, ...] = (2, 2, 2, 2),
+    shortcut: str = "conv",
+) -> Network:
+    """ResNet-18 for CIFAR, as the shortcut paper needs it: one 3x3 convolution, four stages, the first without stride.
+
+    That paper (Guo et al. 2024) leaves its stem open. 11,220,132 parameters with a hundred classes.
+    """
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    return _small(num_classes, in_channels, width, time_steps, parts, blocks, shortcut)
+
+
+def resnet34_cifar(
+    num_classes: int = 100,
+    in_channels: int = 3,
+    width: int = 64,
+    time_steps: int = 4,
+    neuron: Neuron | None = None,
+    norm: Norm | None = None,
+    alpha: float = 1.0,
+    branch_alpha: float = BRANCH_ALPHA,
+    blocks: tuple[int, ...] = (3, 4, 6, 3),
+    shortcut: str = "conv",
+) -> Network:
+    """ResNet-34 for CIFAR: :func:`resnet18_cifar` with more blocks."""
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    return _small(num_classes, in_channels, width, time_steps, parts, blocks, shortcut)
+
+
+def resnet20_he(
+    num_classes: int = 10,
+    in_channels: int = 3,
+    width: int = 16,
+    time_steps: int = 4,
+    neuron: Neuron | None = None,
+    norm: Norm | None = None,
+    alpha: float = 1.0,
+    branch_alpha: float = BRANCH_ALPHA,
+    blocks: tuple[int, ...] = (3, 3, 3),
+    shortcut: str = "zero_pad",
+) -> Network:
+    """The ResNet-20 of He, K. et al. 2016, section 4.2: 16, 32 and 64 channels, 269,722 parameters."""
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    return _small(num_classes, in_channels, width, time_steps, parts, blocks, shortcut)
+
+
+def _small(
+    num_classes: int,
+    in_channels: int,
+    width: int,
+    time_steps: int,
+    parts: Parts,
+    blocks: tuple[int, ...],
+    shortcut: str,
+) -> Network:
+    stages = residual_stages(blocks, width, parts, shortcut)
+    return _globally_pooled(spiking_conv(in_channels, width, parts), stages, num_classes, time_steps)
+
+
+# --- A hidden linear layer at the end: tdBN's networks for small images (Zheng et al. 2021, Table 4) ---------------
+
+
+def resnet19(
+    num_classes: int = 10,
+    in_channels: int = 3,
+    width: int = 128,
+    time_steps: int = 6,
+    neuron: Neuron | None = None,
+    norm: Norm | None = None,
+    alpha: float = 1.0,
+    branch_alpha: float = BRANCH_ALPHA,
+    blocks: tuple[int, ...] = (3, 3, 2),
+    shortcut: str = "conv",
+    pool: str = "global",
+    input_size: int = 32,
+) -> Network:
+    """tdBN's ResNet-19, for CIFAR-10 and DVS-CIFAR10.
+
+    Args:
+        num_classes: see :mod:`jellyplus.model.network`, as for the next seven.
+        in_channels: channels of the input.
+        width: 128; the hidden linear layer has twice as many features.
+        time_steps: T.
+        neuron: default: rectangular surrogate.
+        norm: default: tdBN.
+        alpha: of tdBN in series.
+        branch_alpha: of tdBN where two branches meet.
+        blocks: in each stage.
+        shortcut: see above.
+        pool: what Table 4's "average pool/2" means before the hidden layer: ``"global"`` (12,697,994 parameters) or
+            ``"2x2"`` (14,664,074).
+        input_size: height and width of the input in pixels, which ``"2x2"`` needs.
+
+    Raises:
+        ValueError: an unknown pool or shortcut.
+    """
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    stages = residual_stages(blocks, width, parts, shortcut)
+    size = _after_strides(input_size, len(blocks) - 1)
+    return _with_hidden_layer(num_classes, in_channels, width, time_steps, parts, stages, pool, size, 2 * width)
+
+
+def resnet17(
+    num_classes: int = 11,
+    in_channels: int = 2,
+    width: int = 64,
+    time_steps: int = 40,
+    neuron: Neuron | None = None,
+    norm: Norm | None = None,
+    alpha: float = 1.0,
+    branch_alpha: float = BRANCH_ALPHA,
+    blocks: tuple[int, ...] = (3, 4),
+    shortcut: str = "conv",
+    pool: str = "2x2",
+    input_size: int = 32,
+) -> Network:
+    """tdBN's ResNet-17, for DVS-Gesture: its first stage has a stride too, its hidden layer four times the width.
+
+    Arguments as in :func:`resnet19`. 1,871,243 parameters.
+    """
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    stages = residual_stages(blocks, width, parts, shortcut, first_stride=2)
+    size = _after_strides(input_size, len(blocks))
+    return _with_hidden_layer(num_classes, in_channels, width, time_steps, parts, stages, pool, size, 4 * width)
+
+
+def _with_hidden_layer(
+    num_classes: int,
+    in_channels: int,
+    width: int,
+    time_steps: int,
+    parts: Parts,
+    stages: nn.Sequential,
+    kind: str,
+    size: int,
+    hidden: int,
+) -> Network:
+    flat = [pool(), nn.Flatten(-3)]
+    pooling, pixels = choose("pool", kind, {"global": (global_pool(), 1), "2x2": (flat, (size // 2) ** 2)})
+    head = nn.Sequential(*pooling, *spiking_linear(output_channels(stages) * pixels, hidden, parts))
+    return Network(spiking_conv(in_channels, width, parts), stages, head, linear(hidden, num_classes), time_steps)
+
+
+# --- A 7x7 convolution with a stride in the stem: ImageNet -----------------------------------------------------------
+
+
+def resnet18_imagenet(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    width: int = 64,
+    time_steps: int = 4,
+    neuron: Neuron | None = None,
+    norm: Norm | None = None,
+    alpha: float = 1.0,
+    branch_alpha: float = BRANCH_ALPHA,
+    blocks: tuple[int, ...] = (2, 2, 2, 2),
+    shortcut: str = "conv",
+) -> Network:
+    """ResNet-18 for ImageNet (He, K. et al. 2016), as torchvision has it, with average for maximum pooling."""
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    return _imagenet(num_classes, in_channels, width, time_steps, parts, blocks, shortcut)
+
+
+def resnet34_imagenet(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    width: int = 64,
+    time_steps: int = 4,
+    neuron: Neuron | None = None,
+    norm: Norm | None = None,
+    alpha: float = 1.0,
+    branch_alpha: float = BRANCH_ALPHA,
+    blocks: tuple[int, ...] = (3, 4, 6, 3),
+    shortcut: str = "conv",
+) -> Network:
+    """ResNet-34 for ImageNet: :func:`resnet18_imagenet` with more blocks."""
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    return _imagenet(num_classes, in_channels, width, time_steps, parts, blocks, shortcut)
+
+
+def _imagenet(
+    num_classes: int,
+    in_channels: int,
+    width: int,
+    time_steps: int,
+    parts: Parts,
+    blocks: tuple[int, ...],
+    shortcut: str,
+) -> Network:
+    encoder = spiking_conv(in_channels, width, parts, kernel_size=7, stride=2)
+    stages = residual_stages(blocks, width, parts, shortcut)
+    return _globally_pooled(encoder, stages, num_classes, time_steps, stem=pool(3, stride=2, padding=1))
+
+
+def tdbn_resnet34(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    width: int = 64,
+    time_steps: int = 6,
+    neuron: Neuron | None = None,
+    norm: Norm | None = None,
+    alpha: float = 1.0,
+    branch_alpha: float = BRANCH_ALPHA,
+    blocks: tuple[int, ...] = (3, 4, 6, 3),
+    shortcut: str = "conv",
+) -> Network:
+    """tdBN's ResNet-34 for ImageNet (Zheng et al. 2021, Table 4): a stride in the first stage, no pool in the stem.
+
+    21,801,896 parameters; ``width=128`` is the large one, with 86,127,464.
+    """
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    return _tdbn_imagenet(num_classes, in_channels, width, time_steps, parts, blocks, shortcut, bottleneck=False)
+
+
+def tdbn_resnet50(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    width: int = 64,
+    time_steps: int = 6,
+    neuron: Neuron | None = None,
+    norm: Norm | None = None,
+    alpha: float = 1.0,
+    branch_alpha: float = BRANCH_ALPHA,
+    blocks: tuple[int, ...] = (3, 4, 6, 3),
+    shortcut: str = "conv",
+) -> Network:
+    """tdBN's ResNet-50: :func:`tdbn_resnet34` of bottlenecks with the stride on the 3x3; 25,557,032 parameters.
+
+    Fig. 5 shows the alphas of a basic block only; a bottleneck's last norm has ``branch_alpha`` likewise.
+    """
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    return _tdbn_imagenet(num_classes, in_channels, width, time_steps, parts, blocks, shortcut, bottleneck=True)
+
+
+def _tdbn_imagenet(
+    num_classes: int,
+    in_channels: int,
+    width: int,
+    time_steps: int,
+    parts: Parts,
+    blocks: tuple[int, ...],
+    shortcut: str,
+    bottleneck: bool,
+) -> Network:
+    encoder = spiking_conv(in_channels, width, parts, kernel_size=7, stride=2)
+    stages = residual_stages(blocks, width, parts, shortcut, first_stride=2, bottleneck=bottleneck)
+    return _globally_pooled(encoder, stages, num_classes, time_steps)

@@ -1,0 +1,192 @@
+"""What every architecture is: one network class, and the parts that its constructors are made of.
+
+Each architecture is a function with the same first arguments:
+
+* ``num_classes``, ``in_channels`` (3 for images, 2 for event frames), ``time_steps``: T;
+* ``width``: channels of the first stage, which every other layer scales with, linear ones too;
+* ``neuron``: makes a neuron in step mode 'm', by default an :class:`~jellyplus.neuron.IterativeLIFNode` with the
+  surrogate of the paper that the architecture is from;
+* ``norm``: makes a norm from alpha and the number of channels, by default tdBN for V_th = 0.5. It stands behind each
+  convolution, never behind a linear layer: that is what the papers' numbers of parameters come to;
+* ``alpha``: of the norms that a neuron follows, and in residual networks ``branch_alpha``: of those whose outputs are
+  added (Zheng et al. 2021, Fig. 5: 1 and 1 / sqrt(2)).
+
+Further arguments are the architecture's own options. Where papers pool by the maximum, average pooling is in its
+place, as all five papers have it.
+"""
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from spikingjelly.activation_based import layer
+from torch import Tensor, nn
+
+from jellyplus import _compat
+from jellyplus.layer import ThresholdDependentBatchNorm2d
+from jellyplus.model.shortcut import Shortcuts
+from jellyplus.neuron import IterativeLIFNode
+from jellyplus.surrogate import Surrogate
+
+__all__ = ["BRANCH_ALPHA", "Network", "Neuron", "Norm", "Parts", "ann"]
+
+Neuron = Callable[[], nn.Module]
+Norm = Callable[[float, int], nn.Module]  # (alpha, channels)
+
+BRANCH_ALPHA = 1 / math.sqrt(2)
+
+
+class Network(nn.Module, _compat.StepModule):
+    """An encoding convolution, stages, and a head whose last linear layer, ``fc``, decodes and never fires.
+
+    In step mode 'm' the input is [T, N, C, H, W] or, for a static image, [1, N, C, H, W]: the first convolution and
+    norm then run once and their output is presented at every time-step (Li et al. 2021, section 5: the first layer
+    encodes). The output is [T, N, classes], the input of the softmax at each time-step; its mean over T is Eq. 3.
+    In step mode 's' it maps one time-step [N, C, H, W] to [N, classes], in evaluation mode if it has tdBN.
+
+    Args:
+        encoder: first convolution, norm and neuron: ``conv1``, ``norm1`` and ``neuron1``.
+        stages: each of them one stage, from which a shortcut branch may start.
+        head: from the last stage to the input of ``fc``.
+        fc: the decoding layer.
+        time_steps: T.
+        stem: between encoder and stages.
+    """
+
+    def __init__(
+        self,
+        encoder: Sequence[nn.Module],
+        stages: nn.Sequential,
+        head: nn.Sequential,
+        fc: nn.Linear,
+        time_steps: int,
+        stem: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.time_steps = time_steps
+        self.step_mode = "m"
+        self.conv1, self.norm1, self.neuron1 = encoder
+        self.stem = stem or nn.Identity()
+        self.stages = stages
+        self.head = head
+        self.fc = fc
+        self.shortcuts: Shortcuts | None = None
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[T or 1, N, C, H, W] to [T, N, classes]; shortcut branches, where attached, add to it in training."""
+        x = self.norm1(self.conv1(x))
+        if self.step_mode == "m":
+            x = x.expand(self.time_steps, -1, -1, -1, -1)
+        x = self.stem(self.neuron1(x))
+        if self.shortcuts is None or not self.training:
+            return self.fc(self.head(self.stages(x)))
+        _, *earlier, last = itertools.accumulate(self.stages, lambda x, stage: stage(x), initial=x)
+        return self.fc(self.head(last)) + self.shortcuts(earlier)
+
+
+def _initialise(net: Network) -> None:
+    """He initialisation, normal, biases 0; no paper states its own. The decoding layer keeps torch's default.
+
+    Convolutions by fan-out, as in torchvision's ResNet. Hidden linear layers, which no norm follows, by fan-in:
+    under torch's default, with a sixth of this variance, the second of them hardly fires.
+    """
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module is not net.fc:
+            mode = "fan_out" if isinstance(module, nn.Conv2d) else "fan_in"
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+class Parts(NamedTuple):
+    """What a network's layers are followed by: factories, and the alphas that the norm's is called with."""
+
+    neuron: Neuron
+    norm: Norm
+    alpha: float
+    branch_alpha: float = BRANCH_ALPHA
+
+
+def lif(surrogate: Callable[[], Surrogate]) -> Neuron:
+    """The default neuron, each with a surrogate of its own."""
+    return lambda: IterativeLIFNode(surrogate_function=surrogate(), step_mode="m")
+
+
+def tdbn(alpha: float, channels: int) -> nn.Module:
+    """The default norm: tdBN for V_th = 0.5."""
+    return ThresholdDependentBatchNorm2d(alpha, 0.5, channels)
+
+
+def no_norm(alpha: float, channels: int) -> nn.Module:
+    """The norm of networks without one."""
+    return nn.Identity()
+
+
+def conv(in_channels: int, channels: int, kernel_size: int = 3, stride: int = 1, bias: bool = False) -> nn.Module:
+    """A convolution that keeps the resolution, or divides it by the stride."""
+    padding = kernel_size // 2
+    return layer.Conv2d(in_channels, channels, kernel_size, stride, padding, bias=bias, step_mode="m")
+
+
+def spiking_conv(
+    in_channels: int, channels: int, parts: Parts, kernel_size: int = 3, stride: int = 1, bias: bool = False
+) -> list[nn.Module]:
+    """Convolution, norm and neuron."""
+    convolution = conv(in_channels, channels, kernel_size, stride, bias)
+    return [convolution, parts.norm(parts.alpha, channels), parts.neuron()]
+
+
+def spiking_linear(in_features: int, features: int, parts: Parts, bias: bool = True) -> list[nn.Module]:
+    """Linear layer and neuron."""
+    return [linear(in_features, features, bias), parts.neuron()]
+
+
+def linear(in_features: int, features: int, bias: bool = True) -> nn.Linear:
+    """A linear layer."""
+    return layer.Linear(in_features, features, bias=bias, step_mode="m")
+
+
+def pool(kernel_size: int = 2, stride: int | None = None, padding: int = 0, ceil_mode: bool = False) -> nn.Module:
+    """Average pooling."""
+    return layer.AvgPool2d(kernel_size, stride, padding, ceil_mode, step_mode="m")
+
+
+def global_pool() -> list[nn.Module]:
+    """[T, N, C, H, W] to [T, N, C]."""
+    return [layer.AdaptiveAvgPool2d(1, step_mode="m"), nn.Flatten(-3)]
+
+
+def choose(option: str, value: str, choices: Mapping[str, Any]) -> Any:
+    """The choice that an option names.
+
+    Raises:
+        ValueError: an unknown one.
+    """
+    if value not in choices:
+        raise ValueError(f"{option}={value!r} is unknown: choose from {', '.join(map(repr, choices))}")
+    return choices[value]
+
+
+def ann(constructor: Callable[..., Network], **arguments: Any) -> Network:
+    """The ANN twin of an architecture: ReLU for its neurons, batch norm for tdBN, one time-step.
+
+    Its parameters have the same names and shapes, so that it can initialise the spiking network.
+
+    Args:
+        constructor: of the architecture.
+        arguments: for it, ``norm`` too where it is to be another one.
+
+    >>> from jellyplus.model import resnet19
+    >>> ann(resnet19, width=4).stages[0][0].neuron
+    ReLU()
+    """
+    has_norm = inspect.signature(constructor).parameters["norm"].default is None
+    twin = {"neuron": nn.ReLU, "time_steps": 1} | ({"norm": _batch_norm} if has_norm else {})
+    return constructor(**(twin | arguments))
+
+
+def _batch_norm(alpha: float, channels: int) -> nn.Module:
+    return layer.BatchNorm2d(channels, step_mode="m")

@@ -1,0 +1,118 @@
+"""Residual blocks and stages (Zheng et al. 2021, Fig. 5): the neuron fires on the sum of branch and shortcut.
+
+The last norm before the addition and the norm of a convolutional shortcut have alpha = ``branch_alpha``, all others
+``alpha``. A shortcut that changes no shape is the identity and has no norm.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jellyplus.model.network import Parts, choose, conv, pool, spiking_conv
+
+__all__ = ["ResidualBlock", "ZeroPadding", "basic_branch", "bottleneck_branch", "residual_stages"]
+
+_EXPANSION = 4  # of a bottleneck's last convolution (He, K. et al. 2016)
+
+
+class ResidualBlock(nn.Module):
+    """A branch beside a shortcut; the neuron fires on their sum. [T, N, C, H, W] throughout, or one time-step of it.
+
+    Args:
+        branch: layers, each with norm and neuron, the last one without neuron.
+        shortcut: the identity, or what gives the branch's shape.
+        neuron: behind the sum.
+    """
+
+    def __init__(self, branch: nn.Sequential, shortcut: nn.Module, neuron: nn.Module):
+        super().__init__()
+        self.branch = branch
+        self.shortcut = shortcut
+        self.neuron = neuron
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Spikes in, spikes out."""
+        return self.neuron(self.branch(x) + self.shortcut(x))
+
+
+def basic_branch(in_channels: int, channels: int, stride: int, parts: Parts) -> nn.Sequential:
+    """Two 3x3 convolutions; ``channels`` come out."""
+    first = spiking_conv(in_channels, channels, parts, stride=stride)
+    return nn.Sequential(*first, conv(channels, channels), parts.norm(parts.branch_alpha, channels))
+
+
+def bottleneck_branch(in_channels: int, channels: int, stride: int, parts: Parts) -> nn.Sequential:
+    """1x1, 3x3 with the stride, 1x1 convolution; four times ``channels`` come out."""
+    first = spiking_conv(in_channels, channels, parts, kernel_size=1)
+    second = spiking_conv(channels, channels, parts, stride=stride)
+    wide = _EXPANSION * channels
+    return nn.Sequential(*first, *second, conv(channels, wide, 1), parts.norm(parts.branch_alpha, wide))
+
+
+class ZeroPadding(nn.Module):
+    """He, K. et al. 2016, option A: every ``stride``-th pixel, and channels of zeros behind those there are."""
+
+    def __init__(self, stride: int, channels: int):
+        super().__init__()
+        self.stride = stride
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[*, C, H, W] to [*, C + channels, H / stride, W / stride]."""
+        return F.pad(x[..., :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.channels))
+
+    def extra_repr(self) -> str:
+        """Its arguments."""
+        return f"stride={self.stride}, channels={self.channels}"
+
+
+def _convolution(in_channels: int, channels: int, stride: int, parts: Parts) -> nn.Module:
+    return nn.Sequential(conv(in_channels, channels, 1, stride), parts.norm(parts.branch_alpha, channels))
+
+
+def _pool_convolution(in_channels: int, channels: int, stride: int, parts: Parts) -> nn.Module:
+    """As in He, T. et al. 2019; an odd row or column is pooled too, so that sizes fit those of the branch."""
+    return nn.Sequential(pool(stride, ceil_mode=True), *_convolution(in_channels, channels, 1, parts))
+
+
+def _zero_padding(in_channels: int, channels: int, stride: int, parts: Parts) -> nn.Module:
+    return ZeroPadding(stride, channels - in_channels)
+
+
+_SHORTCUTS = {"conv": _convolution, "pool": _pool_convolution, "zero_pad": _zero_padding}
+
+
+def residual_stages(
+    blocks: Sequence[int], width: int, parts: Parts, shortcut: str, first_stride: int = 1, bottleneck: bool = False
+) -> nn.Sequential:
+    """Stages of residual blocks, each but the first with half the resolution and twice the channels.
+
+    Args:
+        blocks: in each stage.
+        width: channels of the first stage's 3x3 convolutions, and of its input.
+        parts: what the convolutions are followed by.
+        shortcut: where shapes differ: ``"conv"``, a 1x1 convolution with the stride; ``"pool"``, average pooling
+            and a 1x1 convolution; ``"zero_pad"``, no layer, see :class:`ZeroPadding`.
+        first_stride: of the first stage.
+        bottleneck: bottleneck branches for basic ones.
+
+    Raises:
+        ValueError: an unknown shortcut.
+    """
+    make_branch, expansion = (bottleneck_branch, _EXPANSION) if bottleneck else (basic_branch, 1)
+    make_shortcut = choose("shortcut", shortcut, _SHORTCUTS)
+
+    def block(before: int, channels: int, stride: int) -> ResidualBlock:
+        after = expansion * channels
+        same = stride == 1 and before == after
+        beside = nn.Identity() if same else make_shortcut(before, after, stride, parts)
+        return ResidualBlock(make_branch(before, channels, stride, parts), beside, parts.neuron())
+
+    stages, before = nn.Sequential(), width
+    for stage, number in enumerate(blocks):
+        channels = width * 2**stage
+        first = block(before, channels, 2 if stage else first_stride)
+        before = expansion * channels
+        stages.append(nn.Sequential(first, *(block(before, channels, 1) for _ in range(1, number))))
+    return stages
