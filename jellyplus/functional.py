@@ -1,4 +1,4 @@
-"""Pure functions: fusing tdBN into the weights, finite-difference gradients, Dspike's temperature search, and MPR.
+"""Pure functions: fusing tdBN, finite-difference gradients, Dspike's temperature search, the papers' schedules, MPR.
 
 ``membrane_potential_rectify`` (Guo et al. 2022, Reducing Information Loss for SNNs, Eq. 10) and its derivative
 ``membrane_potential_rectify_gradient`` are :func:`jellyplus.neuron.rectifier.rectify` and
@@ -23,16 +23,19 @@ from jellyplus import _compat
 from jellyplus.layer import _ThresholdDependentBatchNorm
 from jellyplus.neuron.rectifier import rectify as membrane_potential_rectify
 from jellyplus.neuron.rectifier import rectify_gradient as membrane_potential_rectify_gradient
-from jellyplus.surrogate import Dspike
+from jellyplus.surrogate import Dspike, EvAF
 
 __all__ = [
     "TemperatureSearch",
+    "evaf_k",
     "finite_difference_gradient",
     "fuse_tdbn",
     "membrane_potential_rectify",
     "membrane_potential_rectify_gradient",
     "search_temperature",
+    "set_evaf_k",
     "set_temperature",
+    "shortcut_weight",
     "temperature_candidates",
 ]
 
@@ -164,7 +167,7 @@ def finite_difference_gradient(
         raise ValueError(f"no parameter {name!r} in the network: choose one of net.named_parameters()")
     net = copy.deepcopy(net)
     _refuse_dropout(net)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(_devices(x)):
         owner_name, _, own_name = name.rpartition(".")
         owner = net.get_submodule(owner_name)
         owner_input, working_set = _trial_pass(net, owner, x)
@@ -173,6 +176,11 @@ def finite_difference_gradient(
         losses = torch.cat(list(_losses(net, owner, loss, x, outputs, folded, batch_dim)))
     up, down = losses.view(-1, 2).unbind(1)
     return ((up - down) / (2 * epsilon)).view_as(net.get_parameter(name)).to(net.get_parameter(name).dtype)
+
+
+def _devices(x: Tensor) -> list[torch.device]:
+    """The GPU whose random state a pass over ``x`` could move."""
+    return [x.device] if x.is_cuda else []
 
 
 def _refuse_dropout(net: nn.Module) -> None:
@@ -355,7 +363,7 @@ def _dspikes(net: nn.Module) -> list[Dspike]:
 
 
 def _gradients(net: nn.Module, name: str, loss: Loss, x: Tensor, temperatures: tuple[float, ...]) -> Iterator[Tensor]:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(_devices(x)):
         _compat.reset_net(net)
         value = loss(net(x))
     for temperature in temperatures:
@@ -365,3 +373,63 @@ def _gradients(net: nn.Module, name: str, loss: Loss, x: Tensor, temperatures: t
 
 def _cosine_similarity(a: Tensor, b: Tensor) -> float:
     return F.cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0).item()
+
+
+# --- Schedules (Guo et al. 2022, IM-Loss; Guo et al. 2024, shortcut back-propagation) ----------------------------
+
+
+def evaf_k(epoch: int, epochs: int, k_min: float = 1.0, k_max: float = 10.0) -> float:
+    r"""The coefficient of EvAF in an epoch.
+
+    .. math:: K(i) = \frac{(10^{i/N} - 1) K_{max} + (10 - 10^{i/N}) K_{min}}{9}
+
+    Guo et al. 2022 (IM-Loss), Eq. 15. i runs from 0 to N - 1 as printed, so K starts at K_min and stays below K_max.
+
+    Args:
+        epoch: i.
+        epochs: N.
+        k_min: K_min, 1 in the paper.
+        k_max: K_max, 10 in the paper.
+
+    >>> [round(evaf_k(i, 4), 2) for i in range(4)]
+    [1.0, 1.78, 3.16, 5.62]
+    """
+    growth = 10 ** (epoch / epochs)
+    return ((growth - 1) * k_max + (10 - growth) * k_min) / 9
+
+
+def set_evaf_k(net: nn.Module, k: float) -> None:
+    """Give every :class:`~jellyplus.surrogate.EvAF` in ``net`` this coefficient, in place.
+
+    Raises:
+        ValueError: k is not positive, or the network has no EvAF.
+
+    >>> net = nn.Sequential(EvAF())
+    >>> set_evaf_k(net, 2.0)
+    >>> net[0].k
+    tensor(2.)
+    """
+    if not (math.isfinite(k) and k > 0):
+        raise ValueError(f"k must be a positive number, got {k}")
+    found = [module for module in net.modules() if isinstance(module, EvAF)]
+    if not found:
+        raise ValueError("the network has no EvAF surrogate, so there is no k")
+    for module in found:
+        module.k.fill_(k)
+
+
+def shortcut_weight(iteration: int, iterations: int, weight: float = 0.25) -> float:
+    r"""The weight of the shortcut branches in a training iteration, :math:`\lambda(i) = \lambda (1 - i / I)`.
+
+    Guo et al. 2024, Eq. 10. i runs from 1 to I as in its Algorithm 1, so the last iteration trains the main branch
+    alone. (The abstract lets it change with the epoch; Eq. 10's text says iteration.)
+
+    Args:
+        iteration: i.
+        iterations: I, of the whole training.
+        weight: lambda, 0.25 in the paper.
+
+    >>> [shortcut_weight(i, 4) for i in (1, 2, 3, 4)]
+    [0.1875, 0.125, 0.0625, 0.0]
+    """
+    return weight * (1 - iteration / iterations)

@@ -5,13 +5,17 @@ r"""Threshold-dependent batch normalisation (Zheng et al. 2021, Eqs. 5-8).
 SpikingJelly 0.0.0.0.14 has classes of these names whose forward raises (layer.py:1822: no ``_check_input_dim``) and
 which would only start :math:`\lambda` at :math:`\alpha V_{th}` (layer.py:1829). Here the factor is outside the
 parameter, as printed, so the gradient of :math:`\lambda` carries it.
+
+In training with several processes the statistics are those of the joint batch (supplementary C: sync-BN).
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from jellyplus import _compat
+from jellyplus._distributed import processes, sum_over_processes
 
 __all__ = ["ThresholdDependentBatchNorm1d", "ThresholdDependentBatchNorm2d", "ThresholdDependentBatchNorm3d"]
 
@@ -41,9 +45,26 @@ class _ThresholdDependentBatchNorm(_BatchNorm, _compat.MultiStepModule):
         if self.training:
             self.num_batches_tracked.add_(1)
         scale = self.weight * (self.alpha * self.v_th)
+        if self.training and processes() > 1:
+            return self._normalise_jointly(x, scale)
         return F.batch_norm(
             x, self.running_mean, self.running_var, scale, self.bias, self.training, self.momentum, self.eps
         )
+
+    def _normalise_jointly(self, x: Tensor, scale: Tensor) -> Tensor:
+        """Batch norm of all processes' [T * N, C, *] as of one batch; each process gets its own part back."""
+        dims = [0, *range(2, x.dim())]
+        per_channel = (-1, *[1] * (x.dim() - 2))
+        total = x.sum(dims, dtype=torch.promote_types(x.dtype, torch.float32))
+        totals = sum_over_processes(torch.cat([total, total.new_tensor([x.numel() / x.shape[1]])]))
+        mean, count = totals[:-1] / totals[-1], totals[-1].detach()
+        centred = x - mean.view(per_channel)
+        variance = sum_over_processes(centred.square().sum(dims)) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), self.momentum)
+        scale = scale / torch.sqrt(variance + self.eps)
+        return (centred * scale.view(per_channel) + self.bias.view(per_channel)).to(x.dtype)
 
     def _check_input_dim(self, x: Tensor) -> None:
         if self.step_mode == "s" and self.training:
@@ -71,8 +92,14 @@ class ThresholdDependentBatchNorm2d(_ThresholdDependentBatchNorm):
     """Threshold-dependent batch norm of [T, N, C, H, W].
 
     In step mode 's' it can only evaluate: running statistics are known then, while training would need the other
-    time-steps. Statistics are those of one process; across processes they are not synchronised yet, and
-    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` must not be used: it would drop alpha V_th.
+    time-steps.
+
+    Where a process group of several processes is initialised, training takes the statistics over all of them
+    together, each weighted by its number of values, and the running statistics are the same everywhere. Under DDP,
+    which averages gradients, these are then exactly those of one process with the joint batch. Every process has to
+    run the norm equally often. Nothing has to be converted, and nothing may be:
+    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``, which is also what Lightning's ``sync_batchnorm=True`` calls,
+    puts its own class in this one's place, and alpha V_th is lost.
 
     Args:
         alpha: 1 in a serial network, 1 / sqrt(n) where n branches meet.
