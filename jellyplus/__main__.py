@@ -4,8 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 
 from jellyplus._errors import InputError
+from jellyplus._options import add_run_options
 
 __all__ = ["main"]
 
@@ -26,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"jellyplus: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("jellyplus: interrupted", file=sys.stderr)
+        print("jellyplus: interrupted; train goes on from the last finished epoch when called again", file=sys.stderr)
         return 130
 
 
@@ -37,6 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     summary = "print versions, the backends that work here, and what to do about those that do not"
     doctor = commands.add_parser("doctor", help=summary, description=f"{summary.capitalize()}.")
     doctor.set_defaults(run=_doctor)
+    summary = "train the network of one recipe, and record what was measured"
+    train = commands.add_parser("train", help=summary, description=f"{summary.capitalize()}.")
+    train.add_argument("recipe", type=Path, help="a file like recipes/tdbn/cifar10_resnet19_t2.yaml")
+    add_run_options(train, profile="paper")
+    train.set_defaults(run=_train)
     return parser
 
 
@@ -44,6 +51,12 @@ def _doctor(options: argparse.Namespace) -> int:
     from jellyplus import doctor  # it loads every backend, which no other command needs
 
     return doctor.main()
+
+
+def _train(options: argparse.Namespace) -> int:
+    from jellyplus.reproduction import cli  # it needs what the extra jellyplus[reproduce] installs
+
+    return cli.train(options)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""The command line that every table script has."""
+"""The command line that every table script has, and ``jellyplus train`` for a recipe that no table needs."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from jellyplus._errors import InputError
-from jellyplus.training.recipe import PROFILES, load_run
+from jellyplus._options import add_run_options
+from jellyplus.training.recipe import load_run
 
-__all__ = ["main"]
+__all__ = ["main", "train"]
 
 
 def main(script: str) -> int:
@@ -38,27 +39,11 @@ def _parser(path: Path) -> argparse.ArgumentParser:
         description="Without options: train on stand-in data for some minutes, then write and print the table.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--profile",
-        choices=PROFILES,
-        default="embedded",
-        help="embedded: stand-in data, narrow nets; small: real data, narrow nets; paper: as printed",
-    )
-    parser.add_argument("--data-root", metavar="FOLDER", help="folder that holds the real data sets, e.g. cifar10/")
+    add_run_options(parser, profile="embedded")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows (see --list); default: all own rows")
-    parser.add_argument("--seeds", nargs="+", type=_seed, metavar="SEED", default=[0], help="one run for each")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("results"), help="evidence and tables")
     parser.add_argument("--render", action="store_true", help="write the table from the evidence there is; no training")
     parser.add_argument("--list", action="store_true", help="print the rows and stop")
-    return parser  # fmt: skip
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not a seed; seeds are 0 to 2^63 - 1")
-    return value
+    return parser
 
 
 def _reproduce(path: Path, options: argparse.Namespace) -> None:
@@ -75,8 +60,7 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
         return
     if unknown := set(options.rows or ()) - own.keys():
         raise InputError(f"there is no own row {', '.join(sorted(unknown))}; choose from {', '.join(own)}")
-    if options.out.exists() and not options.out.is_dir():
-        raise InputError(f"--out {options.out} is a file: give a folder")
+    _check_out(options.out)
     recipes = path.parent.parent / "recipes"
     runs = {name: load_run(row.recipe, options.profile, recipes) for name, row in own.items()}
     runner = Runner(Store(options.out / "evidence"), options.data_root, options.device)
@@ -95,3 +79,28 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
             "This is stand-in data (handwritten digits), no claim about the paper; the paper's numbers need its data "
             f"and a GPU: {path.name} --profile paper --data-root FOLDER --seeds 0 1 2"
         )
+
+
+def train(options: argparse.Namespace) -> int:
+    """Make the runs of one recipe, whatever it combines; then write and say how they went."""
+    from jellyplus.reproduction import course
+    from jellyplus.reproduction.evidence import Store
+    from jellyplus.reproduction.runner import Runner, summary
+
+    recipe = options.recipe.resolve()
+    _check_out(options.out)
+    run = load_run(f"{recipe.parent.name}/{recipe.stem}", options.profile, recipe.parent.parent)
+    runner = Runner(Store(options.out / "evidence"), options.data_root, options.device)
+    runner.make(runner.missing([run], options.seeds))
+    folder = options.out / run.profile / run.name
+    for seed in options.seeds:
+        evidence = runner.store.find(run.key, seed, runner.code)
+        course.write(evidence, folder)
+        print(f"seed {seed}: {summary(evidence)}")
+    print(f"Written: {folder}/seed*.csv, seed*.png; evidence and checkpoint: {runner.store.folder(run.key)}")
+    return 0
+
+
+def _check_out(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder} is a file: give a folder")

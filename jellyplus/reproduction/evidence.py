@@ -129,7 +129,7 @@ class Store:
         Raises:
             InputError: a file is damaged or of another schema; it is left alone.
         """
-        found = map(self._read, self._path(key, 0, "").parent.glob("seed*-*.json"))
+        found = map(self._read, self.folder(key).glob("seed*-*.json"))
         return sorted((e for e in found if e.key == key), key=lambda e: (e.seed, e.code))
 
     def write(self, evidence: Evidence) -> Path:
@@ -150,8 +150,12 @@ class Store:
         """Return where the checkpoint of this recipe, seed and code belongs: beside its evidence."""
         return self._path(key, seed, code).with_suffix(".ckpt")
 
+    def folder(self, key: str) -> Path:
+        """Return where everything about this recipe belongs."""
+        return self.root / key[:16]
+
     def _path(self, key: str, seed: int, code: str) -> Path:
-        return self.root / key[:16] / f"seed{seed}-{code[:12]}.json"
+        return self.folder(key) / f"seed{seed}-{code[:12]}.json"
 
     def _read(self, path: Path) -> Evidence:
         try:

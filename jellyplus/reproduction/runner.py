@@ -11,11 +11,11 @@ from jellyplus._errors import InputError
 from jellyplus.reproduction.evidence import Evidence, Store, code_digest, provenance
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.data import DataModule
-from jellyplus.training.network import build_network, check_search, choose_backend, initialise
+from jellyplus.training.network import InitialState, build_network, check_parts, choose_backend, initialise
 from jellyplus.training.recipe import Run
 from jellyplus.training.train import Outcome, choose_device, train
 
-__all__ = ["Runner"]
+__all__ = ["Runner", "summary"]
 
 
 class Runner:
@@ -92,15 +92,13 @@ class Runner:
         checkpoint = self.store.checkpoint_path(run.key, seed, self.code)
         state = checkpoint.with_suffix(".partial")
         data = self._load(run)
-        weights = None
-        if run.parent:
-            weights = self._weights(run.parent, seed)
-        outcome = train(run.recipe, data, seed, self.device, state, weights, run.name)
+        start = InitialState(self._weights(run.parent, seed), run.parent.recipe.spiking) if run.parent else None
+        outcome = train(run.recipe, data, seed, self.device, state, start, run.name)
         evidence = self._evidence(run, seed, data, outcome)
         save_checkpoint({"key": run.key, "weights": outcome.net.state_dict()}, checkpoint)
         self.store.write(evidence)
         state.unlink(missing_ok=True)
-        return _summary(evidence)
+        return summary(evidence)
 
     def _weights(self, run: Run, seed: int) -> dict[str, torch.Tensor]:
         """The last weights of a run that was made."""
@@ -145,9 +143,10 @@ class Runner:
 def _try_to_build(run: Run, backend: str | None) -> None:
     """Build the network and start it from its parent's shapes, so that what does not fit shows before any training."""
     net = build_network(run.recipe, backend)
-    check_search(net, run.recipe)
+    check_parts(net, run.recipe)
     if run.parent:
-        initialise(net, build_network(run.parent.recipe).state_dict(), run.recipe.initial_weights)
+        start = InitialState(build_network(run.parent.recipe).state_dict(), run.parent.recipe.spiking)
+        initialise(net, start, run.recipe.initial_weights)
 
 
 _BAR = "{desc}{percentage:3.0f}% |{bar}| {elapsed} so far, about {remaining} left"
@@ -158,7 +157,8 @@ def _cost(run: Run) -> int:
     return run.recipe.schedule.epochs * run.recipe.model.time_steps
 
 
-def _summary(evidence: Evidence) -> str:
+def summary(evidence: Evidence) -> str:
+    """One line on a finished run."""
     line = f"{evidence.accuracy_last:.2f} % after {evidence.epochs_completed} epochs in {evidence.wall_time_s:.0f} s"
     if evidence.search_time_s:
         line += f", {evidence.search_time_s / evidence.wall_time_s:.0%} of it in the temperature search"

@@ -1,4 +1,4 @@
-"""The Lightning module of every classifier, spiking or not: mean over time, cross-entropy, SGD, cosine schedule."""
+"""The Lightning module of every classifier, spiking or not: mean over time, its losses, SGD, its schedule."""
 
 import time
 
@@ -10,7 +10,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from jellyplus import _compat
 from jellyplus.datasets.order import derived_seed
-from jellyplus.training.recipe import Recipe
+from jellyplus.loss import IMLoss
+from jellyplus.training.recipe import Recipe, Schedule
 
 __all__ = ["Classifier", "read_out"]
 
@@ -27,7 +28,7 @@ class Classifier(lightning.LightningModule):
 
     Args:
         net: the network.
-        recipe: optimizer and schedule.
+        recipe: losses, optimizer and schedule.
         seed: of the run; what is random in a training step derives from it, the epoch and the step.
     """
 
@@ -38,6 +39,7 @@ class Classifier(lightning.LightningModule):
         self.seed = seed
         self.history: list[dict] = []
         self.correct = MulticlassAccuracy(recipe.model.num_classes, average="micro")
+        self.im_loss = IMLoss(net, recipe.im_loss.weight, recipe.im_loss.variant) if recipe.im_loss else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, C, H, W] or event frames [N, T, C, H, W] to [N, classes]."""
@@ -50,22 +52,31 @@ class Classifier(lightning.LightningModule):
             self.history.append({"epoch": self.current_epoch})
         self.history[-1].update(values)
 
+    def on_fit_start(self) -> None:
+        """Refuse what Lightning's ``sync_batchnorm=True`` has made of the network."""
+        if any(isinstance(module, nn.SyncBatchNorm) for module in self.net.modules()):
+            raise ValueError(
+                "sync_batchnorm=True has replaced threshold-dependent batch norm and lost its alpha V_th: leave it "
+                "out, since jellyplus's norm synchronises its statistics by itself"
+            )
+
     def on_train_epoch_start(self) -> None:
         """Note the learning rate, and start the clock."""
         self.record(learning_rate=self.optimizers().param_groups[0]["lr"])
         self._started = time.monotonic()
-        self._loss_sum = torch.zeros((), device=self.device)
+        self._loss_sums = torch.zeros(2, device=self.device)
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         """Seed what a step may draw, so that it does not depend on what ran before."""
         torch.manual_seed(derived_seed(self.seed, self.current_epoch, batch_idx))
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """The cross-entropy of one batch."""
+        """The cross-entropy of one batch, and IM-Loss where the recipe has it."""
         x, labels = batch
         loss = F.cross_entropy(self(x), labels)
-        self._loss_sum += loss.detach()
-        return loss
+        im_loss = loss.new_zeros(()) if self.im_loss is None else self.im_loss()
+        self._loss_sums += torch.stack([loss + im_loss, im_loss]).detach()
+        return loss + im_loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Count what is right."""
@@ -74,14 +85,16 @@ class Classifier(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Accuracy and mean loss into the history."""
-        train_loss = self._loss_sum.item() / self.trainer.num_training_batches
+        train_loss, im_loss = (self._loss_sums / self.trainer.num_training_batches).tolist()
         elapsed = time.monotonic() - self._started + self.history[-1].get("search_time_s", 0.0)
         self.record(accuracy=100 * self.correct.compute().item(), train_loss=train_loss, time_s=elapsed)
+        if self.im_loss:
+            self.record(im_loss=im_loss)
         self.correct.reset()
 
     def configure_optimizers(self) -> dict:
-        """SGD, and a cosine that moves once an epoch."""
-        settings, schedule = self.recipe.optimizer, self.recipe.schedule
+        """SGD, and a schedule that moves once an epoch."""
+        settings = self.recipe.optimizer
         optimizer = torch.optim.SGD(
             self.net.parameters(),
             lr=settings.learning_rate,
@@ -89,8 +102,8 @@ class Classifier(lightning.LightningModule):
             nesterov=settings.nesterov,
             weight_decay=settings.weight_decay,
         )
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.epochs, schedule.final_learning_rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "epoch"}}
+        scheduler = _scheduler(optimizer, self.recipe.schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """The history goes along."""
@@ -99,6 +112,12 @@ class Classifier(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """The history comes back."""
         self.history = checkpoint["history"]
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, schedule: Schedule) -> torch.optim.lr_scheduler.LRScheduler:
+    if schedule.name == "step":
+        return torch.optim.lr_scheduler.StepLR(optimizer, schedule.step_epochs, schedule.step_factor)
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.epochs, schedule.final_learning_rate)
 
 
 def time_first(x: Tensor) -> Tensor:

@@ -1,19 +1,20 @@
 """The network that a recipe describes, and the weights it starts from."""
 
 import functools
+from typing import NamedTuple
 
 import torch
 from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from jellyplus import model, surrogate
+from jellyplus import _compat, model, surrogate
 from jellyplus._errors import InputError
 from jellyplus.layer import ThresholdDependentBatchNorm2d
-from jellyplus.neuron import IterativeLIFNode, backends
+from jellyplus.neuron import IterativeLIFNode, SRIFNode, backends
 from jellyplus.training.recipe import InitialWeights, Recipe
 
-__all__ = ["build_network", "check_search", "choose_backend", "initialise"]
+__all__ = ["InitialState", "build_network", "check_parts", "choose_backend", "initialise"]
 
 _SURROGATES = {
     "dspike": surrogate.Dspike,
@@ -68,32 +69,45 @@ def build_network(recipe: Recipe, backend: str | None = "torch") -> nn.Module:
         backend: what runs its neurons, from :func:`choose_backend`.
 
     Raises:
-        InputError: the surrogate has no such shape parameter.
+        InputError: the surrogate has no such shape parameter, an option of the architecture does not fit, or shortcut
+            branches have no stage to start from.
     """
-    shape = {"num_classes": recipe.model.num_classes, "in_channels": recipe.model.in_channels}
-    shape |= {"width": recipe.model.width, "stem_pool": recipe.model.stem_pool, "norm": _norm(recipe)}
-    if not recipe.model.spiking:
-        return model.ann_resnet18(**shape)
-    return model.dspike_resnet18(
-        **shape,
-        time_steps=recipe.model.time_steps,
-        neuron=lambda: _neuron(recipe, backend),
-        alpha=recipe.norm.alpha,
-        branch_alpha=recipe.norm.branch_alpha,
-    )
+    settings = recipe.model
+    arguments = {name: getattr(settings, name) for name in ("num_classes", "in_channels", "width", "time_steps")}
+    arguments |= settings.options | _alphas(recipe)
+    arguments |= {"neuron": lambda: _neuron(recipe, backend), "norm": _norm(recipe)}
+    try:
+        net = model.ARCHITECTURES[settings.architecture](**arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model.options do not fit {settings.architecture}: {error}") from error
+    return _with_shortcuts(net, recipe)
 
 
-def _neuron(recipe: Recipe, backend: str) -> nn.Module:
+def _alphas(recipe: Recipe) -> dict[str, float]:
+    if recipe.norm is None:
+        return {}
+    names = ("alpha", "branch_alpha") if recipe.model.has_branches else ("alpha",)
+    return {name: getattr(recipe.norm, name) for name in names}
+
+
+def _with_shortcuts(net: nn.Module, recipe: Recipe) -> nn.Module:
+    if recipe.shortcut is None:
+        return net
+    try:
+        return model.attach_shortcuts(net, recipe.shortcut.weight)
+    except ValueError as error:
+        raise InputError(f"shortcut does not fit {recipe.model.architecture}: {error}") from error
+
+
+def _neuron(recipe: Recipe, backend: str | None) -> nn.Module:
     neuron = recipe.neuron
-    return IterativeLIFNode(
-        decay=neuron.decay,
-        v_threshold=neuron.v_threshold,
-        v_reset=neuron.v_reset,
-        detach_reset=neuron.detach_reset,
-        surrogate_function=_surrogate(recipe),
-        step_mode="m",
-        backend=backend,
-    )
+    if neuron is None:
+        return nn.ReLU()
+    shared = {"v_threshold": neuron.v_threshold, "detach_reset": neuron.detach_reset, "step_mode": "m"}
+    shared |= {"surrogate_function": _surrogate(recipe), "backend": backend}
+    if neuron.name == "srif":
+        return SRIFNode(rectify=neuron.rectify, **shared)
+    return IterativeLIFNode(decay=neuron.decay, v_reset=neuron.v_reset, **shared)
 
 
 def _surrogate(recipe: Recipe) -> surrogate.Surrogate:
@@ -104,34 +118,49 @@ def _surrogate(recipe: Recipe) -> surrogate.Surrogate:
         raise InputError(f"surrogate.parameters do not fit {name}: {error}") from error
 
 
-def _norm(recipe: Recipe) -> model.resnet.Norm:
+def _norm(recipe: Recipe) -> model.Norm:
+    if recipe.norm is None:
+        return lambda alpha, channels: nn.Identity()
     constants = {"eps": recipe.norm.eps, "momentum": recipe.norm.momentum}
     if recipe.norm.name == "bn":
-        return lambda _, channels: layer.BatchNorm2d(channels, **constants, step_mode="m")
+        return lambda alpha, channels: layer.BatchNorm2d(channels, **constants, step_mode="m")
     v_th = recipe.neuron.v_threshold
     return lambda alpha, channels: ThresholdDependentBatchNorm2d(alpha, v_th, channels, **constants)
 
 
-def check_search(net: nn.Module, recipe: Recipe) -> None:
-    """Raise InputError where the temperature search compares gradients of a parameter that ``net`` does not have."""
-    search = recipe.temperature_search
-    if search and search.parameter not in dict(net.named_parameters()):
-        raise InputError(
-            f"temperature_search.parameter: the network has no {search.parameter}; conv1.weight is the first"
-        )
+def check_parts(net: nn.Module, recipe: Recipe) -> None:
+    """Raise InputError where a part of the recipe needs what ``net`` does not have, before any training."""
+    for part in ("temperature_search", "finite_differences"):
+        settings = getattr(recipe, part)
+        if settings and settings.parameter not in dict(net.named_parameters()):
+            wrong = f"the network has no {settings.parameter}; conv1.weight is the first"
+            raise InputError(f"{part}.parameter: {wrong}")
+        if settings and getattr(settings, "statistics", "train") == "train" and _has_dropout(net):
+            raise InputError(f"{part} needs a loss that is not random: state 0 for the dropout of model.options")
+
+
+def _has_dropout(net: nn.Module) -> bool:
+    return any(isinstance(module, _compat.DROPOUTS) and module.p > 0 for module in net.modules())
+
+
+class InitialState(NamedTuple):
+    """The last weights of another run, and whether its network has neurons that fire."""
+
+    weights: dict[str, Tensor]
+    spiking: bool
 
 
 @torch.no_grad()
-def initialise(net: nn.Module, weights: dict[str, Tensor], settings: InitialWeights) -> list[str]:
+def initialise(net: nn.Module, state: InitialState, settings: InitialWeights) -> list[str]:
     """Put the weights of an ANN, or of a network with other time-steps, into ``net``.
 
     Every key is mapped: convolutions and linear layers as they are; batch norm's weight, running mean and variance
-    to tdBN's lambda and statistics; its bias as ``settings.ann_bias`` says. Temperatures, as all shape parameters of
-    surrogates, are the recipe's own and not taken over.
+    to tdBN's lambda and statistics; its bias as ``settings.ann_bias`` says. Shape parameters of surrogates and the
+    weight of shortcut branches are the recipe's own and not taken over.
 
     Args:
         net: the network to fill, in place.
-        weights: a state dict of the network it starts from.
+        state: what it starts from.
         settings: how.
 
     Returns:
@@ -140,22 +169,21 @@ def initialise(net: nn.Module, weights: dict[str, Tensor], settings: InitialWeig
     Raises:
         InputError: a weight of another shape.
     """
-    target = net.state_dict()
-    common = [name for name in target if name in weights and not _is_shape(name)]
-    from_ann = not any(map(_is_shape, weights))
+    target, weights = net.state_dict(), state.weights
+    common = [name for name in target if name in weights and not _is_evolving(name)]
     for name in common:
         if target[name].shape != weights[name].shape:
             shapes = f"{tuple(weights[name].shape)} and {tuple(target[name].shape)}"
             raise InputError(f"initial weights from {settings.run} do not fit: {name} is {shapes}; use the same width")
         target[name].copy_(weights[name])
-    if from_ann and settings.ann_bias == "scale":
+    if not state.spiking and settings.ann_bias == "scale":
         _scale_biases(net)
     left_over = [f"{name} (not initialised)" for name in target if name not in common]
     return left_over + [f"{name} (not used)" for name in weights if name not in common]
 
 
-def _is_shape(name: str) -> bool:
-    return ".surrogate_function." in name
+def _is_evolving(name: str) -> bool:
+    return ".surrogate_function." in name or name == "shortcuts.weight"
 
 
 def _scale_biases(net: nn.Module) -> None:

@@ -5,6 +5,8 @@ from tqdm import tqdm
 
 __all__ = ["RunProgress"]
 
+_EVOLVING = {"temperature": "b", "k": "K", "shortcut_weight": "lambda"}
+
 
 class RunProgress(lightning.Callback):
     """Shows how far a run is, how long it will still take, and the numbers of the last epoch."""
@@ -27,8 +29,7 @@ class RunProgress(lightning.Callback):
         """Numbers of this epoch."""
         last = pl_module.history[-1]
         numbers = {"epoch": f"{last['epoch'] + 1}/{trainer.max_epochs}", "accuracy": f"{last['accuracy']:.2f} %"}
-        if "temperature" in last:
-            numbers["b"] = f"{last['temperature']:.1f}"
+        numbers |= {symbol: f"{last[name]:.3g}" for name, symbol in _EVOLVING.items() if name in last}
         self.bar.set_postfix(numbers)
 
     def on_train_end(self, *_: object) -> None:

@@ -7,18 +7,18 @@ a class path: to name a module would be to execute it.
 import fnmatch
 import functools
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from jellyplus import model
 from jellyplus._errors import InputError
 from jellyplus._strict import from_mapping, load_yaml
 
-__all__ = ["PROFILES", "Recipe", "Run", "load_run", "recipe_key"]
-
-PROFILES = ("embedded", "small", "paper")
+__all__ = ["Recipe", "Run", "load_run", "recipe_key"]
 
 
 @dataclass(frozen=True)
@@ -35,41 +35,59 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """Which network, and its dimensions; an ANN has one time-step."""
+    """Which network of :data:`jellyplus.model.ARCHITECTURES`, its dimensions, and all of its own options.
 
-    architecture: Literal["dspike_resnet18", "ann_resnet18"]
+    ``time_steps`` is T; an ANN has one.
+    """
+
+    architecture: str
     num_classes: int
     in_channels: int
     width: int
     time_steps: int
-    stem_pool: bool
+    options: dict[str, bool | int | float | str | tuple[int, ...]]
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "in_channels", "width", "time_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.spiking and self.time_steps != 1:
-            raise ValueError(f"time_steps is {self.time_steps}; an ANN has one")
+            _at_least(self, name, 1)
+        if self.architecture not in model.ARCHITECTURES:
+            known = ", ".join(model.ARCHITECTURES)
+            raise ValueError(f"there is no architecture {self.architecture!r}; choose from {known}")
+        own = model.options(self.architecture).keys()
+        if own != self.options.keys():
+            state = f"state {', '.join(own)} and no other" if own else "it has none, so state {}"
+            raise ValueError(f"options are not those of {self.architecture}: {state}")
 
     @property
-    def spiking(self) -> bool:
-        """Whether the network has neurons that fire."""
-        return self.architecture != "ann_resnet18"
+    def has_branches(self) -> bool:
+        """Whether branches meet in the network, so that some norms have ``branch_alpha``."""
+        return "branch_alpha" in inspect.signature(model.ARCHITECTURES[self.architecture]).parameters
 
 
 @dataclass(frozen=True)
 class Neuron:
-    """The constants of the iterative LIF node; ``v_reset: null`` is soft reset.
+    """The constants of a node; ``lif`` is the iterative LIF (IF where decay is 1), ``v_reset: null`` its soft reset.
 
+    ``srif`` has no decay and is reset by the spike itself; with ``rectify`` it fires on the rectified potential.
     ``backend`` runs it: ``auto`` is the fastest that can, see :func:`jellyplus.neuron.backends.choose`. Backends
     differ by rounding.
     """
 
+    name: Literal["lif", "srif"]
     decay: float
     v_threshold: float
     v_reset: float | None
     detach_reset: bool
+    rectify: bool
     backend: Literal["auto", "torch", "cpp", "cupy"]
+
+    def __post_init__(self) -> None:
+        srif = self.name == "srif"
+        bare = (self.decay, self.v_reset) == (1.0, None)
+        _refuse(srif and not bare, "srif has neither decay nor reset potential: state decay 1 and v_reset null")
+        _refuse(self.rectify and not srif, "rectify is a part of srif: state false, or name srif")
+        off = self.rectify and self.v_threshold != 0.5
+        _refuse(off, f"rectify is symmetric about 0.5 and v_threshold is {self.v_threshold}: state 0.5")
 
 
 @dataclass(frozen=True)
@@ -82,17 +100,20 @@ class Surrogate:
 
 @dataclass(frozen=True)
 class Norm:
-    """tdBN, or torch's batch norm in an ANN (where both alphas are 1)."""
+    """tdBN, or torch's batch norm over time-steps too, which has no V_th and both alphas 1.
+
+    ``branch_alpha`` is that of norms whose outputs are added; null where the architecture adds none.
+    """
 
     name: Literal["tdbn", "bn"]
     alpha: float
-    branch_alpha: float
+    branch_alpha: float | None
     eps: float
     momentum: float
 
     def __post_init__(self) -> None:
-        if self.name == "bn" and (self.alpha, self.branch_alpha) != (1.0, 1.0):
-            raise ValueError("bn has no alpha: state 1 for alpha and branch_alpha")
+        scaled = self.name == "bn" and {self.alpha, self.branch_alpha} - {1.0, None}
+        _refuse(scaled, "bn has no alpha: state 1 for alpha and branch_alpha")
 
 
 @dataclass(frozen=True)
@@ -106,22 +127,33 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "momentum", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0")
+            _refuse(getattr(self, name) < 0, f"{name} is {getattr(self, name)}; it must not be negative")
+        _refuse(self.nesterov and self.momentum == 0, "nesterov needs a momentum above 0")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Cosine decay from the learning rate to ``final_learning_rate``, changed once an epoch."""
+    """How the learning rate changes, once an epoch.
 
+    ``cosine`` decays to ``final_learning_rate``; ``step`` multiplies by ``step_factor`` every ``step_epochs``. What the
+    other one needs is null.
+    """
+
+    name: Literal["cosine", "step"]
     epochs: int
-    final_learning_rate: float
+    final_learning_rate: float | None
+    step_epochs: int | None
+    step_factor: float | None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs is {self.epochs}; it must be at least 1")
+        _at_least(self, "epochs", 1)
+        own = {"cosine": ("final_learning_rate",), "step": ("step_epochs", "step_factor")}
+        for owner, names in own.items():
+            for name in names:
+                need = "is needed by" if self.name == owner else "must be null for"
+                _refuse((getattr(self, name) is None) == (self.name == owner), f"{name} {need} {self.name}")
+        if self.name == "step":
+            _at_least(self, "step_epochs", 1)
 
 
 @dataclass(frozen=True)
@@ -135,9 +167,63 @@ class TemperatureSearch:
     statistics: Literal["train", "eval"]
 
     def __post_init__(self) -> None:
-        for name in ("epsilon", "step", "batch_size"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        _positive(self, "epsilon", "step", "batch_size")
+
+
+@dataclass(frozen=True)
+class FiniteDifferences:
+    """The gradient of one parameter from finite differences, in every step (Li et al. 2021, Table 1)."""
+
+    parameter: str
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        _positive(self, "epsilon")
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """EvAF's K(i), once an epoch: see :func:`jellyplus.functional.evaf_k`."""
+
+    k_min: float
+    k_max: float
+
+    def __post_init__(self) -> None:
+        _positive(self, "k_min", "k_max")
+
+
+@dataclass(frozen=True)
+class IMLoss:
+    """IM-Loss beside the cross-entropy: see :class:`jellyplus.loss.IMLoss`."""
+
+    weight: float
+    variant: Literal["membrane", "spikes"]
+
+    def __post_init__(self) -> None:
+        _positive(self, "weight")
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """IM-Loss alone before the first epoch, until the last layer spikes: see :mod:`jellyplus.training.warm_start`."""
+
+    learning_rate: float
+    momentum: float
+    max_iterations: int
+
+    def __post_init__(self) -> None:
+        _positive(self, "learning_rate", "max_iterations")
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """Shortcut branches in training: plain (Eq. 6: ``evolutionary: false``, weight 1) or with lambda(i) (Eq. 10)."""
+
+    weight: float
+    evolutionary: bool
+
+    def __post_init__(self) -> None:
+        _positive(self, "weight")
 
 
 @dataclass(frozen=True)
@@ -154,30 +240,59 @@ class InitialWeights:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a run's numbers, apart from its seed."""
+    """Everything that decides a run's numbers, apart from its seed. ``neuron: null`` makes the network an ANN."""
 
     data: Data
     model: Model
     neuron: Neuron | None
     surrogate: Surrogate | None
-    norm: Norm
+    norm: Norm | None
     optimizer: Optimizer
     schedule: Schedule
     temperature_search: TemperatureSearch | None
+    finite_differences: FiniteDifferences | None
+    evolution: Evolution | None
+    im_loss: IMLoss | None
+    warm_start: WarmStart | None
+    shortcut: Shortcut | None
     initial_weights: InitialWeights | None
     gpu_precision: Literal["32-true", "16-mixed", "bf16-mixed"]
 
     def __post_init__(self) -> None:
-        for name in ("neuron", "surrogate"):
-            if (getattr(self, name) is not None) != self.model.spiking:
-                need = "is needed by" if self.model.spiking else "must be null for"
-                raise ValueError(f"{name} {need} {self.model.architecture}")
-        if (self.norm.name == "tdbn") != self.model.spiking:
-            raise ValueError(f"norm.name {self.norm.name} does not fit {self.model.architecture}: tdbn needs V_th")
-        if self.neuron and self.neuron.backend in ("cpp", "cupy") and self.gpu_precision == "bf16-mixed":
-            raise ValueError(f"neuron.backend {self.neuron.backend} does not run bfloat16: choose auto or torch")
-        if self.temperature_search and (self.surrogate is None or self.surrogate.name != "dspike"):
-            raise ValueError("temperature_search needs surrogate.name dspike: no other surrogate has a temperature")
+        surrogate = self.surrogate.name if self.surrogate else None
+        if self.spiking:
+            _refuse(surrogate is None, "surrogate is null, and neurons need one")
+            bfloat16 = self.gpu_precision == "bf16-mixed" and self.neuron.backend in ("cpp", "cupy")
+            _refuse(bfloat16, f"neuron.backend {self.neuron.backend} does not run bfloat16: choose auto or torch")
+        else:
+            self._check_ann()
+        if self.norm:
+            need = "is needed by" if self.model.has_branches else "must be null for"
+            wrong = (self.norm.branch_alpha is None) == self.model.has_branches
+            _refuse(wrong, f"norm.branch_alpha {need} {self.model.architecture}")
+        if self.temperature_search:
+            _refuse(surrogate != "dspike", "temperature_search needs surrogate dspike: no other has a temperature")
+        if self.evolution:
+            _refuse(surrogate != "evaf", "evolution needs surrogate evaf: no other has a K")
+        if self.finite_differences:
+            self._check_finite_differences()
+
+    def _check_ann(self) -> None:
+        _refuse(self.model.time_steps != 1, f"model.time_steps is {self.model.time_steps}; an ANN has one")
+        for part in ("surrogate", "im_loss", "warm_start"):
+            _refuse(getattr(self, part), f"{part} must be null in an ANN (neuron: null), where nothing fires")
+        _refuse(self.norm and self.norm.name == "tdbn", "norm tdbn needs a V_th: an ANN has bn or null")
+
+    def _check_finite_differences(self) -> None:
+        parameter, search = self.finite_differences.parameter, self.temperature_search
+        _refuse(self.im_loss, "finite_differences are those of the cross-entropy alone: im_loss must be null")
+        void = search and search.parameter == parameter
+        _refuse(void, f"finite_differences replace the gradient of {parameter} that temperature_search would improve")
+
+    @property
+    def spiking(self) -> bool:
+        """Whether the network has neurons that fire."""
+        return self.neuron is not None
 
 
 @dataclass(frozen=True)
@@ -258,3 +373,17 @@ def _overlaid(values: Any, overlay: Any) -> Any:
     if values is None or not (isinstance(values, Mapping) and isinstance(overlay, Mapping)):
         return None if values is None and isinstance(overlay, Mapping) else overlay
     return {**values, **{key: _overlaid(values.get(key, value), value) for key, value in overlay.items()}}
+
+
+def _refuse(when: object, reason: str) -> None:
+    if when:
+        raise ValueError(reason)
+
+
+def _at_least(settings: Any, name: str, least: int) -> None:
+    _refuse(getattr(settings, name) < least, f"{name} is {getattr(settings, name)}; it must be at least {least}")
+
+
+def _positive(settings: Any, *names: str) -> None:
+    for name in names:
+        _refuse(getattr(settings, name) <= 0, f"{name} is {getattr(settings, name)}; it must be positive")

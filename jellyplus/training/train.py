@@ -19,10 +19,13 @@ from jellyplus.neuron import Node
 from jellyplus.training.checkpoint import AtomicCheckpointIO, KeepLast, load_checkpoint
 from jellyplus.training.classifier import Classifier, time_first
 from jellyplus.training.data import DataModule
-from jellyplus.training.network import build_network, check_search, choose_backend, initialise
+from jellyplus.training.evolution import EvolveShortcuts, EvolveSurrogate
+from jellyplus.training.finite_differences import UseFiniteDifferences
+from jellyplus.training.network import InitialState, build_network, check_parts, choose_backend, initialise
 from jellyplus.training.progress import RunProgress
 from jellyplus.training.recipe import Recipe
 from jellyplus.training.temperature import SearchTemperature
+from jellyplus.training.warm_start import StartWarm
 
 __all__ = ["Outcome", "choose_device", "train"]
 
@@ -57,7 +60,7 @@ def train(
     seed: int,
     device: str,
     state_file: Path,
-    initial_weights: dict[str, Tensor] | None,
+    initial_state: InitialState | None,
     title: str,
 ) -> Outcome:
     """Train as the recipe says, on the CPU or one GPU, and bit for bit the same when interrupted and called again.
@@ -68,7 +71,7 @@ def train(
         seed: where all randomness derives from.
         device: ``cpu`` or ``cuda``.
         state_file: where the training state is kept after every epoch, and found when the run was interrupted.
-        initial_weights: state dict to start from, where the recipe has ``initial_weights``.
+        initial_state: what to start from, where the recipe has ``initial_weights``.
         title: for the progress bar.
 
     Raises:
@@ -78,8 +81,8 @@ def train(
     backend = choose_backend(recipe, device)
     torch.manual_seed(seed)
     net = build_network(recipe, backend).to(memory_format=torch.channels_last)
-    check_search(net, recipe)
-    left_over = initialise(net, initial_weights, recipe.initial_weights) if recipe.initial_weights else []
+    check_parts(net, recipe)
+    left_over = initialise(net, initial_state, recipe.initial_weights) if recipe.initial_weights else []
     classifier = Classifier(net, recipe, seed)
     trainer = _trainer(recipe, device, state_file, title)
     _fit(trainer, classifier, module, state_file)
@@ -109,16 +112,25 @@ def _state(file: Path) -> Path | None:
     return file
 
 
+_METHODS = {  # part of a recipe, and the callback that does it
+    "warm_start": StartWarm,
+    "temperature_search": SearchTemperature,
+    "evolution": EvolveSurrogate,
+    "finite_differences": UseFiniteDifferences,
+    "shortcut": EvolveShortcuts,
+}
+
+
 def _trainer(recipe: Recipe, device: str, state_file: Path, title: str) -> lightning.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for to be deterministic on a GPU
-    search = [SearchTemperature(recipe.temperature_search)] if recipe.temperature_search else []
+    methods = [method(getattr(recipe, part)) for part, method in _METHODS.items() if getattr(recipe, part)]
     return lightning.Trainer(
         accelerator="cpu" if device == "cpu" else "gpu",
         devices=1,
         precision="32-true" if device == "cpu" else recipe.gpu_precision,
         max_epochs=recipe.schedule.epochs,
-        callbacks=[*search, RunProgress(title), KeepLast(state_file)],
+        callbacks=[*methods, RunProgress(title), KeepLast(state_file)],
         plugins=[AtomicCheckpointIO()],
         deterministic=True,
         logger=False,

@@ -39,7 +39,7 @@ def shrunk(run, epochs=1, **changes):
     parts = {
         "model": dataclasses.replace(recipe.model, width=1),
         "data": dataclasses.replace(recipe.data, batch_size=16),
-        "schedule": dataclasses.replace(recipe.schedule, epochs=epochs if recipe.model.spiking else 2),
+        "schedule": dataclasses.replace(recipe.schedule, epochs=epochs if recipe.spiking else 2),
     }
     if recipe.temperature_search:
         parts["temperature_search"] = dataclasses.replace(recipe.temperature_search, batch_size=2)
@@ -242,9 +242,9 @@ def test_a_run_starts_from_its_parents_weights_of_the_same_seed(tmp_path, monkey
     started = {}
     real = module.train
 
-    def spied(recipe, data, seed, device, state_file, initial_weights, title):
-        started[recipe.model.time_steps, seed] = initial_weights
-        return real(recipe, data, seed, device, state_file, initial_weights, title)
+    def spied(recipe, data, seed, device, state_file, initial_state, title):
+        started[recipe.model.time_steps, seed] = initial_state and initial_state.weights
+        return real(recipe, data, seed, device, state_file, initial_state, title)
 
     monkeypatch.setattr(module, "train", spied)
     make(tmp_path, 6, seeds=(0, 1))

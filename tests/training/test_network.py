@@ -14,7 +14,7 @@ from jellyplus._errors import InputError
 from jellyplus.layer import ThresholdDependentBatchNorm2d
 from jellyplus.neuron import IterativeLIFNode, backends
 from jellyplus.training import network as network_module
-from jellyplus.training.network import build_network, choose_backend, initialise
+from jellyplus.training.network import InitialState, build_network, choose_backend, initialise
 from jellyplus.training.recipe import InitialWeights, Surrogate, load_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -50,7 +50,8 @@ def randomised(net, seed=0):
     generator = torch.Generator().manual_seed(seed)
     for name, value in net.state_dict().items():
         if value.is_floating_point() and ".surrogate_function." not in name:
-            low, high = (0.5, 1.5) if name.endswith(("running_var", "norm1.weight", "norm2.weight")) else (-0.6, 0.6)
+            scale = name.endswith("running_var") or (name.endswith(".weight") and value.dim() == 1)
+            low, high = (0.5, 1.5) if scale else (-0.6, 0.6)
             value.copy_(torch.rand(value.shape, generator=generator) * (high - low) + low)
     return net
 
@@ -105,22 +106,22 @@ def test_every_norm_has_the_recipes_constants():
     norms = {name: norm for name, norm in norms.items() if isinstance(norm, ThresholdDependentBatchNorm2d)}
     assert len(norms) == 3 + 8 * 2 + 3  # stem, blocks, convolutional shortcuts
     for name, norm in norms.items():
-        at_junction = name.endswith(("norm2", "shortcut.2"))
+        at_junction = name.endswith(("branch.4", "shortcut.2"))
         assert norm.alpha == pytest.approx(0.6 if at_junction else 0.9), name
         assert (norm.v_th, norm.eps, norm.momentum) == (0.8, 1e-3, 0.3)
 
 
 def test_an_alpha_of_one_half_in_series_leaves_a_branch_alpha_of_one_alone():
     net = network(norm={"alpha": 0.5, "branch_alpha": 1.0})
-    assert net.stages[0][0].norm1.alpha == 0.5
-    assert net.stages[0][0].norm2.alpha == 1.0
+    assert net.stages[0][0].branch[1].alpha == 0.5
+    assert net.stages[0][0].branch[4].alpha == 1.0
 
 
 @pytest.mark.parametrize("name", ["cifar10_t6", "cifar10_ann"])
 def test_width_classes_and_channels_are_the_recipes(name):
     net = network(name, model={"width": 3, "num_classes": 7, "in_channels": 2})
     assert net.conv1.weight.shape == (3, 2, 3, 3)
-    assert [stage[0].conv1.weight.shape[0] for stage in net.stages] == [3, 6, 12, 24]
+    assert [stage[0].branch[0].weight.shape[0] for stage in net.stages] == [3, 6, 12, 24]
     assert net.fc.weight.shape == (7, 24)
 
 
@@ -130,11 +131,17 @@ def test_the_output_has_the_recipes_time_steps(time_steps):
     assert net(torch.randn(1, 2, 3, 16, 16)).shape == (time_steps, 2, 4)
 
 
-@pytest.mark.parametrize("stem_pool", [False, True])
-def test_the_stem_pools_or_strides(stem_pool):
-    net = network(model={"stem_pool": stem_pool})
-    assert bool([m for m in net.stem if isinstance(m, layer.AvgPool2d)]) is stem_pool
-    assert net.stem[4].stride == ((1, 1) if stem_pool else (2, 2))
+@pytest.mark.parametrize(("stem", "pools"), [("stride", 0), ("pool_before", 1)])
+def test_the_options_are_the_recipes(stem, pools):
+    net = network(model={"options": recipe_of().model.options | {"stem": stem}})
+    assert len([m for m in net.stem if isinstance(m, layer.AvgPool2d)]) == pools
+
+
+@pytest.mark.parametrize(("name", "value"), [("stem", "pool_never"), ("stem", 3)])
+def test_an_option_that_does_not_fit_is_refused_in_one_sentence(name, value):
+    with pytest.raises(InputError, match=r"model\.options do not fit dspike_resnet18: ") as caught:
+        network(model={"options": recipe_of().model.options | {name: value}})
+    assert "\n" not in str(caught.value)
 
 
 def test_the_ann_has_batch_norm_and_relu_in_the_same_places():
@@ -158,9 +165,17 @@ FROM_ANN = InitialWeights("dspike/cifar10_ann", "copy")
 FROM_T6 = InitialWeights("dspike/cifar10_t6", "copy")
 
 
+def ann_state(net):
+    return InitialState(net.state_dict(), spiking=False)
+
+
+def spiking_state(net):
+    return InitialState(net.state_dict(), spiking=True)
+
+
 def test_from_the_ann_every_weight_and_statistic_is_taken_over():
     ann, net = randomised(network("cifar10_ann")), network()
-    initialise(net, ann.state_dict(), FROM_ANN)
+    initialise(net, ann_state(ann), FROM_ANN)
     taken = 0
     for name, module in ann.named_modules():
         twin = net.get_submodule(name) if not isinstance(module, nn.ReLU) else None
@@ -177,7 +192,7 @@ def test_from_the_ann_every_weight_and_statistic_is_taken_over():
 
 def test_from_the_ann_only_temperatures_are_left_over():
     net = network()
-    left_over = initialise(net, network("cifar10_ann").state_dict(), FROM_ANN)
+    left_over = initialise(net, ann_state(network("cifar10_ann")), FROM_ANN)
     nodes = [name for name, module in net.named_modules() if isinstance(module, IterativeLIFNode)]
     assert len(nodes) == 19
     assert sorted(left_over) == sorted(f"{name}.surrogate_function.temperature (not initialised)" for name in nodes)
@@ -188,7 +203,8 @@ def test_names_without_counterpart_are_listed_with_their_side():
     weights = {name: value for name, value in ann.items() if not name.startswith("fc.")} | {
         "head.weight": torch.ones(1)
     }
-    left_over = [name for name in initialise(net, weights, FROM_ANN) if "temperature" not in name]
+    left_over = initialise(net, InitialState(weights, spiking=False), FROM_ANN)
+    left_over = [name for name in left_over if "temperature" not in name]
     assert sorted(left_over) == ["fc.bias (not initialised)", "fc.weight (not initialised)", "head.weight (not used)"]
 
 
@@ -199,24 +215,24 @@ def test_the_bias_is_copied_or_scaled(ann_bias, serial, junction):
     for module in modules(ann, layer.BatchNorm2d):
         nn.init.constant_(module.bias, 3.0)
     nn.init.constant_(ann.fc.bias, 3.0)
-    initialise(net, ann.state_dict(), InitialWeights("dspike/cifar10_ann", ann_bias))
+    initialise(net, ann_state(ann), InitialWeights("dspike/cifar10_ann", ann_bias))
     block = net.stages[1][0]
-    assert set(net.norm1.bias.tolist()) == set(block.norm1.bias.tolist()) == {serial}
-    assert set(block.norm2.bias.tolist()) == set(block.shortcut[2].bias.tolist()) == {junction}
+    assert set(net.norm1.bias.tolist()) == set(block.branch[1].bias.tolist()) == {serial}
+    assert set(block.branch[4].bias.tolist()) == set(block.shortcut[2].bias.tolist()) == {junction}
     assert set(net.fc.bias.tolist()) == {3.0}
     assert set(ann.norm1.bias.tolist()) == {3.0}  # the ANN's weights are not written to
 
 
 def test_scaled_biases_make_pre_activations_alpha_v_th_times_the_anns():
     ann, net = randomised(network("cifar10_ann")).double().eval(), network().double().eval()
-    initialise(net, ann.state_dict(), InitialWeights("dspike/cifar10_ann", "scale"))
+    initialise(net, ann_state(ann), InitialWeights("dspike/cifar10_ann", "scale"))
     x = torch.randn(1, 2, 3, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(net.norm1(net.conv1(x)), 0.5 * ann.norm1(ann.conv1(x)), rtol=1e-12, atol=1e-12)
 
 
 def test_scaling_has_no_effect_between_spiking_networks():
     six, four = randomised(network()), network("cifar10_t4")
-    initialise(four, six.state_dict(), InitialWeights("dspike/cifar10_t6", "scale"))
+    initialise(four, spiking_state(six), InitialWeights("dspike/cifar10_t6", "scale"))
     assert torch.equal(four.norm1.bias, six.norm1.bias)
 
 
@@ -225,7 +241,7 @@ def test_t4_starts_with_what_t6_gives_after_four_time_steps():
     six, four = randomised(network()).eval(), network("cifar10_t4", seed=1).eval()
     x = torch.randn(1, 3, 3, 16, 16)
     assert (six.time_steps, four.time_steps) == (6, 4)
-    initialise(four, six.state_dict(), FROM_T6)
+    initialise(four, spiking_state(six), FROM_T6)
     expected = six(x)
     assert torch.equal(four(x), expected[:4])
     assert len({tuple(step.flatten().tolist()) for step in expected}) > 1  # it does depend on time
@@ -241,14 +257,14 @@ def _one_step(net, x):
 
 def test_between_spiking_networks_nothing_but_temperatures_is_left_over():
     six, four = network(), network("cifar10_t4")
-    left_over = initialise(four, six.state_dict(), FROM_T6)
+    left_over = initialise(four, spiking_state(six), FROM_T6)
     assert len(left_over) == 2 * 19
     assert all(".temperature (not " in name for name in left_over)
 
 
 def test_temperatures_are_the_recipes_own():
     six, four = network(surrogate={"parameters": {"temperature": 7.0}}), network("cifar10_t4")
-    initialise(four, six.state_dict(), FROM_T6)
+    initialise(four, spiking_state(six), FROM_T6)
     assert {d.temperature.item() for d in modules(four, surrogate.Dspike)} == {1.0}
 
 
@@ -259,7 +275,7 @@ def evaf_network(k):
 
 def test_evafs_k_is_the_recipes_own_and_tells_a_spiking_network_from_an_ann():
     parent, net = randomised(evaf_network(7.0)), evaf_network(3.0)
-    left_over = initialise(net, parent.state_dict(), InitialWeights("dspike/cifar10_t6", "scale"))
+    left_over = initialise(net, spiking_state(parent), InitialWeights("dspike/cifar10_t6", "scale"))
     assert {function.k.item() for function in modules(net, surrogate.EvAF)} == {3.0}
     assert len(left_over) == 2 * 19
     assert torch.equal(net.norm1.bias, parent.norm1.bias)  # scaled from an ANN only
@@ -267,7 +283,7 @@ def test_evafs_k_is_the_recipes_own_and_tells_a_spiking_network_from_an_ann():
 
 def test_initial_weights_are_copies():
     six, four = network(), network("cifar10_t4")
-    initialise(four, six.state_dict(), FROM_T6)
+    initialise(four, spiking_state(six), FROM_T6)
     before = six.conv1.weight.clone()
     nn.init.zeros_(four.conv1.weight)
     assert torch.equal(six.conv1.weight, before)
@@ -277,7 +293,7 @@ def test_another_width_is_refused_in_one_sentence():
     with pytest.raises(
         InputError, match=r"initial weights from dspike/cifar10_ann do not fit: .* same width"
     ) as caught:
-        initialise(network(), network("cifar10_ann", model={"width": 1}).state_dict(), FROM_ANN)
+        initialise(network(), ann_state(network("cifar10_ann", model={"width": 1})), FROM_ANN)
     assert "\n" not in str(caught.value)
     assert "conv1.weight is (1, 3, 3, 3) and (2, 3, 3, 3)" in str(caught.value)
 

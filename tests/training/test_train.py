@@ -25,7 +25,7 @@ from jellyplus.surrogate import Dspike
 from jellyplus.training.checkpoint import KeepLast, load_checkpoint, save_checkpoint
 from jellyplus.training.classifier import Classifier, read_out, time_first
 from jellyplus.training.data import DataModule
-from jellyplus.training.network import build_network
+from jellyplus.training.network import InitialState, build_network
 from jellyplus.training.recipe import load_run
 from jellyplus.training.temperature import SearchTemperature
 from jellyplus.training.train import Outcome, choose_device, train
@@ -60,8 +60,8 @@ def recipe_of(name="cifar10_t6", search=True, **sections):
     return recipe if search else dataclasses.replace(recipe, temperature_search=None)
 
 
-def run(folder, recipe=None, data=None, seed=0, initial_weights=None) -> Outcome:
-    return train(recipe or recipe_of(), data or tiny(), seed, "cpu", folder / "state", initial_weights, "test")
+def run(folder, recipe=None, data=None, seed=0, initial_state=None) -> Outcome:
+    return train(recipe or recipe_of(), data or tiny(), seed, "cpu", folder / "state", initial_state, "test")
 
 
 def numbers(outcome):
@@ -294,7 +294,7 @@ def test_initial_weights_are_where_training_starts(tmp_path):
     still = {"learning_rate": 0.0, "weight_decay": 0.0}
     recipe = recipe_of(optimizer=still, schedule={"epochs": 1})
     recipe = dataclasses.replace(recipe, initial_weights=embedded("cifar10_t6").initial_weights)
-    outcome = run(tmp_path, recipe, initial_weights=weights)
+    outcome = run(tmp_path, recipe, initial_state=InitialState(weights, spiking=False))
     assert all(torch.equal(value, weights[name]) for name, value in outcome.net.named_parameters())
     assert not torch.equal(outcome.net.norm1.running_mean, weights["norm1.running_mean"])
     assert len(outcome.left_over) == 19  # temperatures

@@ -1,0 +1,38 @@
+"""Training with finite-difference gradients as a callback (Li et al. 2021, section 4.2 and Table 1)."""
+
+import lightning
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from jellyplus import functional
+from jellyplus.training.classifier import Classifier, read_out, time_first
+from jellyplus.training.recipe import FiniteDifferences
+
+__all__ = ["UseFiniteDifferences"]
+
+
+class UseFiniteDifferences(lightning.Callback):
+    """Replaces one parameter's gradient, in every step, by central differences of the batch's cross-entropy."""
+
+    def __init__(self, settings: FiniteDifferences):
+        self.settings = settings
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: Classifier, batch: tuple[Tensor, Tensor], batch_idx: int
+    ) -> None:
+        """Keep the batch."""
+        self._batch = batch
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: Classifier, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Replace."""
+        x, labels = self._batch
+        pl_module.net.get_parameter(self.settings.parameter).grad = functional.finite_difference_gradient(
+            pl_module.net,
+            self.settings.parameter,
+            lambda y_seq: F.cross_entropy(read_out(y_seq), labels),
+            time_first(x),
+            self.settings.epsilon,
+        )

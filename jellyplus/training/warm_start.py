@@ -1,0 +1,97 @@
+"""The warm start of networks without normalisation (Guo et al. 2022, IM-Loss, section 5.1).
+
+Deep layers of such a network are silent at first and get no gradient. The paper trains with IM-Loss for some
+iterations, until the last layer spikes, and takes the result as initial weights. Whether the cross-entropy takes part
+is not said; here it does not, so that what the warm start gives depends on the inputs alone.
+"""
+
+import itertools
+from collections.abc import Iterable
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from jellyplus import _compat
+from jellyplus._errors import InputError
+from jellyplus.loss import IMLoss
+from jellyplus.neuron import Node
+from jellyplus.training.classifier import Classifier, time_first
+from jellyplus.training.recipe import WarmStart
+
+__all__ = ["StartWarm", "warm_start"]
+
+
+def warm_start(
+    net: nn.Module, inputs: Iterable[Tensor], learning_rate: float, momentum: float, max_iterations: int
+) -> int | None:
+    """Train ``net`` with IM-Loss alone, by SGD, until its last node spikes.
+
+    Args:
+        net: in training mode; its weights change in place.
+        inputs: of the network, one an iteration; iterated again when they end.
+        learning_rate: of SGD.
+        momentum: of SGD.
+        max_iterations: when to give up.
+
+    Returns:
+        The iterations that were needed, 0 if it spikes already; None if it is silent after ``max_iterations``.
+    """
+    nodes = [module for module in net.modules() if isinstance(module, Node)]
+    spikes: list[Tensor] = []
+    handle = nodes[-1].register_forward_hook(lambda module, args, output: spikes.append(output.detach().sum()))
+    optimizer = torch.optim.SGD(net.parameters(), learning_rate, momentum)
+    loss = IMLoss(net, weight=1.0)
+    try:
+        endless = itertools.chain.from_iterable(itertools.repeat(inputs))
+        for iteration, x in enumerate(itertools.islice(endless, max_iterations + 1)):
+            _compat.reset_net(net)
+            net(x)
+            if spikes.pop() > 0:
+                return iteration
+            if iteration < max_iterations:
+                optimizer.zero_grad()
+                loss().backward()
+                optimizer.step()
+        return None
+    finally:
+        loss.close()
+        handle.remove()
+        _compat.reset_net(net)
+
+
+class StartWarm(lightning.Callback):
+    """Runs :func:`warm_start` on the training data before the first epoch; its iterations go into the history."""
+
+    def __init__(self, settings: WarmStart):
+        self.settings = settings
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Classifier) -> None:
+        """Start, once: a run resumed later has passed its first epoch."""
+        if pl_module.current_epoch > 0:
+            return
+        settings = self.settings
+        needed = warm_start(
+            pl_module.net,
+            _Inputs(trainer.datamodule, pl_module.device),
+            settings.learning_rate,
+            settings.momentum,
+            settings.max_iterations,
+        )
+        if needed is None:
+            raise InputError(
+                f"warm_start: the last layer is silent after {settings.max_iterations} iterations; raise "
+                "warm_start.learning_rate or warm_start.max_iterations"
+            )
+        pl_module.record(warm_start_iterations=needed)
+
+
+class _Inputs:
+    """The inputs of the training batches, as often as they are iterated."""
+
+    def __init__(self, data: lightning.LightningDataModule, device: torch.device):
+        self.data = data
+        self.device = device
+
+    def __iter__(self):
+        return (time_first(x.to(self.device)) for x, _ in self.data.train_dataloader())
