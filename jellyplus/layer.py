@@ -66,6 +66,18 @@ class _ThresholdDependentBatchNorm(_BatchNorm, _compat.MultiStepModule):
         scale = scale / torch.sqrt(variance + self.eps)
         return (centred * scale.view(per_channel) + self.bias.view(per_channel)).to(x.dtype)
 
+    @property
+    def qconfig(self) -> None:
+        """Read by nothing but torch's conversion to its own class, which would keep neither alpha nor V_th.
+
+        ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` (torch/nn/modules/batchnorm.py) asks no class whether it may
+        be replaced, and Lightning's ``sync_batchnorm=True`` calls it; this is where it can be stopped.
+        """
+        raise ValueError(
+            "torch's synchronised batch norm would replace threshold-dependent batch norm and lose its alpha V_th: "
+            "leave out sync_batchnorm=True or convert_sync_batchnorm, since this norm synchronises by itself"
+        )
+
     def _check_input_dim(self, x: Tensor) -> None:
         if self.step_mode == "s" and self.training:
             raise ValueError(
@@ -99,7 +111,7 @@ class ThresholdDependentBatchNorm2d(_ThresholdDependentBatchNorm):
     which averages gradients, these are then exactly those of one process with the joint batch. Every process has to
     run the norm equally often. Nothing has to be converted, and nothing may be:
     ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``, which is also what Lightning's ``sync_batchnorm=True`` calls,
-    puts its own class in this one's place, and alpha V_th is lost.
+    would put its own class in this one's place and lose alpha V_th: it is refused.
 
     Args:
         alpha: 1 in a serial network, 1 / sqrt(n) where n branches meet.

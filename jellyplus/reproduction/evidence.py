@@ -22,18 +22,33 @@ from jellyplus.training.recipe import recipe_key
 _PACKAGE = Path(jellyplus.__file__).parent
 _DECIDES_NUMBERS = (
     "_compat.py",
+    "_distributed.py",
     "neuron",
     "surrogate.py",
     "layer.py",
     "loss.py",
     "functional.py",
+    "monitor.py",
+    "op_counter.py",
     "model",
     "datasets",
     "training",
 )
-_SCHEMA = 2  # 1 had no backend
+_SCHEMA = 3  # 1 had no backend, 2 no operations
 _VERSIONED = ("torch", "spikingjelly", "numpy", "lightning", "torchvision")
 _MAX_BYTES = 16 * 2**20
+_NEEDED = {
+    "dataset": {"name", "train_examples", "test_examples"},
+    "operations": {
+        "macs_per_time_step",
+        "spike_rate",
+        "additions",
+        "multiplications",
+        "energy_uj",
+        "examples",
+        "convention",
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,8 @@ class Evidence:
         backend: what ran the neurons; None for an ANN.
         dataset: at least name, train_examples and test_examples.
         parameters: of the network.
-        macs: of one example in one time-step.
+        operations: of one example's inference over all time-steps, from the spikes of some test examples: at least
+            macs_per_time_step, spike_rate, additions, multiplications, energy_uj, examples and convention.
         accuracy_last: on test data after the last epoch, in percent; the headline.
         accuracy_best: the highest of any epoch on test data, in percent.
         best_epoch: its epoch, counted from 0.
@@ -68,7 +84,7 @@ class Evidence:
         history: one dict per epoch.
     """
 
-    schema: Literal[2]
+    schema: Literal[3]
     key: str
     recipe_name: str
     profile: str
@@ -83,7 +99,7 @@ class Evidence:
     backend: str | None
     dataset: dict
     parameters: int
-    macs: int
+    operations: dict
     accuracy_last: float
     accuracy_best: float
     best_epoch: int
@@ -97,8 +113,9 @@ class Evidence:
     def __post_init__(self):
         if self.key != recipe_key(self.recipe):
             raise ValueError("the key is not the recipe's")
-        if missing := {"name", "train_examples", "test_examples"} - self.dataset.keys():
-            raise ValueError(f"dataset lacks {', '.join(sorted(missing))}")
+        for part, needed in _NEEDED.items():
+            if missing := needed - getattr(self, part).keys():
+                raise ValueError(f"{part} lacks {', '.join(sorted(missing))}")
 
 
 class Store:

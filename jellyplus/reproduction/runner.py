@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from jellyplus import datasets
 from jellyplus._errors import InputError
+from jellyplus.op_counter import OperationCount
 from jellyplus.reproduction.evidence import Evidence, Store, code_digest, provenance
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.data import DataModule
@@ -95,7 +96,7 @@ class Runner:
         start = InitialState(self._weights(run.parent, seed), run.parent.recipe.spiking) if run.parent else None
         outcome = train(run.recipe, data, seed, self.device, state, start, run.name)
         evidence = self._evidence(run, seed, data, outcome)
-        save_checkpoint({"key": run.key, "weights": outcome.net.state_dict()}, checkpoint)
+        save_checkpoint({"key": run.key, "weights": outcome.weights}, checkpoint)
         self.store.write(evidence)
         state.unlink(missing_ok=True)
         return summary(evidence)
@@ -114,7 +115,7 @@ class Runner:
         best = max(outcome.history, key=lambda entry: entry["accuracy"])
         examples = {"train_examples": len(data.train), "test_examples": len(data.test)}
         return Evidence(
-            schema=2,
+            schema=3,
             key=run.key,
             recipe_name=run.name,
             profile=run.profile,
@@ -127,7 +128,7 @@ class Runner:
             backend=outcome.backend,
             dataset=data.counts() | examples,
             parameters=sum(parameter.numel() for parameter in outcome.net.parameters()),
-            macs=outcome.macs,
+            operations=_operations(outcome.operations),
             accuracy_last=outcome.history[-1]["accuracy"],
             accuracy_best=best["accuracy"],
             best_epoch=best["epoch"],
@@ -149,6 +150,19 @@ def _try_to_build(run: Run, backend: str | None) -> None:
         initialise(net, start, run.recipe.initial_weights)
 
 
+def _operations(count: OperationCount) -> dict:
+    total = count.total
+    return {
+        "macs_per_time_step": round(total.macs / count.time_steps),
+        "spike_rate": total.spike_rate,
+        "additions": total.additions,
+        "multiplications": total.multiplications,
+        "energy_uj": total.energy_pj / 1e6,
+        "examples": count.examples,
+        "convention": str(count.convention),
+    }
+
+
 _BAR = "{desc}{percentage:3.0f}% |{bar}| {elapsed} so far, about {remaining} left"
 
 
@@ -160,6 +174,7 @@ def _cost(run: Run) -> int:
 def summary(evidence: Evidence) -> str:
     """One line on a finished run."""
     line = f"{evidence.accuracy_last:.2f} % after {evidence.epochs_completed} epochs in {evidence.wall_time_s:.0f} s"
+    line += f", {evidence.operations['energy_uj']:.3g} uJ an inference"
     if evidence.search_time_s:
         line += f", {evidence.search_time_s / evidence.wall_time_s:.0%} of it in the temperature search"
     if evidence.parent:

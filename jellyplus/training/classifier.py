@@ -52,14 +52,6 @@ class Classifier(lightning.LightningModule):
             self.history.append({"epoch": self.current_epoch})
         self.history[-1].update(values)
 
-    def on_fit_start(self) -> None:
-        """Refuse what Lightning's ``sync_batchnorm=True`` has made of the network."""
-        if any(isinstance(module, nn.SyncBatchNorm) for module in self.net.modules()):
-            raise ValueError(
-                "sync_batchnorm=True has replaced threshold-dependent batch norm and lost its alpha V_th: leave it "
-                "out, since jellyplus's norm synchronises its statistics by itself"
-            )
-
     def on_train_epoch_start(self) -> None:
         """Note the learning rate, and start the clock."""
         self.record(learning_rate=self.optimizers().param_groups[0]["lr"])

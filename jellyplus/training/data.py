@@ -58,6 +58,11 @@ class DataModule(lightning.LightningDataModule):
         inputs = torch.stack([normalise(self.data.train.inputs[i]) for i in indices])
         return inputs, self.data.train.labels[indices]
 
+    def first_test_inputs(self, examples: int) -> Tensor:
+        """The first test examples, as evaluation sees them."""
+        normalise = normalisation(self.data)
+        return torch.stack([normalise(x) for x in self.data.test.inputs[:examples]])
+
     def _loading(self) -> dict:
         return {"num_workers": self.workers, "persistent_workers": self.workers > 0}
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from jellyplus import _compat
+from jellyplus import _compat, model
 from jellyplus._errors import InputError
 from jellyplus.datasets import DataSet
 from jellyplus.neuron import Node
+from jellyplus.op_counter import OperationCount, OperationCounter
 from jellyplus.training.checkpoint import AtomicCheckpointIO, KeepLast, load_checkpoint
 from jellyplus.training.classifier import Classifier, time_first
 from jellyplus.training.data import DataModule
@@ -32,12 +32,22 @@ __all__ = ["Outcome", "choose_device", "train"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run leaves: its network, on the CPU, one history entry an epoch, and what ran its neurons."""
+    """What a finished run leaves.
+
+    Args:
+        net: the network as it is meant for inference, on the CPU: without shortcut branches.
+        weights: the last state of the network that was trained, branches included.
+        history: one entry an epoch.
+        left_over: names that the initial weights and the network do not share.
+        operations: of inference, from the spikes of the first test examples.
+        backend: what ran the neurons in training.
+    """
 
     net: nn.Module
+    weights: dict[str, Tensor]
     history: list[dict]
     left_over: list[str]
-    macs: int
+    operations: OperationCount
     backend: str | None
 
 
@@ -88,8 +98,9 @@ def train(
     _fit(trainer, classifier, module, state_file)
     _compat.reset_net(net)
     _compat.set_backend(net.cpu(), "torch", Node)
-    macs = _macs(net, time_first(data.train.inputs[:1].float()))
-    return Outcome(net, classifier.history, left_over, macs, backend)
+    plain = model.remove_shortcuts(net).eval()
+    operations = _operations(plain, module.first_test_inputs(_COUNTED))
+    return Outcome(plain, net.state_dict(), classifier.history, left_over, operations, backend)
 
 
 def _fit(trainer: lightning.Trainer, classifier: Classifier, module: DataModule, state_file: Path) -> None:
@@ -142,11 +153,13 @@ def _trainer(recipe: Recipe, device: str, state_file: Path, title: str) -> light
     )
 
 
-def _macs(net: nn.Module, x: Tensor) -> int:
-    """Multiply-accumulates of convolutions and linear layers, padded taps included, for one example and time-step."""
-    time_steps, net.time_steps = net.time_steps, 1
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net.eval()(x[:1])
-    net.time_steps = time_steps
-    _compat.reset_net(net)
-    return counter.get_total_flops() // 2
+_COUNTED = 100  # test examples whose spikes are counted
+
+
+def _operations(net: nn.Module, inputs: Tensor) -> OperationCount:
+    """In the papers' convention; few examples at a time, since big networks on big images fill the memory."""
+    with torch.no_grad(), OperationCounter(net) as counter:
+        for x in inputs.split(10):
+            net(time_first(x))
+            _compat.reset_net(net)
+    return counter.count(len(inputs), net.time_steps)

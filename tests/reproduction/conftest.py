@@ -10,7 +10,7 @@ def make_evidence():
     def make(**changes) -> Evidence:
         recipe = changes.pop("recipe", {"epochs": 3, "lr": 0.1})
         fields = {
-            "schema": 2,
+            "schema": 3,
             "key": recipe_key(recipe),
             "recipe_name": "dspike/a",
             "profile": "paper",
@@ -25,7 +25,15 @@ def make_evidence():
             "backend": "cpp",
             "dataset": {"name": "digits", "train_examples": 100, "test_examples": 20},
             "parameters": 10,
-            "macs": 20,
+            "operations": {
+                "macs_per_time_step": 20,
+                "spike_rate": 0.25,
+                "additions": 30.0,
+                "multiplications": 10.0,
+                "energy_uj": 7.3e-5,
+                "examples": 100,
+                "convention": "stated",
+            },
             "accuracy_last": 90.0,
             "accuracy_best": 91.0,
             "best_epoch": 2,

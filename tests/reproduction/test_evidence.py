@@ -85,7 +85,7 @@ def record_of(evidence, **changes):
         (lambda e: record_of(e, schema=1), "key 'schema' is 1"),
         (
             lambda _: b'{"schema": 1, "key": "of a layout without backend"}',
-            "key 'schema' is 1, and this jellyplus reads 2",
+            "key 'schema' is 1, and this jellyplus reads 3",
         ),
         (lambda e: record_of(e, accuracy_last="90"), "key 'accuracy_last' is '90'"),
         (lambda e: record_of(e, extra=1), "unknown key 'extra'"),

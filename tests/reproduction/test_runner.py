@@ -203,7 +203,7 @@ def test_parameters_and_macs_are_those_counted_by_hand(made, t):
     macs = 256 * 27 + 256 * 9 + 64 * 9 + sum(p * n for (_, _, p), n in zip(widths, taps[1:], strict=True)) + 8 * 10
     evidence = evidence_of(made, t)
     assert evidence.parameters == sum(taps) + norms + 8 * 10 + 10
-    assert evidence.macs == macs
+    assert evidence.operations["macs_per_time_step"] == macs
 
 
 def test_accuracies_and_times_are_the_historys(made):
