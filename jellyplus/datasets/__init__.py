@@ -1,7 +1,7 @@
 """Data sets by name, held in memory. Needs torchvision and scikit-learn, from the extra ``jellyplus[reproduce]``."""
 
 from jellyplus._errors import InputError
-from jellyplus.datasets import cifar, embedded
+from jellyplus.datasets import cifar, embedded, mnist
 from jellyplus.datasets.base import DataSet, Split
 
 __all__ = ["DataSet", "Split", "load"]
@@ -11,7 +11,7 @@ _EMBEDDED = {
     "digit_pairs": embedded.digit_pairs,
     "moving_digits": embedded.moving_digits,
 }
-_ON_DISK = {"cifar10": cifar.cifar10, "cifar100": cifar.cifar100}
+_ON_DISK = {"cifar10": cifar.cifar10, "cifar100": cifar.cifar100, "mnist": mnist.mnist}
 _NOT_YET = {"imagenet": "cifar100", "cifar10_dvs": "moving_digits", "dvs128_gesture": "moving_digits"}
 
 
@@ -19,7 +19,8 @@ def load(name: str, root: str | None = None) -> DataSet:
     """Load a data set.
 
     Args:
-        name: ``digits``, ``digit_pairs``, ``moving_digits`` (these ship with scikit-learn), ``cifar10``, ``cifar100``.
+        name: ``digits``, ``digit_pairs``, ``moving_digits`` (these ship with scikit-learn), ``cifar10``, ``cifar100``,
+            ``mnist``.
         root: the folder that holds it; the embedded ones need none and ignore it.
 
     Raises:

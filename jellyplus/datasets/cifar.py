@@ -3,7 +3,6 @@
 Both layouts give the same labels, since the official class lists are in alphabetical order.
 """
 
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from jellyplus._errors import InputError
+from jellyplus.datasets import folders
 from jellyplus.datasets.base import DataSet, Split
 
 SIDE = 32  # pixels
@@ -32,14 +32,6 @@ class _Published:
 
 _CIFAR10 = _Published("cifar10", 10, tv.CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 _CIFAR100 = _Published("cifar100", 100, tv.CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
-
-_MARKS = {
-    "cifar10": "CIFAR-10 images",
-    "cifar100": "CIFAR-100 images",
-    "cifar-10-batches-py": "the CIFAR-10 batches",
-    "cifar-100-python": "the CIFAR-100 batches",
-    "MNIST": "MNIST",
-}
 
 
 def cifar10(root: str | None) -> DataSet:
@@ -66,15 +58,16 @@ def cifar100(root: str | None) -> DataSet:
 
 
 def _load(published: _Published, root: str | None) -> DataSet:
-    folder = _existing(published, root)
-    batches = _find(folder, published.official.base_folder)
+    folder = folders.existing(published.name, root)
+    batches = folders.find(folder, published.official.base_folder)
     images = next((path for path in (folder / published.name, folder) if _has_split(path)), None)
     if batches:
         train, test = _read_batches(published, batches)
     elif images:
         train, test = _read_images(published, images)
     else:
-        raise InputError(_explain_absence(published, folder))
+        expected = f"{published.official.base_folder} or {published.name}/{{train,test}}/<class>/*.png"
+        raise folders.absence(published.name, expected, folder)
     return DataSet(
         published.name,
         published.classes,
@@ -88,36 +81,8 @@ def _load(published: _Published, root: str | None) -> DataSet:
     )
 
 
-def _existing(published: _Published, root: str | None) -> Path:
-    if not root:
-        raise InputError(f"{published.name} is read from disk; say where it lies with --data-root")
-    folder = Path(root).expanduser()
-    if not (folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)):
-        raise InputError(f"{published.name}: {folder} is not a readable folder; give the right one with --data-root")
-    return folder
-
-
-def _find(folder: Path, name: str) -> Path | None:
-    inside = folder / name
-    if inside.is_dir():
-        return inside
-    return folder.resolve() if folder.resolve().name == name else None
-
-
 def _has_split(folder: Path) -> bool:
     return (folder / "train").is_dir() or (folder / "test").is_dir()
-
-
-def _explain_absence(published: _Published, folder: Path) -> str:
-    found = [_MARKS[name] for name in sorted(_MARKS) if _find(folder, name)]
-    if found:
-        holds = f"holds {' and '.join(found)}"
-    elif any(folder.iterdir()):
-        holds = "holds neither"
-    else:
-        holds = "is empty"
-    expected = f"{published.official.base_folder} or {published.name}/{{train,test}}/<class>/*.png"
-    return f"{published.name} needs {expected}, but {folder} {holds}; give another folder with --data-root"
 
 
 def _read_batches(published: _Published, folder: Path) -> tuple[Split, Split]:

@@ -1,0 +1,104 @@
+"""MNIST (LeCun et al., 1998) from its four IDX files, unpacked or gzipped.
+
+torchvision's own reader takes unpacked files only, and its checks are bare assertions; the format is a dozen bytes.
+"""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from jellyplus._errors import InputError
+from jellyplus.datasets import folders
+from jellyplus.datasets.base import DataSet, Split
+
+SIDE = 28  # pixels
+CLASSES = 10
+
+_UNSIGNED_BYTES = 8  # IDX's code of the element type
+_EXPECTED = "MNIST/raw/*-ubyte or MNIST/raw/*-ubyte.gz"
+
+
+def mnist(root: str | None) -> DataSet:
+    """MNIST, images 1x28x28, from ``root``, where torchvision puts it.
+
+    ``MNIST/raw`` with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same of ``t10k``, each as it is
+    or with ``.gz``; ``root`` holds ``MNIST``, is it, or is its ``raw``. Any number of images will do.
+
+    Raises:
+        InputError: there is no root, no MNIST in it, or a file is missing, damaged or of something else.
+    """
+    folder = folders.existing("mnist", root)
+    raw = _raw(folder)
+    if raw is None:
+        raise folders.absence("mnist", _EXPECTED, folder)
+    splits = {"train": _split(raw, "train"), "test": _split(raw, "t10k")}
+    source = "IDX files MNIST/raw"
+    return DataSet(
+        "mnist", CLASSES, **splits, kind="images", stand_in=False, mean=(0.1307,), std=(0.3081,), source=source
+    )
+
+
+def _raw(folder: Path) -> Path | None:
+    """The folder of the files, by its name: FashionMNIST and others have files of the same names."""
+    if found := folders.find(folder, "MNIST"):
+        return found / "raw"
+    resolved = folder.resolve()
+    return resolved if resolved.parts[-2:] == ("MNIST", "raw") else None
+
+
+def _split(raw: Path, prefix: str) -> Split:
+    images_path, labels_path = (
+        _existing_file(raw / f"{prefix}-{name}-ubyte") for name in ("images-idx3", "labels-idx1")
+    )
+    images, labels = _read_idx(images_path, 3), _read_idx(labels_path, 1)
+    if len(images) == 0 or images.shape[1:] != (SIDE, SIDE):
+        n, height, width = images.shape
+        raise InputError(
+            f"{images_path} holds {n} images of {width}x{height} pixels: give MNIST's own files, of {SIDE}x{SIDE}"
+        )
+    if len(images) != len(labels):
+        raise InputError(
+            f"{images_path} holds {len(images)} images and {labels_path.name} {len(labels)} labels; "
+            "take both from one download"
+        )
+    if labels.max() >= CLASSES:
+        raise InputError(
+            f"{labels_path} holds the label {labels.max()}, not 0 to {CLASSES - 1}: give MNIST's own files"
+        )
+    return Split(torch.from_numpy(images)[:, None], torch.from_numpy(labels).long())
+
+
+def _existing_file(path: Path) -> Path:
+    for candidate in (path, path.with_name(path.name + ".gz")):
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"mnist: {path} is missing, with and without .gz; MNIST/raw needs all four files")
+
+
+def _read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """Unsigned bytes: magic number 0, 0, type, dimensions; their sizes as big-endian 32 bits; the elements."""
+    content = _unpacked(path)
+    start = 4 + 4 * dimensions
+    if len(content) < start or content[:4] != bytes([0, 0, _UNSIGNED_BYTES, dimensions]):
+        raise InputError(
+            f"{path} does not begin as MNIST's files do, with 0, 0, {_UNSIGNED_BYTES}, {dimensions} and the sizes; "
+            "put the original in its place"
+        )
+    shape = np.frombuffer(content, ">u4", dimensions, offset=4).tolist()
+    if len(content) != start + math.prod(shape):
+        raise InputError(
+            f"{path} has {len(content):,} bytes where its head says {start + math.prod(shape):,}; "
+            "put the original in its place"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()  # torch wants it writable
+
+
+def _unpacked(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"cannot read {path}; put the original in its place") from error
