@@ -1,6 +1,7 @@
 """The Dspike ResNet-18 has the paper's counts, its twin has its shapes, and time-steps are independent of T."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from jellyplus.layer import ThresholdDependentBatchNorm2d
-from jellyplus.model import ann_resnet18, dspike_resnet18
+from jellyplus.model import ann, dspike_resnet18
 from jellyplus.neuron import IterativeLIFNode
 from jellyplus.surrogate import Dspike, Rectangular
 
-BOTH = pytest.mark.parametrize("make", [dspike_resnet18, ann_resnet18])
+ann_resnet18 = functools.partial(ann, dspike_resnet18)
+BOTH = pytest.mark.parametrize("make", [dspike_resnet18, ann_resnet18], ids=["spiking", "ann"])
 
 
 def images(*shape, seed=0):
@@ -66,11 +68,11 @@ def rates(net, x):
 
 
 @BOTH
-@pytest.mark.parametrize("stem_pool", [False, True])
-def test_the_papers_parameters_and_operations(make, stem_pool):
+@pytest.mark.parametrize("stem", ["stride", "pool_before"])
+def test_the_papers_parameters_and_operations(make, stem):
     """Dspike's Table 3: 187.37M; the first convolution is 32 * 32 * 64 * 27."""
     arguments = {"time_steps": 1} if make is dspike_resnet18 else {}
-    net = make(stem_pool=stem_pool, **arguments)
+    net = make(stem=stem, **arguments)
     assert parameters(net) == 11_247_946
     total, first = macs(net, torch.zeros(1, 1, 3, 32, 32))
     assert first == 1_769_472
@@ -185,7 +187,7 @@ def test_the_defaults_are_dspike_and_tdbn_with_the_branches_alpha():
     assert all(isinstance(s, Dspike) for s in surrogates)
     alphas = {n: m.alpha for n, m in net.named_modules() if isinstance(m, ThresholdDependentBatchNorm2d)}
     branch = {n for n, alpha in alphas.items() if alpha != 1}
-    assert branch == {n for n in alphas if n.endswith("norm2") or "shortcut" in n}
+    assert branch == {n for n in alphas if n.endswith("branch.4") or "shortcut" in n}
     assert [alphas[n] ** 2 for n in branch] == [pytest.approx(0.5)] * 11
 
 
