@@ -47,7 +47,7 @@ class IMLoss(nn.Module, _compat.MultiStepModule):
     Layers inside residual blocks are exempt (section 4.2), since a branch tends to learn small perturbations. Which
     nodes that means the paper leaves open. Here it is those in the branch; the node that fires on the sum of branch
     and shortcut counts. A residual block is a module that has ``branch``, ``shortcut`` and ``neuron``, such as
-    :class:`jellyplus.model.resnet.ResidualBlock`; for blocks of other makes pass ``nodes``.
+    :class:`jellyplus.model.ResidualBlock`; for blocks of other makes pass ``nodes``.
 
     With several processes the means are those of the joint batch, and every process has to compute the loss; under DDP
     the gradient is that of one process with the joint batch.
