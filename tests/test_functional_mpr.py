@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jellyplus.functional import membrane_potential_rectify as rectify
 from jellyplus.functional import membrane_potential_rectify_gradient as rectify_gradient
@@ -15,6 +17,7 @@ from jellyplus.surrogate import Dspike
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 HALF = 0.5
+WIDTHS = pytest.mark.parametrize(("width", "dtype"), [(16, torch.float16), (32, torch.float32), (64, torch.float64)])
 
 
 def eq10(u):
@@ -161,6 +164,11 @@ def test_autograd_at_infinity_is_zero():
 # --- the paper's two principles ---
 
 
+def potentials(width):
+    """Any float of that width, often in and around the unit interval."""
+    return st.floats(allow_nan=False, width=width) | st.floats(-1, 2, width=width)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_firing_is_invariant_at_one_half(dtype):
     """In its own precision: no membrane potential changes sides, however near to the threshold."""
@@ -171,6 +179,14 @@ def test_firing_is_invariant_at_one_half(dtype):
     assert torch.equal(torch.sign(rectified_over_half(u)), torch.sign(u - HALF))
     assert torch.equal(rectified_over_half(u) >= 0, fires)
     assert torch.equal(rectify(u) >= HALF, fires)
+
+
+@WIDTHS
+@given(data=st.data())
+def test_firing_is_invariant_for_any_number(width, dtype, data):
+    u = torch.tensor(data.draw(potentials(width)), dtype=dtype)
+    assert torch.sign(rectified_over_half(u)) == torch.sign(u - HALF)
+    assert (rectify(u) >= HALF) == (u >= HALF)
 
 
 def test_firing_is_invariant_for_every_half_precision_number():
@@ -206,6 +222,15 @@ def test_it_approaches_the_spike():
     away = torch.stack([u.abs(), (u - HALF).abs(), (u - 1).abs()]).amin(0) > 1e-9
     assert (gain[away] > 0).all()
     assert rectify(torch.tensor([0.0, 0.5, 1.0])).tolist() == [0, 0.5, 1]
+
+
+@WIDTHS
+@given(data=st.data())
+def test_no_number_is_farther_from_the_spike_than_before(width, dtype, data):
+    """A few roundings of phi, near 0 relative to 1/2, are allowed for."""
+    u = torch.tensor(data.draw(potentials(width)), dtype=dtype)
+    spike = (u >= HALF).to(dtype)
+    assert (rectify(u) - spike).abs() <= (u - spike).abs() + 2 * torch.finfo(dtype).eps
 
 
 def test_it_does_not_approach_the_spike_at_another_threshold():

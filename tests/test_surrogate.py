@@ -8,6 +8,8 @@ import subprocess
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from spikingjelly.activation_based import surrogate as sj_surrogate
 
 from jellyplus import surrogate
@@ -24,6 +26,7 @@ CASES = {
     **{f"evaf-{k}": (lambda k=k: EvAF(k=k), []) for k in (0.7, 1.0, 3.0, 10.0)},
 }
 EVERY = pytest.mark.parametrize("case", CASES)
+POINTS, SHAPES = st.floats(-2, 2), st.floats(0.1, 10)  # H - V_th, and any of the shape parameters
 EVOLVING = [(Dspike, "temperature"), (EvAF, "k")]  # those with a buffer that training changes
 
 
@@ -45,6 +48,29 @@ def test_gradient_is_the_slope_of_the_primitive(case):
     slope = (function.primitive(x + h) - function.primitive(x - h)) / (2 * h)
     torch.testing.assert_close(function.gradient(x), slope, rtol=1e-6, atol=1e-8)
     assert slope.max() > 0.3
+
+
+# (the surrogate of two numbers, of which it may use one; the points where its gradient is not smooth)
+FAMILIES = {
+    "rectangular": (lambda a, _: Rectangular(a), lambda a, _: [-a / 2, a / 2]),
+    "triangular": (Triangular, lambda _, v: [-v, 0, v]),
+    "dspike": (lambda b, _: Dspike(b), lambda *_: [-0.5, 0.5]),
+    "evaf": (lambda k, _: EvAF(k), lambda *_: []),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(x=POINTS, shape=SHAPES, other=SHAPES)
+def test_gradient_is_the_slope_of_the_primitive_for_any_shape(family, x, shape, other):
+    """By finite differences, off by h^2 of the third derivative and 2^-53 / h, and by torch's own differentiation."""
+    make, kinks = FAMILIES[family]
+    h = 1e-6
+    assume(all(abs(x - kink) > 2 * h for kink in kinks(shape, other)))
+    function, at = make(shape, other).double(), torch.tensor([x, x - h, x + h], dtype=torch.float64, requires_grad=True)
+    value = function.primitive(at)
+    gradient = function.gradient(at.detach())[0].item()
+    assert gradient == pytest.approx((value[2] - value[1]).item() / (2 * h), rel=1e-6, abs=1e-7)
+    assert gradient == pytest.approx(torch.autograd.grad(value[0], at)[0][0].item(), rel=1e-12, abs=1e-13)
 
 
 @EVERY
@@ -71,6 +97,14 @@ def test_fires_at_equality():
 
 
 # --- the papers' numbers ---
+
+
+def test_the_gradient_at_the_threshold_is_the_papers_peak():
+    """1/a, gamma, b / (2 tanh(b/2)) with tanh(3/2) = 0.905148 and tanh(1/2) = 0.462117, and k/2."""
+    threshold = torch.zeros(1, dtype=torch.float64)
+    functions = [Rectangular(2.5), Triangular(0.7, 0.3), Dspike(3.0).double(), Dspike().double(), EvAF(3.0).double()]
+    peaks = [function.gradient(threshold).item() for function in functions]
+    assert peaks == pytest.approx([0.4, 0.7, 1.657187, 1.081977, 1.5], abs=1e-6)
 
 
 def test_the_rectangular_window_is_open():
@@ -104,18 +138,21 @@ def test_dspike_runs_from_0_to_1(b):
     assert function.primitive(u - 0.5).tolist() == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-15)
 
 
-def test_lemma_4_1_a_small_temperature_gives_the_line():
-    """Dspike(u) to u; the next Taylor term is b^2 (u/4 - ...) / 3, under b^2."""
-    u = torch.linspace(0, 1, 101, dtype=torch.float64)
-    for b in (0.1, 0.01):
-        function = Dspike(b).double()
-        assert (function.primitive(u - 0.5) - u).abs().max() < b * b
-        assert (function.gradient(u - 0.5) - 1).abs().max() < b * b
+@given(b=st.floats(1e-3, 1))
+def test_lemma_4_1_a_small_temperature_gives_the_line(b):
+    """Dspike(u) to u: with x = u - 1/2 they differ by b^2 (x / 12 - x^3 / 3) + ..., at most 0.0161 b^2, at x = 0.289;
+    the gradient is 1 + b^2 (1 / 12 - x^2) + ..., at most b^2 / 6 from 1, on the edges."""
+    u, function = torch.linspace(0, 1, 101, dtype=torch.float64), Dspike(b).double()
+    assert (function.primitive(u - 0.5) - u).abs().max() < 0.0162 * b * b + 1e-12
+    assert (function.gradient(u - 0.5) - 1).abs().max() < b * b / 5.9 + 1e-12
 
 
-def test_lemma_4_1_a_large_temperature_gives_the_step():
-    u = torch.tensor([0.0, 0.3, 0.49, 0.5, 0.51, 0.7, 1.0], dtype=torch.float64)
-    assert Dspike(5000.0).primitive(u - 0.5).tolist() == pytest.approx([0, 0, 0, 0.5, 1, 1, 1], abs=1e-12)
+@given(b=st.floats(0.1, 5000), u=st.floats(-1, 2))
+def test_lemma_4_1_a_large_temperature_gives_the_step(b, u):
+    """For x = u - 1/2 > 0, 1 - Dspike = (1 - tanh(b x) / tanh(b/2)) / 2 <= (1 - tanh(b x)) / 2 < exp(-2 b x)."""
+    value = Dspike(b).double().primitive(torch.tensor(u - 0.5, dtype=torch.float64)).item()
+    assert abs(value - (u > 0.5)) <= math.exp(-1.999999 * b * abs(u - 0.5)) + 1e-15  # b is kept in single precision
+    assert Dspike(b).double().primitive(torch.zeros((), dtype=torch.float64)) == 0.5
 
 
 def test_evaf_by_hand():
@@ -125,6 +162,15 @@ def test_evaf_by_hand():
     x = torch.tensor([-math.log(3) / 4, 0, math.log(2) / 4], dtype=torch.float64)
     assert function.primitive(x).tolist() == pytest.approx([0.1, 0.5, 0.8])
     assert function.gradient(x).tolist() == pytest.approx([0.72, 2, 1.28])
+
+
+@given(u=POINTS, v_threshold=SHAPES, k=SHAPES)
+def test_evafs_gradient_is_the_derivative_of_equation_13(u, v_threshold, k):
+    """Eq. 13 in the membrane potential u, as printed, against what backward gives through the spike."""
+    u, function = torch.tensor(u, dtype=torch.float64, requires_grad=True), EvAF(k).double()
+    (expected,) = torch.autograd.grad(torch.tanh(function.k.item() * (u - v_threshold)) / 2 + 1 / 2, u)
+    (gradient,) = torch.autograd.grad(function(u - v_threshold), u)
+    assert gradient.item() == pytest.approx(expected.item(), rel=1e-12, abs=1e-13)
 
 
 @pytest.mark.parametrize("k", [0.25, 1.0, 3.0, 10.0])
