@@ -1,0 +1,383 @@
+"""What a network does while it runs: spike rates, membrane potentials and gradients, over any number of batches.
+
+=========================== ====================================================================================
+:class:`SpikeRate`          Zheng et al. 2021, Fig. 6 (spikes per neuron); Li et al. 2021, Fig. 4 (sparsity); Guo et
+                            al. 2022, IM-Loss, Fig. 2 (spike rate of each layer)
+:class:`MembranePotential`  Guo et al. 2022, Reducing Information Loss, Fig. 5 (before and after MPR) and Table 3
+                            (quantisation error); Zheng et al. 2021, Fig. 3 and Theorem 2 (variance of H and input)
+:class:`GradientNorm`       Zheng et al. 2021, Fig. 2
+:class:`GradientHistogram`  Guo et al. 2024, shortcut back-propagation, section 4.1 (gradients of the first layer)
+=========================== ====================================================================================
+
+Each is a context manager: inside the block hooks add up what passes, of which nothing is kept; afterwards the network
+is as it was. A block may be entered again, and goes on where it stopped. Nothing that is watched changes: outputs and
+gradients are the same with and without.
+"""
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from jellyplus import _compat
+from jellyplus.functional import membrane_potential_rectify
+from jellyplus.neuron.base import Node
+
+__all__ = [
+    "Distribution",
+    "GradientHistogram",
+    "GradientNorm",
+    "MembranePotential",
+    "Monitor",
+    "Potential",
+    "SpikeRate",
+]
+
+
+class Monitor(ABC):
+    """Hooks that live as long as a with-block; subclasses say which."""
+
+    def __init__(self) -> None:
+        self._attached: ExitStack | None = None
+
+    @abstractmethod
+    def _attach(self, attached: ExitStack) -> None:
+        """Put into ``attached`` what has to be undone when the block ends: hooks, and settings of the network."""
+
+    def __enter__(self) -> Self:
+        if self._attached is not None:
+            raise ValueError(f"this {type(self).__name__} watches already: leave its with-block before entering again")
+        with ExitStack() as attached:
+            self._attach(attached)
+            self._attached = attached.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        attached, self._attached = self._attached, None
+        attached.close()
+
+
+class _Mean:
+    """A mean over batches of any size; nan before the first."""
+
+    def __init__(self) -> None:
+        self.sum, self.count = 0, 0
+
+    def add(self, total: float, count: int) -> None:
+        self.sum += total
+        self.count += count
+
+    @property
+    def value(self) -> float:
+        return self.sum / self.count if self.count else math.nan
+
+
+class Distribution:
+    """Histogram, mean and variance of numbers that arrive in batches and are not kept.
+
+    A bin holds left edge <= x < right edge, and the last one its right edge too, as in ``numpy.histogram``. Mean and
+    variance are those of all numbers, also of those outside the bins.
+
+    Args:
+        bin_edges: increasing.
+
+    Raises:
+        ValueError: fewer than two edges, or edges that do not increase.
+
+    >>> distribution = Distribution([0.0, 0.5, 1.0])
+    >>> distribution.add(torch.tensor([-1.0, 0.0, 0.25, 1.0]))
+    >>> distribution.add(torch.tensor([2.25]))
+    >>> distribution.counts, distribution.underflow, distribution.overflow
+    ([2, 1], 1, 1)
+    >>> distribution.mean, distribution.variance
+    (0.5, 1.175)
+    """
+
+    def __init__(self, bin_edges: Sequence[float] | Tensor):
+        self.bin_edges = torch.as_tensor(bin_edges, dtype=torch.float64, device="cpu")
+        if self.bin_edges.dim() != 1 or len(self.bin_edges) < 2 or not (self.bin_edges.diff() > 0).all():
+            raise ValueError(f"bin_edges must be two or more increasing numbers, got {self.bin_edges.tolist()}")
+        self._counts = torch.zeros(len(self.bin_edges) + 1, dtype=torch.int64, device="cpu")
+        self._mean = self._squares = 0.0
+
+    def add(self, x: Tensor) -> None:
+        """Count the elements of ``x``; any shape, any device."""
+        x = x.detach().flatten().double()
+        if not len(x):
+            return
+        edges = self.bin_edges.to(x.device)
+        bins = torch.bucketize(x, edges, right=True) - (x == edges[-1]).long()
+        self._add_moments(len(x), x.mean().item(), x.var(correction=0).item() * len(x))
+        self._counts += bins.bincount(minlength=len(self._counts)).cpu()
+
+    def _add_moments(self, count: int, mean: float, squares: float) -> None:
+        """Two groups' means and sums of squared deviations as one (Chan et al. 1979): no large numbers cancel."""
+        before, total = self.count, self.count + count
+        self._squares += squares + (mean - self._mean) ** 2 * before * count / total
+        self._mean += (mean - self._mean) * count / total
+
+    @property
+    def counts(self) -> list[int]:
+        """Numbers in each bin."""
+        return self._counts[1:-1].tolist()
+
+    @property
+    def underflow(self) -> int:
+        """Numbers below the first edge."""
+        return self._counts[0].item()
+
+    @property
+    def overflow(self) -> int:
+        """Numbers above the last edge, and those that are nan."""
+        return self._counts[-1].item()
+
+    @property
+    def count(self) -> int:
+        """All numbers."""
+        return self._counts.sum().item()
+
+    @property
+    def mean(self) -> float:
+        """Of all numbers; nan where there are none."""
+        return self._mean if self.count else math.nan
+
+    @property
+    def variance(self) -> float:
+        """Mean squared deviation, divided by n; nan where there are no numbers."""
+        return self._squares / self.count if self.count else math.nan
+
+
+class SpikeRate(Monitor):
+    """The spike rate of every SpikingJelly node, in either step mode, on any backend.
+
+    A spike is an output that is not zero. Nodes are named as in ``net.named_modules()``; nan where one did not run.
+
+    Args:
+        net: any network with SpikingJelly nodes, jellyplus' among them.
+
+    Raises:
+        ValueError: the network has no node.
+
+    >>> from jellyplus.neuron import IterativeLIFNode
+    >>> net = nn.Sequential(IterativeLIFNode(step_mode="m"))
+    >>> with torch.no_grad(), SpikeRate(net) as monitor:
+    ...     _ = net(torch.tensor([[[0.4, 1.0]], [[0.4, 1.0]]]))  # T = 2, one example, two neurons
+    >>> monitor.rates
+    {'0': 0.75}
+    >>> monitor.spikes_per_neuron(time_steps=2)
+    {'0': 1.5}
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self._nodes = _nodes(net)
+        self._means = {name: _Mean() for name in self._nodes}
+
+    def _attach(self, attached: ExitStack) -> None:
+        for name, node in self._nodes.items():
+            attached.enter_context(node.register_forward_hook(functools.partial(self._see, name)))
+
+    def _see(self, name: str, node: nn.Module, _: tuple, spikes: Tensor) -> None:
+        self._means[name].add(torch.count_nonzero(spikes).item(), spikes.numel())
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Spikes per neuron and time-step, for each node; a mean over examples, whatever the batches' sizes."""
+        return {name: mean.value for name, mean in self._means.items()}
+
+    def spikes_per_neuron(self, time_steps: int) -> dict[str, float]:
+        """Spikes of a neuron over all its time-steps, for each node (Zheng et al. 2021, Fig. 6): T times the rate.
+
+        Args:
+            time_steps: T. A node in step mode 's' does not know it.
+        """
+        return {name: time_steps * rate for name, rate in self.rates.items()}
+
+
+class Potential:
+    """The membrane potentials of one node.
+
+    ``input``, ``before`` and ``after`` are the distributions of X, of H (before reset) and of phi(H), the rectified
+    potential (MPR, Eq. 10).
+    """
+
+    def __init__(self, bin_edges: Sequence[float] | Tensor):
+        self.input, self.before, self.after = (Distribution(bin_edges) for _ in range(3))
+        self._error_before, self._error_after = _Mean(), _Mean()
+
+    def add(self, x: Tensor, h: Tensor, v_threshold: float) -> None:
+        """Count X and H of one pass, both [T, N, *]."""
+        h = h.double()
+        rectified, spike = membrane_potential_rectify(h), h >= v_threshold
+        self.input.add(x)
+        self.before.add(h)
+        self.after.add(rectified)
+        self._error_before.add((h - spike.double()).square().sum().item(), h.numel())
+        self._error_after.add((rectified - spike.double()).square().sum().item(), h.numel())
+
+    @property
+    def error_before(self) -> float:
+        """Mean of (H - o)^2: Eq. 9, the row "Before MPR" of Table 3."""
+        return self._error_before.value
+
+    @property
+    def error_after(self) -> float:
+        """Mean of (phi(H) - o)^2: Eq. 9, the row "After MPR" of Table 3."""
+        return self._error_after.value
+
+
+class MembranePotential(Monitor):
+    r"""Membrane potentials before reset and their quantisation error, before and after rectification.
+
+    .. math:: L_q = (u - o)^2, \qquad u = H \;\text{or}\; \varphi(H), \qquad o = \Theta(H - V_{th})
+
+    Guo et al. 2022, Reducing Information Loss, Eqs. 9 and 10; phi is
+    :func:`jellyplus.functional.membrane_potential_rectify`, whether the node itself rectifies or not. o is the spike
+    of H in both: the paper means thresholds for which phi(H) fires too, V_th = 1/2.
+
+    A pass inside the block stores H, and drops it again where ``store_h_seq`` was off.
+
+    Args:
+        net: with jellyplus nodes in step mode 'm'.
+        bin_edges: of the three histograms, in units of membrane potential.
+        names: of the nodes to watch, as in ``net.named_modules()``; all by default. Table 3 has one, the first of
+            the second block.
+
+    Raises:
+        ValueError: a name that is no node's, or a node that cannot give H: another than jellyplus', or step mode 's'.
+
+    >>> from jellyplus.neuron import IterativeLIFNode
+    >>> net = nn.Sequential(IterativeLIFNode(step_mode="m"))
+    >>> with torch.no_grad(), MembranePotential(net, [0.0, 0.5, 1.0]) as monitor:
+    ...     _ = net(torch.tensor([[0.4], [0.9]]))  # H = 0.4 and 0.25 * 0.4 + 0.9 = 1
+    >>> monitor.potentials["0"].before.counts
+    [1, 1]
+    >>> round(monitor.potentials["0"].error_before, 6)  # (0.4^2 + 0^2) / 2
+    0.08
+    """
+
+    def __init__(self, net: nn.Module, bin_edges: Sequence[float] | Tensor, names: Iterable[str] | None = None):
+        super().__init__()
+        nodes = _nodes(net)
+        names = list(nodes) if names is None else list(names)
+        if unknown := [name for name in names if name not in nodes]:
+            raise ValueError(f"the network has no node {unknown[0]!r}: its nodes are {', '.join(map(repr, nodes))}")
+        self._nodes = {name: nodes[name] for name in names}
+        self._wanted: dict[str, bool] = {}
+        self.potentials = {name: Potential(bin_edges) for name in names}
+
+    def _attach(self, attached: ExitStack) -> None:
+        for name, node in self._nodes.items():
+            _refuse_without_potential(name, node)
+            attached.callback(setattr, node, "store_h_seq", node.store_h_seq)  # for a pass that fails half-way
+            attached.enter_context(node.register_forward_pre_hook(functools.partial(self._switch_on, name)))
+            attached.enter_context(node.register_forward_hook(functools.partial(self._see, name)))
+
+    def _switch_on(self, name: str, node: Node, _: tuple) -> None:
+        """Store H in this pass; another hook, IM-Loss's, may set ``store_h_seq`` anew before each one."""
+        _refuse_without_potential(name, node)
+        self._wanted[name] = node.store_h_seq
+        node.store_h_seq = True
+
+    def _see(self, name: str, node: Node, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        self.potentials[name].add(inputs[0].detach(), node.h_seq.detach(), node.v_threshold)
+        node.store_h_seq = self._wanted[name]
+        if not node.store_h_seq:
+            node.h_seq = None
+
+
+class GradientNorm(Monitor):
+    """The mean Euclidean norm of the weights' gradients of each convolution and linear layer (tdBN, Fig. 2).
+
+    Every backward pass counts once, with the gradient that it adds, whatever was accumulated before and however many
+    examples it is of. Zheng et al. 2021 do not say which gradient's norm Fig. 2 shows; the weights' is taken here.
+    Layers are named as in ``net.named_modules()``; nan where no backward pass has come. Frozen weights are left out.
+
+    Args:
+        net: any network.
+
+    >>> net = nn.Sequential(nn.Linear(2, 1))
+    >>> with GradientNorm(net) as monitor:
+    ...     net(torch.tensor([[3.0, 4.0]])).sum().backward()
+    >>> monitor.norms
+    {'0': 5.0}
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, (_ConvNd, nn.Linear))}
+        self._weights = {name: layer.weight for name, layer in layers.items() if layer.weight.requires_grad}
+        self._means = {name: _Mean() for name in self._weights}
+
+    def _attach(self, attached: ExitStack) -> None:
+        for name, weight in self._weights.items():
+            attached.enter_context(weight.register_hook(functools.partial(self._see, name)))
+
+    def _see(self, name: str, grad: Tensor) -> None:
+        self._means[name].add(torch.linalg.vector_norm(grad.detach(), dtype=torch.float64).item(), 1)
+
+    @property
+    def norms(self) -> dict[str, float]:
+        """The mean over backward passes, for each layer."""
+        return {name: mean.value for name, mean in self._means.items()}
+
+
+class GradientHistogram(Monitor):
+    """The distribution of the elements of one parameter's gradient, over all backward passes.
+
+    Guo et al. 2024, section 4.1, show the first layer's weights. As in :class:`GradientNorm`, a backward pass counts
+    with the gradient that it adds.
+
+    Args:
+        net: any network.
+        name: of the parameter, as in ``net.named_parameters()``.
+        bin_edges: of the histogram, in units of the gradient.
+
+    Raises:
+        ValueError: no such parameter, or a frozen one.
+
+    >>> net = nn.Linear(2, 1)
+    >>> with GradientHistogram(net, "weight", [0.0, 3.5, 7.0]) as monitor:
+    ...     net(torch.tensor([[3.0, 4.0]])).sum().backward()
+    >>> monitor.distribution.counts
+    [1, 1]
+    """
+
+    def __init__(self, net: nn.Module, name: str, bin_edges: Sequence[float] | Tensor):
+        super().__init__()
+        parameters = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
+        if name not in parameters:
+            raise ValueError(f"no parameter {name!r} with a gradient in the network: see net.named_parameters()")
+        self._parameter = parameters[name]
+        self.distribution = Distribution(bin_edges)
+
+    def _attach(self, attached: ExitStack) -> None:
+        attached.enter_context(self._parameter.register_hook(self._see))
+
+    def _see(self, grad: Tensor) -> None:
+        self.distribution.add(grad)
+
+
+def _nodes(net: nn.Module) -> dict[str, _compat.BaseNode]:
+    nodes = {name: module for name, module in net.named_modules() if isinstance(module, _compat.BaseNode)}
+    if not nodes:
+        raise ValueError("the network has no SpikingJelly node to watch")
+    return nodes
+
+
+def _refuse_without_potential(name: str, node: nn.Module) -> None:
+    kind = type(node).__name__
+    if not isinstance(node, Node):
+        raise ValueError(
+            f"node {name!r}, a {kind}, does not give its potential before reset: use jellyplus.neuron, or choose names"
+        )
+    if node.step_mode != "m":
+        raise ValueError(
+            f"node {name!r} stores its potential in step mode 'm' only: call functional.set_step_mode(net, 'm')"
+        )
