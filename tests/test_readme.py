@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from jellyplus import surrogate
 from jellyplus.neuron import backends
 
 README = Path(__file__).parents[1] / "README.md"
@@ -13,26 +15,79 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture
-def scope() -> dict:
-    """What the plugin example leaves."""
+def example(beginning: str) -> str:
+    """The code block behind the line that begins like this."""
+    (found,) = re.findall(rf"^{re.escape(beginning)}.*?^```python\n(.*?)^```", README.read_text(), re.M | re.S)
+    return found
+
+
+def run(*beginnings: str) -> dict:
+    """What the examples leave, run one after the other."""
     scope: dict = {}
-    exec(blocks("python")[0], scope)
+    torch.manual_seed(0)
+    for beginning in beginnings:
+        exec(example(beginning), scope)
     return scope
 
 
-def test_the_plugin_example_runs_and_trains_its_weights(scope):
+PLUGIN, BACKENDS = "## Use it as a plugin", "### Backends"
+TDBN, DSPIKE, IM_LOSS = "tdBN: a residual", "Dspike: the temperature", "IM-Loss and ESG: a network"
+INFLOR, SHORTCUT, OPERATIONS = "InfLoR: soft-reset", "Shortcut back-propagation: branches", "Operations and energy, of"
+
+
+def test_every_example_is_short_and_has_a_test():
+    known = {PLUGIN, BACKENDS, TDBN, DSPIKE, IM_LOSS, INFLOR, SHORTCUT, OPERATIONS}
+    assert sorted(map(example, known)) == sorted(blocks("python"))
+    assert all(len(list(filter(None, block.splitlines()))) < 15 for block in blocks("python"))
+
+
+def test_the_plugin_example_runs_and_trains_its_weights():
+    scope = run(PLUGIN)
     assert scope["spikes"].shape == (4, 8, 16, 32, 32)
     assert set(scope["spikes"].unique().tolist()) == {0.0, 1.0}
     assert scope["net"][0].weight.grad.abs().sum() > 0
 
 
 @pytest.mark.skipif(backends.obstacle("cpp") is not None, reason=str(backends.obstacle("cpp")))
-def test_the_example_of_another_backend_switches_the_same_network(scope):
-    (example,) = blocks("python")[1:]
-    exec(example, scope)
+def test_the_example_of_another_backend_switches_the_same_network():
+    scope = run(PLUGIN, BACKENDS)
     assert scope["net"][2].backend == "cpp"
     assert torch.equal(scope["net"](torch.zeros(4, 8, 3, 32, 32)), torch.zeros(4, 8, 16, 32, 32))
+
+
+def test_tdbns_example_trains_and_fuses():
+    scope = run(TDBN)
+    assert all(p.grad is not None for p in scope["net"].parameters())
+    norms = [[m for m in net.modules() if isinstance(m, _BatchNorm)] for net in (scope["net"], scope["fast"])]
+    assert norms[0]
+    assert not norms[1]
+
+
+def test_dspikes_example_moves_the_temperature():
+    scope = run(DSPIKE)
+    temperatures = {m.temperature.item() for m in scope["net"].modules() if isinstance(m, surrogate.Dspike)}
+    assert [*temperatures] == pytest.approx([scope["found"].temperature])
+    assert scope["found"].temperature in scope["found"].candidates
+
+
+def test_im_losss_example_trains_under_an_evolving_surrogate():
+    scope = run(IM_LOSS)
+    ks = {m.k.item() for m in scope["net"].modules() if isinstance(m, surrogate.EvAF)}
+    assert [*ks] == pytest.approx([10**0.5])  # the second of two epochs
+    assert scope["net"].conv1.weight.grad.abs().sum() > 0
+
+
+def test_inflors_example_prints_a_smaller_error_after_rectifying(capsys):
+    run(INFLOR)
+    before, after = map(float, capsys.readouterr().out.split())
+    assert before > after > 0
+
+
+def test_the_shortcut_and_operation_examples(capsys):
+    scope = run(SHORTCUT, OPERATIONS)
+    assert scope["net"].shortcuts.weight == 0  # the last of two iterations
+    assert scope["plain"].shortcuts is None
+    assert "| total |" in capsys.readouterr().out
 
 
 def test_every_row_and_option_that_is_shown_exists():
