@@ -1,3 +1,4 @@
+import importlib
 import re
 from pathlib import Path
 
@@ -98,3 +99,16 @@ def test_every_row_and_option_that_is_shown_exists():
     rows = re.findall(r"--rows (\S+)", shown)
     assert rows
     assert all(f"- id: {row}\n" in claims for row in rows)
+
+
+def test_the_table_of_architectures_is_what_the_definitions_give(monkeypatch):
+    """Those that tests/model holds against every network."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "model"))
+    definitions = importlib.import_module("definitions").ARCHITECTURES
+    expected = {(f"{a.parameters:,}", f"{a.macs}M") for key, a in definitions.items() if key not in UNPRINTED}
+    rows = re.findall(r"^\| `\w+`[^|]* \|[^|]*\|[^|]*\| ([\d,]+) \| ([\d.]+M) \|$", README.read_text(), re.M)
+    assert set(rows) == expected
+    assert len(rows) == 18
+
+
+UNPRINTED = {"plain", "toy_cnn", "vgg16_diet"}

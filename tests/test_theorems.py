@@ -101,11 +101,11 @@ def test_the_norms_are_those_of_the_gradients_along_two_steps_of_training():
 
 
 def test_by_default_it_is_the_first_sixth_of_an_epoch(monkeypatch):
-    """1,437 scans are 14 full batches of 100, and a sixth of them two."""
+    """1,437 scans are 20 full batches of 70, and a sixth of them is three."""
     seen = []
     monkeypatch.setattr(theorems.F, "cross_entropy", lambda y, labels: seen.append(len(labels)) or y.square().sum())
-    theorems.gradient_norms(partial(theorems.plain_network, 0.25, width=2), seed=0, T=1, batch=100)
-    assert seen == [100, 100]
+    theorems.gradient_norms(partial(theorems.plain_network, 0.25, width=2), seed=0, T=1, batch=70)
+    assert seen == [70, 70, 70]
 
 
 def test_a_seed_gives_the_same_norms_and_leaves_the_random_state():

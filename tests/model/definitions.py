@@ -79,7 +79,7 @@ def scaled(text, width, of):
     return re.sub(r"(,|F)(\d+)", lambda m: m[1] + str(int(m[2]) * width // of), text)
 
 
-#: The rows of /work/shared/PAPER_NOTES.md, "Architectures": definition, parameters, MACs.
+#: Definition, parameters and MACs of each network that a paper trains or is compared with.
 ARCHITECTURES = {
     "cifarnet": Architecture(
         "3x32 3x3,128 3x3,256 A 3x3,512 A 3x3,1024 3x3,512 F1024 F512 O10", 45_005_450, "1245.6"
