@@ -378,7 +378,6 @@ class Deep:
         blocks = [self.block(a, b, pool=i in (1, 3)) for i, (a, b) in enumerate(itertools.pairwise(channels), 1)]
         readout = [layer.AdaptiveAvgPool2d(1, step_mode="m"), layer.Flatten(step_mode="m")]
         self.net = nn.Sequential(*blocks, *readout, layer.Linear(16, 10, bias=False, step_mode="m"))
-        self.weight = weight
         self.im_loss = IMLoss(self.net, weight) if weight else None
         data = datasets.load("digits")
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (data.mean, data.std))
@@ -426,8 +425,8 @@ def test_im_loss_makes_every_layer_of_a_silent_deep_network_spike(record_propert
     assert at_first[0] > 0.05
     assert at_first[4:] == [0.0] * 14
     iteration = with_it.train()
-    record_property("iteration from which every layer spikes", iteration)
-    print(f"with IM-Loss every layer spikes from iteration {iteration} on")
+    record_property("first iteration in which every layer spikes", iteration)
+    print(f"with IM-Loss every layer spikes for the first time in iteration {iteration}")
     assert 0 < iteration <= ITERATIONS
     assert min(with_it.rates()) > 0.05
     assert without.train() is None
