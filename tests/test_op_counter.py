@@ -1,0 +1,492 @@
+"""Operations are counted as by hand and as in loops over taps, and the papers' rows come out of them."""
+
+import dataclasses
+import importlib.util
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from spikingjelly.activation_based import functional, layer, neuron
+from spikingjelly.activation_based.model import spiking_resnet
+from torch import nn
+from torchvision.models import ResNet18_Weights
+
+from jellyplus import model
+from jellyplus.neuron import IterativeLIFNode, backends
+from jellyplus.op_counter import Convention, OperationCounter
+
+SPEC = importlib.util.spec_from_file_location("operations", Path(__file__).parents[1] / "benchmarks" / "operations.py")
+operations = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(operations)
+
+PAPERS = Convention()
+INSIDE = Convention(padded_taps=False)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def spikes(*shape, rate=0.3):
+    return (torch.rand(*shape) < rate).float()
+
+
+@torch.no_grad()
+def count(net, x, convention=PAPERS, examples=1, time_steps=1):
+    with OperationCounter(net) as counter:
+        net(x)
+    return counter.count(examples, time_steps, convention)
+
+
+def one(net, x, convention=PAPERS, **arguments):
+    (row,) = count(net, x, convention, **arguments).layers
+    return row
+
+
+# --- By hand -----------------------------------------------------------------------------------------------------
+
+
+def image(size, *places):
+    x = torch.zeros(1, 1, size, size)
+    for row, column in places:
+        x[0, 0, row, column] = 1
+    return x
+
+
+def test_a_2x2_convolution_without_padding():
+    """3x3 image, 2x2 outputs of 4 taps: 16 MACs. The corner is read once, the centre 4 times: 5 additions, exactly.
+
+    By rate they are 2 / 9 of 16.
+    """
+    conv, x = nn.Conv2d(1, 1, 2, bias=False), image(3, (0, 0), (1, 1))
+    exact, papers = one(conv, x, INSIDE), one(conv, x, PAPERS)
+    assert (exact.macs, exact.additions, exact.multiplications) == (16, 5, 0)
+    assert (papers.macs, papers.additions, papers.multiplications) == (16, pytest.approx(32 / 9), 0)
+    assert exact.spike_rate == papers.spike_rate == 2 / 9
+
+
+def test_a_2x2_convolution_with_padded_taps():
+    """Padded by 1, 4x4 outputs of 4 taps are 64 MACs, and each of the 9 pixels is read 4 times: 36 are inside."""
+    conv, x = nn.Conv2d(1, 1, 2, padding=1, bias=False), image(3, (0, 0), (1, 1))
+    exact, papers = one(conv, x, INSIDE), one(conv, x, PAPERS)
+    assert (exact.macs, exact.additions) == (36, 8)
+    assert (papers.macs, papers.additions) == (64, pytest.approx(128 / 9))
+
+
+def test_a_layer_that_multiplies_is_charged_for_every_mac():
+    """A pixel of 0.5 makes it multiply: 16 of each, 16 x 5.5 pJ; 16 x 4.6 pJ where its additions do not count."""
+    conv, x = nn.Conv2d(1, 1, 2), 0.5 * image(3, (1, 1))
+    row = one(conv, x)
+    assert (row.additions, row.multiplications, row.energy_pj) == (16, 16, pytest.approx(88))
+    row = one(conv, x, Convention(additions_of_multiplying=False))
+    assert (row.additions, row.multiplications, row.energy_pj) == (0, 16, pytest.approx(73.6))
+
+
+def test_every_setting_of_the_energy():
+    """4 inputs, 3 outputs, 2 spikes: 6 additions of 2 pJ; all 12 MACs at 2 + 10 pJ where named."""
+    linear, x = nn.Sequential(nn.Linear(4, 3)), torch.tensor([[1.0, 0, 0, 1]])
+    dear = Convention(pj_per_addition=2, pj_per_multiplication=10)
+    assert one(linear, x, dear)[2:] == (12, 0.5, 6, 0, 12)
+    assert one(linear, x, dataclasses.replace(dear, multiplying=("0",)))[2:] == (12, 0.5, 12, 12, 144)
+
+
+def test_only_zeros_and_ones_are_spikes_unless_the_convention_names_the_layers():
+    linear = nn.Sequential(nn.Linear(4, 3))
+    for value in (0.5, 2.0, -1.0):
+        x = torch.tensor([[1.0, value, 0, 0]])
+        assert one(linear, x).multiplications == 12
+        assert one(linear, x, Convention(multiplying=()))[4:6] == (6, 0)
+
+
+def test_one_batch_of_many_that_is_not_binary_makes_a_layer_multiply():
+    linear = nn.Sequential(nn.Linear(4, 3))
+    with OperationCounter(linear) as counter, torch.no_grad():
+        for last in (1.0, 0.5, 1.0):
+            linear(torch.tensor([[1.0, 0, 0, last]]))
+    (row,) = counter.count(3, 1).layers
+    assert (row.spike_rate, row.multiplications) == (0.5, 12)
+
+
+# --- Loops over taps ---------------------------------------------------------------------------------------------
+
+CONVOLUTIONS = {
+    "1d": nn.Conv1d(2, 3, 3, padding=2),
+    "2d": nn.Conv2d(3, 4, 3, padding=1),
+    "3d": nn.Conv3d(2, 2, (2, 1, 3), padding=(0, 1, 1), stride=(1, 2, 1)),
+    "stride": nn.Conv2d(2, 3, 3, stride=2, padding=1),
+    "1x1 with stride": nn.Conv2d(2, 3, 1, stride=2),
+    "dilation": nn.Conv2d(2, 3, (3, 2), dilation=(2, 3), padding=(2, 1)),
+    "groups": nn.Conv2d(4, 6, 3, groups=2, padding=1),
+    "depthwise": nn.Conv2d(4, 4, 3, groups=4),
+    "each way another": nn.Conv2d(2, 3, (1, 4), stride=(2, 1), padding=(0, 3), dilation=(1, 2)),
+    "same, even": nn.Conv2d(2, 3, (4, 2), padding="same", dilation=2),
+    "same, uneven": nn.Conv1d(2, 3, 4, padding="same"),
+    "valid": nn.Conv2d(2, 3, 2, padding="valid"),
+    "circular": nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"),
+    "reflect": nn.Conv2d(2, 3, 3, padding=2, padding_mode="reflect"),
+    "replicate": nn.Conv2d(2, 3, 3, padding=2, padding_mode="replicate"),
+}
+
+
+def taken_from(place, size, mode):
+    """The pixel that a padded place shows, or None for a zero."""
+    if 0 <= place < size:
+        return place
+    if mode == "zeros":
+        return None
+    if mode == "circular":
+        return place % size
+    nearest = min(max(place, 0), size - 1)
+    return nearest if mode == "replicate" else 2 * nearest - place
+
+
+def loop(conv, x):
+    """MACs with padding, MACs inside and additions: every tap of every output of every example."""
+    with_padding = inside = additions = 0
+    space = x.shape[2:]
+    offset = [0] * len(space) if conv.padding == "valid" else conv.padding
+    if conv.padding == "same":  # the smaller half first
+        offset = [d * (k - 1) // 2 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    outputs, outside = conv(x).shape[2:], conv.out_channels // conv.groups
+    for n, c in itertools.product(range(len(x)), range(x.shape[1])):
+        for output in itertools.product(*map(range, outputs)):
+            for tap in itertools.product(*map(range, conv.kernel_size)):
+                each = zip(output, conv.stride, tap, conv.dilation, offset, space, strict=True)
+                pixel = [taken_from(o * s + t * d - p, size, conv.padding_mode) for o, s, t, d, p, size in each]
+                with_padding += outside
+                if None not in pixel:
+                    inside += outside
+                    additions += outside * (x[(n, c, *pixel)] != 0).item()
+    return with_padding, inside, additions
+
+
+@pytest.mark.filterwarnings("ignore:Using padding=.same.:UserWarning")
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_are_counted_as_in_a_loop_over_taps(name):
+    conv = CONVOLUTIONS[name]
+    x = spikes(2, conv.in_channels, *(4, 6, 5)[: len(conv.kernel_size)])
+    with_padding, inside, additions = loop(conv, x)
+    rate = x.mean().item()
+    papers, exact = one(conv, x, PAPERS, examples=2), one(conv, x, INSIDE, examples=2)
+    assert papers.macs == with_padding / 2
+    assert papers.additions == pytest.approx(rate * with_padding / 2)
+    assert (exact.macs, exact.additions) == (inside / 2, additions / 2)
+    assert exact.spike_rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 5), (2, 7, 5), (3, 2, 7, 5)], ids=str)
+def test_linear_layers_over_any_leading_dimensions(shape):
+    linear, x = nn.Linear(5, 4), spikes(*shape)
+    rows = [one(linear, x, convention) for convention in (PAPERS, INSIDE)]
+    for row in rows:
+        assert row.macs == 4 * x.numel()
+        assert row.additions == pytest.approx(4 * x.sum().item())
+
+
+def test_an_image_without_a_batch():
+    x = spikes(1, 2, 5, 5)
+    conv = nn.Conv2d(2, 3, 3, padding=1)
+    assert one(conv, x[0], INSIDE) == one(conv, x, INSIDE)
+
+
+# --- Networks ----------------------------------------------------------------------------------------------------
+
+T = 3
+
+
+def small(step_mode="m", backend="torch", container=False):
+    torch.manual_seed(1)
+    first, second = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 3, 3, stride=2, padding=1)
+    if not container:
+        first, second = layer.Conv2d(2, 4, 3, padding=1), layer.Conv2d(4, 3, 3, stride=2, padding=1)
+        torch.manual_seed(1)
+        first.reset_parameters(), second.reset_parameters()
+    wrap = layer.SeqToANNContainer if container else nn.Sequential
+    net = nn.Sequential(
+        wrap(first),
+        IterativeLIFNode(backend=backend),
+        wrap(second),
+        IterativeLIFNode(backend=backend),
+        wrap(nn.Flatten() if container else layer.Flatten(), (nn.Linear if container else layer.Linear)(3 * 3 * 3, 5)),
+    )
+    torch.manual_seed(2)
+    net[4][1].reset_parameters()
+    for module in net.modules():
+        if hasattr(module, "step_mode") and not isinstance(module, layer.SeqToANNContainer):
+            module.step_mode = step_mode
+    return net
+
+
+@torch.no_grad()
+def run(net, x):
+    functional.reset_net(net)
+    return [net(x_t) for x_t in x] if net[1].step_mode == "s" else net(x)
+
+
+def counted(net, x, sizes, convention):
+    with OperationCounter(net) as counter:
+        for part in x.split(sizes, dim=1):
+            run(net, part)
+    return counter.count(x.shape[1], T, convention)
+
+
+@pytest.mark.parametrize("convention", [PAPERS, INSIDE], ids=["papers", "inside"])
+def test_step_modes_containers_batchings_and_backends_agree(convention):
+    x = 2 * torch.randn(T, 5, 2, 6, 6)
+    whole = counted(small(), x, [5], convention)
+    # 6x6: 2 x 4 x 9 x 36 MACs; 3x3: 4 x 3 x 9 x 9; 27 x 5; each T times
+    if convention is PAPERS:
+        assert [row.macs for row in whole.layers] == [T * 2592, T * 972, T * 135]
+    assert [row.name for row in whole.layers] == ["0.0", "2.0", "4.1"]
+    assert whole.layers[0].multiplications == whole.layers[0].macs
+    for row in whole.layers[1:]:
+        assert 0.02 < row.spike_rate < 0.9
+        assert row.multiplications == 0
+        assert 0 < row.additions < row.macs
+    variants = {
+        "s": (small("s"), [5]),
+        "batches": (small(), [1, 3, 1]),
+        "container": (small(container=True), [5]),
+    }
+    if not backends.obstacle("cpp"):
+        variants["cpp"] = (small(backend="cpp"), [2, 3])
+    for name, (net, sizes) in variants.items():
+        assert counted(net, x, sizes, convention) == whole, name
+
+
+def test_a_layer_that_runs_twice_adds_up_under_its_first_name():
+    linear = nn.Linear(4, 4)
+    net = nn.Sequential(linear, nn.Threshold(0, 0), linear)
+    row = one(net, spikes(2, 4), examples=2)
+    assert (row.name, row.macs) == ("0", 32)
+
+
+def test_spikingjellys_own_resnet18_has_torchvisions_macs():
+    """Torchvision publishes 1.814 thousand million multiply-accumulates at 224x224 for the same architecture."""
+    net = spiking_resnet.spiking_resnet18(spiking_neuron=neuron.IFNode).eval()
+    result = count(net, torch.rand(1, 3, 224, 224))
+    assert round(result.total.macs / 1e9, 3) == ResNet18_Weights.IMAGENET1K_V1.meta["_ops"]
+    assert len(result.layers) == 21
+    assert [row.name for row in result.layers if row.multiplications] == ["conv1"]  # max pooling, and fc hears nothing
+    assert result.layers[-1].spike_rate == 0
+
+
+# --- Static images -----------------------------------------------------------------------------------------------
+
+
+class Static(nn.Module):
+    """An encoder that runs once, a spike layer that runs T times, a decoder of the mean over time that runs once."""
+
+    def __init__(self):
+        super().__init__()
+        self.spiking = nn.Linear(4, 4)
+        self.encoder = nn.Linear(2, 4)
+        self.decoder = nn.Linear(4, 3)
+
+    def forward(self, x):
+        drive = self.encoder(x).expand(T, -1, -1)
+        return self.decoder((self.spiking((drive > 0).float()) > 0).float().mean(0))
+
+
+def test_what_ran_once_before_the_first_that_ran_more_often_counts_at_every_time_step():
+    x = torch.rand(2, 2)
+    result = count(Static(), x, examples=2, time_steps=T)
+    assert [(row.name, row.macs) for row in result.layers] == [("encoder", T * 8), ("spiking", T * 16), ("decoder", 12)]
+    assert result.layers[0].multiplications == T * 8
+    exact = count(Static(), x, INSIDE, examples=2, time_steps=T).layers[0]
+    assert (exact.macs, exact.additions) == (T * 8, T * 8)
+    as_run = count(Static(), x, Convention(repeat_static=False), examples=2, time_steps=T)
+    assert [row.macs for row in as_run.layers] == [8, T * 16, 12]
+
+
+def test_exact_additions_of_a_static_layer_are_repeated_too():
+    """Binary images: 2 spikes x 4 outputs, at each of T time-steps."""
+    result = count(Static(), torch.ones(1, 2), INSIDE, time_steps=T)
+    assert result.layers[0][4:6] == (T * 8, 0)
+
+
+# --- Results and errors ------------------------------------------------------------------------------------------
+
+
+def test_one_measurement_serves_every_convention_and_later_counts():
+    net = small()
+    with OperationCounter(net) as counter:
+        run(net, torch.randn(T, 2, 2, 6, 6))
+    assert counter.count(2, T, PAPERS).total.macs == T * (2592 + 972 + 135)
+    assert counter.count(2, T, Convention(multiplying=("2.0", "4.1"))).total.multiplications == T * (972 + 135)
+    with counter:
+        run(net, torch.randn(T, 3, 2, 6, 6))
+    assert counter.count(5, T).total.macs == T * (2592 + 972 + 135)
+
+
+def test_the_total_is_the_sum_and_its_rate_the_mean_weighted_by_macs():
+    net = nn.Sequential(nn.Linear(4, 3), nn.Threshold(math.inf, 1.0), nn.Linear(3, 2))
+    total = count(net, torch.tensor([[1.0, 0, 0, 0]])).total
+    # 12 MACs at rate 1/4 and 6 at rate 1: 9 additions, 8.1 pJ
+    assert total == ("total", "", 18, 0.5, 9, 0, pytest.approx(8.1))
+
+
+def test_the_table_has_a_row_for_each_layer_and_says_its_convention():
+    text = str(count(nn.Sequential(nn.Linear(1000, 3)), 0.5 * torch.ones(1, 1000), INSIDE))
+    assert "| 0 | Linear | 3,000 | 1.0000 | 3,000 | 3,000 | 0.0165 |" in text  # 3,000 x 5.5 pJ
+    for words in ("T = 1, mean of 1", "taps on the padding not counted", "layers with non-binary input", "0.9 pJ"):
+        assert words in text
+    words = str(Convention(multiplying=("conv1", "fc"), repeat_static=False, additions_of_multiplying=False))
+    assert "multiplying: conv1, fc; their additions not counted" in words
+    assert "static layers counted as often as they run" in words
+    assert "multiplying: none" in str(Convention(multiplying=()))
+
+
+def test_hooks_are_gone_after_the_block_and_nothing_changes_inside():
+    net, x = small(), torch.randn(T, 2, 2, 6, 6)
+    results = []
+    for counter in (None, OperationCounter(net)):
+        net.zero_grad()
+        functional.reset_net(net)
+        if counter is None:
+            net(x).square().sum().backward()
+        else:
+            with counter:
+                net(x).square().sum().backward()
+        results.append([p.grad.clone() for p in net.parameters()])
+    assert all(map(torch.equal, *results))
+    before = counter.count(2, T)
+    run(net, x)
+    assert counter.count(2, T) == before
+    with pytest.raises(RuntimeError, match="stop"), counter:
+        raise RuntimeError("stop")
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.ConvTranspose2d(1, 1, 2),
+        layer.ConvTranspose2d(1, 1, 2),
+        nn.LSTM(2, 2),
+        nn.GRUCell(2, 2),
+        nn.MultiheadAttention(4, 1),
+        nn.Bilinear(2, 2, 2),
+        layer.DropConnectLinear(2, 2),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_layers_that_cannot_be_counted_are_refused(module):
+    with pytest.raises(ValueError, match=f"operations of '1', a {type(module).__name__}, cannot be counted"):
+        OperationCounter(nn.Sequential(nn.Linear(2, 2), module))
+
+
+def test_counts_that_make_no_sense_are_refused():
+    net = nn.Sequential(nn.Linear(2, 2))
+    with OperationCounter(net) as counter:
+        pass
+    with pytest.raises(ValueError, match="run the network inside the with-block"):
+        counter.count(1, 1)
+    with counter:
+        net(torch.ones(1, 2))
+    for examples, time_steps in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match=f"must be 1 or more, got {examples} and {time_steps}"):
+            counter.count(examples, time_steps)
+    with pytest.raises(ValueError, match="no layer 'conv1' has run: those that have are 0"):
+        counter.count(1, 1, Convention(multiplying=("0", "conv1")))
+
+
+# --- The papers' rows --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("additions", "multiplications", "millijoule", "printed"),
+    [
+        (2285e6, 2285e6, 12.5675, "12.6"),  # ANN ResNet-19; the paper prints J
+        (187e6, 187e6, 1.0285, "1.03"),  # ANN ResNet-18; the paper prints J
+        (142e6, 8.80e6, 0.16828, "0.168"),  # Diet-SNN, from here on the paper prints mJ: 168
+        (360e6, 6.8e6, 0.35528, "0.355"),  # tdBN
+        (71.2e6, 3.52e6, 0.080272, "0.0803"),  # Dspike
+    ],
+)
+def test_dspike_table_3_energies_follow_from_its_counts_in_units_a_thousandth_of_those_printed(
+    additions, multiplications, millijoule, printed
+):
+    energy = PAPERS.energy_pj(additions, multiplications) / 1e9
+    assert energy == pytest.approx(millijoule, rel=1e-12)
+    assert f"{energy:.3g}" == printed
+
+
+def ann_row(constructor, shape, **arguments):
+    """One picture through the ReLU twin: every layer multiplies, so that additions equal multiplications."""
+    net = model.ann(constructor, **arguments).eval()
+    total = count(net, torch.rand(1, 1, *shape)).total
+    assert total.macs == total.additions == total.multiplications
+    return total
+
+
+def test_dspike_table_3_ann_rows_come_from_the_networks():
+    """187.37M is printed as 187M, 2285.37M as 2285M; truncating and rounding agree."""
+    assert ann_row(model.dspike_resnet18, (3, 32, 32)).macs == pytest.approx(187.37e6, abs=5e3)
+    assert ann_row(model.resnet19, (3, 32, 32)).macs == pytest.approx(2285.37e6, abs=5e3)
+
+
+def truncated(value, digits=1):
+    """To ``digits`` behind the point of its power of ten: 2.285e9 to 2.2e9."""
+    unit = 10 ** (math.floor(math.log10(value)) - digits)
+    return value // unit * unit
+
+
+def test_tdbn_table_6_ann_rows_are_truncated():
+    """2.285e9 and 1.447e10 are printed as 2.2e9 and 1.4e10; rounding would give 2.3e9 for the first."""
+    small = ann_row(model.resnet19, (3, 32, 32)).macs
+    assert truncated(small) == 2.2e9
+    assert float(f"{small:.1e}") == 2.3e9
+    large = ann_row(model.tdbn_resnet34, (3, 224, 224), width=128, num_classes=1000).macs
+    assert large == pytest.approx(14_469e6, abs=5e5)
+    assert truncated(large) == 1.4e10
+
+
+def test_our_dspike_resnet18_multiplies_in_the_first_layer_as_printed_and_adds_what_its_spikes_ask_for():
+    """3 x 64 x 9 x 32 x 32 = 1,769,472, twice: 3,538,944; the paper prints 2 x 1.76M = 3.52M."""
+    net = model.dspike_resnet18(time_steps=2)
+    with OperationCounter(net) as counter, torch.no_grad():
+        net(torch.rand(1, 2, 3, 32, 32))
+    result = counter.count(2, 2, Convention(multiplying=("conv1",)))
+    assert result.total.multiplications == 2 * 1_769_472
+    assert result.total.macs == pytest.approx(2 * 187.37e6, abs=1e4)
+    first, *others = result.layers
+    assert first.name == "conv1"
+    assert result.total.additions == pytest.approx(first.macs + sum(r.spike_rate * r.macs for r in others))
+    assert 0.02 < sum(row.additions for row in others) / result.total.macs < 0.5
+    measured = {row.name for row in counter.count(2, 2).layers if row.multiplications}
+    pooled = {name for name in measured if "shortcut" in name}
+    assert measured == {"conv1", "fc"} | pooled
+    assert len(pooled) == 3
+
+
+@pytest.mark.parametrize(
+    ("printed", "value", "how"),
+    [
+        ("2.2e9", 2.285e9, "truncated"),
+        ("2.3e9", 2.285e9, "rounded"),
+        ("1.4e10", 1.447e10, "rounded or truncated"),
+        ("8.80", 8.8, "rounded or truncated"),
+        ("6.8", 34 * 2 / 10, "rounded or truncated"),
+        ("12.6", 12.5675, "rounded"),
+        ("12.6", 12567.5, "differs"),
+        ("3.52", 3.538944, "differs"),
+    ],
+)
+def test_the_benchmark_says_how_a_printed_number_comes_about(printed, value, how):
+    assert operations.Cell("", "", "", printed, "", "", value, "").how == how
+
+
+def test_the_committed_page_has_every_printed_cell_and_no_fault():
+    page = (Path(operations.__file__).with_suffix(".md")).read_text()
+    for row, (additions, multiplications, energy, unit) in operations.TABLE_3.items():
+        lines = [line for line in page.splitlines() if line.startswith("| Dspike 3") and f" {row} " in line]
+        printed = " ".join(line.split("|")[4].strip() for line in lines)
+        assert f"{energy} {unit}" in printed
+        assert f"{multiplications} M" in printed
+        assert row.startswith(("Diet", "Dspike")) or f"{additions} M" in printed
+    assert "differs" not in page
+    assert "An untrained network's spikes, not the paper's" in page
