@@ -3,6 +3,7 @@
 =========================== ====================================================================================
 :class:`SpikeRate`          Zheng et al. 2021, Fig. 6 (spikes per neuron); Li et al. 2021, Fig. 4 (sparsity); Guo et
                             al. 2022, IM-Loss, Fig. 2 (spike rate of each layer)
+:class:`FiringRates`        Zheng et al. 2021, Fig. 4 (how the neurons' firing rates are distributed)
 :class:`MembranePotential`  Guo et al. 2022, Reducing Information Loss, Fig. 5 (before and after MPR) and Table 3
                             (quantisation error); Zheng et al. 2021, Fig. 3 and Theorem 2 (variance of H and input)
 :class:`GradientNorm`       Zheng et al. 2021, Fig. 2
@@ -31,6 +32,7 @@ from jellyplus.neuron.base import Node
 
 __all__ = [
     "Distribution",
+    "FiringRates",
     "GradientHistogram",
     "GradientNorm",
     "MembranePotential",
@@ -198,6 +200,41 @@ class SpikeRate(Monitor):
             time_steps: T. A node in step mode 's' does not know it.
         """
         return {name: time_steps * rate for name, rate in self.rates.items()}
+
+
+class FiringRates(Monitor):
+    """How the firing rates of single neurons are distributed, for each node in step mode 'm' (tdBN, Fig. 4).
+
+    A neuron's rate is its spikes over T, for one example; a layer with 0 or 1 everywhere carries little.
+
+    Args:
+        net: any network with SpikingJelly nodes.
+        bin_edges: of the histograms; rates are 0 to 1.
+
+    Raises:
+        ValueError: the network has no node, or one runs in step mode 's', where no pass sees all time-steps.
+
+    >>> from jellyplus.neuron import IterativeLIFNode
+    >>> net = nn.Sequential(IterativeLIFNode(step_mode="m"))
+    >>> with torch.no_grad(), FiringRates(net, [0.0, 0.5, 1.0]) as monitor:
+    ...     _ = net(torch.tensor([[[0.1, 1.0]], [[0.1, 1.0]]]))  # T = 2, one example, two neurons: rates 0 and 1
+    >>> monitor.distributions["0"].counts
+    [1, 1]
+    """
+
+    def __init__(self, net: nn.Module, bin_edges: Sequence[float] | Tensor):
+        super().__init__()
+        self._nodes = _nodes(net)
+        self.distributions = {name: Distribution(bin_edges) for name in self._nodes}
+
+    def _attach(self, attached: ExitStack) -> None:
+        for name, node in self._nodes.items():
+            attached.enter_context(node.register_forward_hook(functools.partial(self._see, name)))
+
+    def _see(self, name: str, node: nn.Module, _: tuple, spikes: Tensor) -> None:
+        if node.step_mode != "m":
+            raise ValueError(f"node {name!r} shows one time-step at a time: call functional.set_step_mode(net, 'm')")
+        self.distributions[name].add((spikes.detach() != 0).float().mean(0))
 
 
 class Potential:

@@ -11,7 +11,7 @@ from spikingjelly.activation_based.model import spiking_resnet
 from torch import nn
 
 from jellyplus.loss import IMLoss
-from jellyplus.monitor import Distribution, GradientHistogram, GradientNorm, MembranePotential, SpikeRate
+from jellyplus.monitor import Distribution, FiringRates, GradientHistogram, GradientNorm, MembranePotential, SpikeRate
 from jellyplus.neuron import IterativeLIFNode, SRIFNode, backends
 
 T = 3
@@ -159,6 +159,29 @@ def test_spikingjellys_own_model(step_mode):
         given = torch.stack(net.get_submodule(name).given)
         assert rate == given.sum().item() / given.numel()
     assert monitor.rates["sn1"] > 0
+
+
+@torch.no_grad()
+def test_firing_rates_are_those_of_single_neurons():
+    """Each neuron's spikes counted one by one, over two batches of different sizes."""
+    net, edges, batches = small(), [0.0, 0.2, 0.5, 0.9, 1.0], [sequence(3), sequence(2)]
+    with FiringRates(net, edges) as monitor:
+        for x in batches:
+            run(net, x)
+    for layers, name in ((2, "1"), (5, "4")):
+        trains = [train for x in batches for train in run(net[:layers], x).reshape(T, -1).T.tolist()]
+        rates = [sum(train) / T for train in trains]
+        found = monitor.distributions[name]
+        assert found.counts == np.histogram(rates, edges)[0].tolist()
+        assert found.count == len(rates)
+        assert len(set(rates)) > 1
+
+
+def test_firing_rates_need_whole_sequences():
+    net = small(step_mode="s")
+    with pytest.raises(ValueError, match="one time-step at a time"), FiringRates(net, [0.0, 1.0]):
+        run(net, sequence())
+    assert hooks(net) == 0
 
 
 def test_a_node_that_did_not_run_has_no_rate():

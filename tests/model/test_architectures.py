@@ -1,6 +1,5 @@
 """Every architecture is the one that its definition and the papers' numbers describe, layer by layer."""
 
-import functools
 import inspect
 
 import pytest
@@ -37,7 +36,7 @@ def constructed(case):
         return constructor(**arguments), ann(constructor, **arguments)
 
 
-def layers(net, channels, size):
+def layers(net, channels, size, leading=(1, 1)):
     """What :func:`definitions.interpret` says, as a forward pass has it, and the multiply-accumulates torch counts."""
     rows = []
 
@@ -48,7 +47,7 @@ def layers(net, channels, size):
     modules = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     handles = [m.register_forward_hook(see) for m in modules]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net.eval()(torch.zeros(1, 1, channels, size, size, device="meta"))
+        net.eval()(torch.zeros(*leading, channels, size, size, device="meta"))
     for handle in handles:
         handle.remove()
     return rows, counter.get_total_flops() / 2  # torch counts two operations for each
@@ -150,17 +149,7 @@ def torchvisions(name):
 
 
 def torchvision_layers(net):
-    rows = []
-
-    def see(module, _, y):
-        after, before, kernel, _ = (*module.weight.shape, 1, 1)[:4]
-        rows.append(Row(kernel, before, after, y.shape[-1] if isinstance(module, nn.Conv2d) else 1))
-
-    for module in net.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            module.register_forward_hook(see)
-    net.eval()(torch.zeros(1, 3, 224, 224, device="meta"))
-    return rows
+    return layers(net, 3, 224, leading=(1,))[0]
 
 
 @pytest.mark.parametrize("depth", [18, 34])
@@ -374,7 +363,7 @@ def test_the_twins_state_has_the_same_names_shapes_and_order(name):
 
 @EVERY
 def test_the_twin_trains_on_images(name):
-    twin = make(name, neuron=nn.ReLU, norm=functools.partial(lambda _, c: layer.BatchNorm2d(c, step_mode="m")))
+    twin = make(name, neuron=nn.ReLU, norm=lambda _, c: layer.BatchNorm2d(c, step_mode="m"))
     twin = twin.double()
     y = twin(images(name))
     assert y.shape == (3, 3, 5)
@@ -457,11 +446,9 @@ def test_dropout_is_behind_each_hidden_layer_that_no_pool_follows():
 @pytest.mark.parametrize("name", RESIDUAL)
 @pytest.mark.parametrize("shortcut", ["conv", "pool", "zero_pad"])
 def test_every_shortcut_fits_odd_sizes(name, shortcut):
-    """48 / 2 = 24, 12, 6, 3, 2, and 21 -> 11 as convolutions have it; flattening heads are left out."""
-    if "pool" in options(name) or name == "resnet20_diet":
-        arguments = {"pool": "global"} if name != "resnet20_diet" else {"input_size": 42}
-    else:
-        arguments = {}
+    """42 pixels come to 21, 11, 6, 3 and 2, rounded up as convolutions do."""
+    arguments = {"pool": "global"} if "pool" in options(name) else {}
+    arguments |= {"input_size": 42} if name == "resnet20_diet" else {}
     net = make(name, width=2, time_steps=1, shortcut=shortcut, **arguments)
     channels = net.conv1.in_channels
     assert run(net, torch.randn(1, 2, channels, 42, 42)).shape == (1, 2, 5)
