@@ -174,9 +174,9 @@ def _cost(run: Run) -> int:
 def summary(evidence: Evidence) -> str:
     """One line on a finished run."""
     line = f"{evidence.accuracy_last:.2f} % after {evidence.epochs_completed} epochs in {evidence.wall_time_s:.0f} s"
-    line += f", {evidence.operations['energy_uj']:.3g} uJ an inference"
     if evidence.search_time_s:
         line += f", {evidence.search_time_s / evidence.wall_time_s:.0%} of it in the temperature search"
+    line += f", {evidence.operations['energy_uj']:.3g} uJ an inference"
     if evidence.parent:
         line += f"; {len(evidence.left_over)} names had no counterpart in the initial weights (listed in the evidence)"
     return line
