@@ -54,8 +54,10 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from jellyplus.reproduction import cli  # it needs what the extra jellyplus[reproduce] installs
-
+    try:
+        from jellyplus.reproduction import cli
+    except ModuleNotFoundError as error:
+        raise InputError(f'train needs {error.name}: pip install -e ".[reproduce]" has it') from error
     return cli.train(options)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,12 @@ def test_out_must_be_a_folder(tree, capsys):
     (tree / "file").write_text("")
     assert call(NAME, "--profile", "embedded", "--out", "file") == 2
     assert "--out file is a file: give a folder" in capsys.readouterr().err
+
+
+def test_the_plugin_alone_says_what_training_needs(tree, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith("jellyplus.reproduction")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("jellyplus.reproduction")
+    monkeypatch.setitem(sys.modules, "jellyplus.training.recipe", None)
+    assert call(NAME, "--profile", "embedded") == 2
+    assert 'pip install -e ".[reproduce]" has it' in capsys.readouterr().err
