@@ -93,7 +93,7 @@ def train(options: argparse.Namespace) -> int:
     runner = Runner(Store(options.out / "evidence"), options.data_root, options.device)
     runner.make(runner.missing([run], options.seeds))
     folder = options.out / run.profile / run.name
-    for seed in options.seeds:
+    for seed in dict.fromkeys(options.seeds):
         evidence = runner.store.find(run.key, seed, runner.code)
         course.write(evidence, folder)
         print(f"seed {seed}: {summary(evidence)}")
