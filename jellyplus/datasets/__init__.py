@@ -1,10 +1,11 @@
-"""Data sets by name, held in memory. Needs torchvision and scikit-learn, from the extra ``jellyplus[reproduce]``."""
+"""Data sets by name. Needs torchvision and scikit-learn, from the extra ``jellyplus[reproduce]``."""
 
 from jellyplus._errors import InputError
 from jellyplus.datasets import cifar, embedded, mnist
 from jellyplus.datasets.base import DataSet, Split
+from jellyplus.datasets.settings import EventSettings, ImageSettings
 
-__all__ = ["DataSet", "Split", "load"]
+__all__ = ["DataSet", "EventSettings", "ImageSettings", "Split", "load"]
 
 _EMBEDDED = {
     "digits": embedded.digits,
@@ -12,27 +13,44 @@ _EMBEDDED = {
     "moving_digits": embedded.moving_digits,
 }
 _ON_DISK = {"cifar10": cifar.cifar10, "cifar100": cifar.cifar100, "mnist": mnist.mnist}
-_NOT_YET = {"imagenet": "cifar100", "cifar10_dvs": "moving_digits", "dvs128_gesture": "moving_digits"}
+_OF_IMAGES = {}  # (root, images)
+_OF_EVENTS = {}  # (root, events, time_steps)
 
 
-def load(name: str, root: str | None = None) -> DataSet:
+def load(
+    name: str,
+    root: str | None = None,
+    *,
+    images: ImageSettings | None = None,
+    events: EventSettings | None = None,
+    time_steps: int | None = None,
+) -> DataSet:
     """Load a data set.
 
     Args:
         name: ``digits``, ``digit_pairs``, ``moving_digits`` (these ship with scikit-learn), ``cifar10``, ``cifar100``,
             ``mnist``.
         root: the folder that holds it; the embedded ones need none and ignore it.
+        images: how images of many sizes are presented; for the data sets that have them, None for the others.
+        events: how recordings are split and become frames; for the data sets that have them, None for the others.
+        time_steps: the number of frames, T; ignored where there are no recordings.
 
     Raises:
-        InputError: the name is unknown, the data set is not supported yet, or what lies in ``root`` is not usable.
+        InputError: the name is unknown, settings are missing or in excess, or what lies in ``root`` is not usable.
 
     >>> load("moving_digits").counts()["train"]
     {'examples': 1437, 'per_class_min': 139, 'per_class_max': 146}
     """
+    known = [*_EMBEDDED, *_ON_DISK, *_OF_IMAGES, *_OF_EVENTS]
+    if name not in known:
+        raise InputError(f"there is no data set {name!r}; choose from {', '.join(known)}")
+    for part, given, needed in (("images", images, _OF_IMAGES), ("events", events, _OF_EVENTS)):
+        if (given is None) == (name in needed):
+            raise InputError(f"data.{part} {'is missing for' if given is None else 'must be left out for'} {name}")
     if name in _EMBEDDED:
         return _EMBEDDED[name]()
     if name in _ON_DISK:
         return _ON_DISK[name](root)
-    if name in _NOT_YET:
-        raise InputError(f"the data set {name} is not supported yet; leave out what needs it, or use {_NOT_YET[name]}")
-    raise InputError(f"there is no data set {name!r}; choose from {', '.join([*_EMBEDDED, *_ON_DISK])}")
+    if name in _OF_IMAGES:
+        return _OF_IMAGES[name](root, images)
+    return _OF_EVENTS[name](root, events, time_steps)

@@ -1,9 +1,31 @@
-"""What every data set is once it is loaded: two splits in memory and the facts that the evidence records."""
+"""What every data set is once it is loaded: two splits and the facts that the evidence records."""
 
+import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Literal, Protocol
 
 from torch import Tensor
+
+from jellyplus._errors import InputError
+
+
+class UnreadableError(InputError):
+    """One example's file cannot be read; the message names it."""
+
+
+class FileInputs(Protocol):
+    """Inputs that are read from files when asked for, where a data set does not fit into memory.
+
+    ``shape`` is (n, C, H, W) as the network sees examples; what is read may still have another height and width, which
+    the transforms change. Whatever decides the examples is in ``identity``: relative file names and sizes.
+    """
+
+    shape: tuple[int, ...]
+    identity: bytes
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return one example, uint8 [C, height, width]; raise :class:`UnreadableError` where its file is damaged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -11,11 +33,12 @@ class Split:
     """Examples and their classes.
 
     Args:
-        inputs: uint8; images [n, C, H, W] in 0..255, or event frames [n, T, C, H, W] that count events.
+        inputs: images, uint8 [n, C, H, W] in 0..255, or read from files one by one; or event frames [n, T, C, H, W]
+            that count events, uint8, or float32 where they were interpolated.
         labels: int64 [n], in 0..classes-1.
     """
 
-    inputs: Tensor
+    inputs: Tensor | FileInputs
     labels: Tensor
 
     def __len__(self) -> int:
@@ -34,6 +57,9 @@ class DataSet:
         stand_in: it takes the place of a real data set, so what is measured on it is evidence for the code alone.
         mean, std: per channel, in the 0..1 scale, for normalising images. Events keep their counts: 0 and 1 here.
         source: where the examples come from, for the evidence.
+        skip_unreadable: what happens to an example whose file cannot be read: left out and counted, or the run stops.
+        manifest: which recordings are in which split, where the data set has no official one:
+            ``{"split": ..., "train": [names], "test": [names]}``.
     """
 
     name: str
@@ -45,6 +71,20 @@ class DataSet:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
+    skip_unreadable: bool = False
+    manifest: dict | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256, in hexadecimal, of all labels and inputs; of inputs in files, of their names and sizes."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            inputs = split.inputs
+            content = inputs.contiguous().numpy() if isinstance(inputs, Tensor) else inputs.identity
+            digest.update(repr(tuple(inputs.shape)).encode())
+            digest.update(split.labels.numpy())
+            digest.update(content)
+        return digest.hexdigest()
 
     def counts(self) -> dict:
         """Return what the evidence records: examples per split, the smallest and the largest class, the source."""

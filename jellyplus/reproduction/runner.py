@@ -34,7 +34,7 @@ class Runner:
         self.device = choose_device(device)
         self.code = code_digest()
         self.provenance = provenance()  # now: the checkout may have moved on by the end of a long run
-        self._data: dict[str, datasets.DataSet] = {}
+        self._data: dict[tuple, datasets.DataSet] = {}
 
     def missing(self, runs: Iterable[Run], seeds: Iterable[int]) -> list[tuple[Run, int]]:
         """The runs and seeds that have no evidence from this code, in the order in which they must be made.
@@ -83,10 +83,13 @@ class Runner:
         return found is not None
 
     def _load(self, run: Run) -> datasets.DataSet:
-        name = run.recipe.data.dataset
-        if name not in self._data:
-            self._data[name] = datasets.load(name, self.data_root)
-        return self._data[name]
+        data = run.recipe.data
+        time_steps = run.recipe.model.time_steps if data.events else None
+        presented = {"images": data.images, "events": data.events, "time_steps": time_steps}
+        key = (data.dataset, *presented.values())
+        if key not in self._data:
+            self._data[key] = datasets.load(data.dataset, self.data_root, **presented)
+        return self._data[key]
 
     def _train(self, run: Run, seed: int) -> str:
         """Train, keep the checkpoint, then write the evidence; return one line on the result."""

@@ -61,7 +61,8 @@ class DataModule(lightning.LightningDataModule):
     def first_test_inputs(self, examples: int) -> Tensor:
         """The first test examples, as evaluation sees them."""
         normalise = normalisation(self.data)
-        return torch.stack([normalise(x) for x in self.data.test.inputs[:examples]])
+        inputs = self.data.test.inputs
+        return torch.stack([normalise(inputs[i]) for i in range(min(examples, len(self.data.test)))])
 
     def _loading(self) -> dict:
         return {"num_workers": self.workers, "persistent_workers": self.workers > 0}

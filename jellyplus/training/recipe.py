@@ -4,26 +4,31 @@ Recipes are YAML files, ``recipes/<paper>/<run>.yaml``, read into frozen datacla
 a class path: to name a module would be to execute it.
 """
 
+import dataclasses
 import fnmatch
 import functools
 import hashlib
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from jellyplus import model
 from jellyplus._errors import InputError
 from jellyplus._strict import from_mapping, load_yaml
+from jellyplus.datasets.settings import EventSettings, ImageSettings
 
 __all__ = ["Recipe", "Run", "load_run", "recipe_key"]
 
 
 @dataclass(frozen=True)
 class Data:
-    """What is learnt, and how examples are presented. Sizes in pixels; see :mod:`jellyplus.datasets.transforms`."""
+    """What is learnt, and how examples are presented. Sizes in pixels; see :mod:`jellyplus.datasets.transforms`.
+
+    ``images`` and ``events`` are for the data sets that need them, and left out for the others.
+    """
 
     dataset: str
     batch_size: int
@@ -31,6 +36,8 @@ class Data:
     crop_padding: int
     cutout_size: int
     roll_pixels: int
+    images: ImageSettings | None = None
+    events: EventSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -309,13 +316,24 @@ class Run:
 
     @functools.cached_property
     def resolved(self) -> dict[str, Any]:
-        """The recipe and its ancestors as plain data."""
-        return asdict(self.recipe) | {"parent": self.parent.resolved if self.parent else None}
+        """The recipe and its ancestors as plain data, without optional parts that it does not have.
+
+        So a part that recipes may have from some version on leaves the keys of those without it as they were.
+        """
+        return _plain(self.recipe) | {"parent": self.parent.resolved if self.parent else None}
 
     @functools.cached_property
     def key(self) -> str:
         """SHA-256 of the resolved recipe."""
         return recipe_key(self.resolved)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dicts, their fields that hold a default left out."""
+    if dataclasses.is_dataclass(value):
+        fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+        return {field.name: _plain(held) for field, held in fields if held is not field.default}
+    return dict(value) if isinstance(value, dict) else value
 
 
 def recipe_key(resolved: dict) -> str:

@@ -58,7 +58,7 @@ NAMES = {1: "ann", 6: "t6", 4: "t4", 2: "t2"}
 
 @pytest.fixture(autouse=True)
 def _few_examples(monkeypatch):
-    monkeypatch.setattr(datasets, "load", lambda name, root: digits())
+    monkeypatch.setattr(datasets, "load", lambda name, root, **_: digits())
 
 
 def runner_in(folder):
@@ -86,7 +86,7 @@ def made(tmp_path_factory):
     """A store with the chain from the ANN to T = 2, made once and only read."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "load", lambda name, root: digits())
+        patch.setattr(datasets, "load", lambda name, root, **_: digits())
         assert make(folder, 2) == [(1, 0), (6, 0), (4, 0), (2, 0)]
     return folder
 
@@ -162,7 +162,7 @@ def test_cuda_is_refused_at_once_where_there_is_none(tmp_path, monkeypatch):
 
 def test_a_data_set_is_loaded_once(tmp_path, monkeypatch):
     loaded = []
-    monkeypatch.setattr(datasets, "load", lambda name, root: loaded.append((name, root)) or digits())
+    monkeypatch.setattr(datasets, "load", lambda name, root, **_: loaded.append((name, root)) or digits())
     Runner(Store(tmp_path), "somewhere", "cpu").missing([runs()[t] for t in (6, 4, 2)], [0, 1])
     assert loaded == [("digits", "somewhere")]
 
