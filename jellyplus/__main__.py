@@ -44,13 +44,29 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", type=Path, help="a file like recipes/tdbn/cifar10_resnet19_t2.yaml")
     add_run_options(train, profile="paper")
     train.set_defaults(run=_train)
+    _add_data_commands(commands)
     return parser
+
+
+def _add_data_commands(commands: argparse._SubParsersAction) -> None:
+    data = commands.add_parser("data", help="check a folder of data, or make it ready for training")
+    actions = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    summary = "read every data set in a folder: examples by class beside the published counts, unreadable files by name"
+    check = actions.add_parser("check", help=summary, description=f"{summary.capitalize()}.")
+    check.add_argument("root", type=Path, help="what --data-root would be")
+    check.set_defaults(run=_check_data)
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from jellyplus import doctor  # it loads every backend, which no other command needs
 
     return doctor.main()
+
+
+def _check_data(options: argparse.Namespace) -> int:
+    from jellyplus.datasets import command
+
+    return command.check(options.root)
 
 
 def _train(options: argparse.Namespace) -> int:

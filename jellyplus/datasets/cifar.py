@@ -6,6 +6,7 @@ Both layouts give the same labels, since the official class lists are in alphabe
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,11 @@ from torch import Tensor
 from jellyplus._errors import InputError
 from jellyplus.datasets import folders
 from jellyplus.datasets.base import DataSet, Split
+from jellyplus.datasets.survey import File, Survey
 
 SIDE = 32  # pixels
+
+_SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,76 @@ def cifar100(root: str | None) -> DataSet:
     return _load(_CIFAR100, root)
 
 
+def survey_cifar10(root: Path) -> Survey | None:
+    """What of CIFAR-10 lies in ``root``; None where nothing does.
+
+    Raises:
+        InputError: an image folder lacks a split or has other classes.
+    """
+    return _survey(_CIFAR10, root)
+
+
+def survey_cifar100(root: Path) -> Survey | None:
+    """As :func:`survey_cifar10`, for CIFAR-100."""
+    return _survey(_CIFAR100, root)
+
+
+def _survey(published: _Published, root: Path) -> Survey | None:
+    batches, images = _layouts(published, root)
+    if batches:
+        files = [File(batches.name, name, partial(_classes_in_batches, published, batches, name)) for name in _SPLITS]
+    elif images and (images.name == published.name or _has_classes(published, images)):
+        files = _image_files(published, images)
+    else:
+        return None
+    return Survey(
+        dataset=published.name,
+        layout=_layout(batches),
+        files=tuple(files),
+        published={"train": 50_000, "test": 10_000},
+        per_class={"train": 50_000 // published.classes, "test": 10_000 // published.classes},
+        source="Krizhevsky 2009",
+        digests={},
+    )
+
+
+def _has_classes(published: _Published, folder: Path) -> bool:
+    """A folder of any name is this data set where it has as many classes."""
+    return sum(path.is_dir() for path in (folder / "train").glob("*")) == published.classes
+
+
+def _classes_in_batches(published: _Published, folder: Path, name: str) -> list[str]:
+    split = dict(zip(_SPLITS, _read_batches(published, folder), strict=True))[name]
+    return [str(label) for label in split.labels.tolist()]
+
+
+def _image_files(published: _Published, folder: Path) -> list[File]:
+    lists = zip(_SPLITS, _list_splits(published, folder), strict=True)
+    return [
+        File(f"{name}/{Path(path).parent.name}/{Path(path).name}", name, partial(_class_of, path))
+        for name, listed in lists
+        for path, _ in listed.samples
+    ]
+
+
+def _class_of(path: str) -> tuple[str]:
+    _decode(path)
+    return (Path(path).parent.name,)
+
+
+def _layouts(published: _Published, folder: Path) -> tuple[Path | None, Path | None]:
+    """The folders of the official batches and of images, as far as they are there."""
+    batches = folders.find(folder, published.official.base_folder)
+    return batches, next((path for path in (folder / published.name, folder) if _has_split(path)), None)
+
+
+def _layout(batches: Path | None) -> str:
+    return f"official batches {batches.name}" if batches else "image folder"
+
+
 def _load(published: _Published, root: str | None) -> DataSet:
     folder = folders.existing(published.name, root)
-    batches = folders.find(folder, published.official.base_folder)
-    images = next((path for path in (folder / published.name, folder) if _has_split(path)), None)
+    batches, images = _layouts(published, folder)
     if batches:
         train, test = _read_batches(published, batches)
     elif images:
@@ -77,7 +147,7 @@ def _load(published: _Published, root: str | None) -> DataSet:
         stand_in=False,
         mean=published.mean,
         std=published.std,
-        source=f"official batches {batches.name}" if batches else "image folder",
+        source=_layout(batches),
     )
 
 
@@ -100,14 +170,19 @@ def _read_batches(published: _Published, folder: Path) -> tuple[Split, Split]:
 
 
 def _read_images(published: _Published, folder: Path) -> tuple[Split, Split]:
-    for name in ("train", "test"):
+    train, test = _list_splits(published, folder)
+    return _decode_all(train.samples), _decode_all(test.samples)
+
+
+def _list_splits(published: _Published, folder: Path) -> tuple[tv.ImageFolder, tv.ImageFolder]:
+    for name in _SPLITS:
         if not (folder / name).is_dir():
             raise InputError(f"{published.name}: {folder / name} is missing; a data set needs both train and test")
-    train, test = (_list_images(published, folder / name) for name in ("train", "test"))
+    train, test = (_list_images(published, folder / name) for name in _SPLITS)
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))
         raise InputError(f"{folder}: the class {odd[0]} is in only one of train and test; add it to the other")
-    return _decode_all(train.samples), _decode_all(test.samples)
+    return train, test
 
 
 def _list_images(published: _Published, folder: Path) -> tv.ImageFolder:

@@ -6,6 +6,7 @@ torchvision's own reader takes unpacked files only, and its checks are bare asse
 import gzip
 import math
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ import torch
 from jellyplus._errors import InputError
 from jellyplus.datasets import folders
 from jellyplus.datasets.base import DataSet, Split
+from jellyplus.datasets.survey import File, Survey
 
 SIDE = 28  # pixels
 CLASSES = 10
 
 _UNSIGNED_BYTES = 8  # IDX's code of the element type
+_PREFIXES = {"train": "train", "test": "t10k"}
+_SOURCE = "IDX files MNIST/raw"
 _EXPECTED = "MNIST/raw/*-ubyte or MNIST/raw/*-ubyte.gz"
 
 
@@ -35,11 +39,24 @@ def mnist(root: str | None) -> DataSet:
     raw = _raw(folder)
     if raw is None:
         raise folders.absence("mnist", _EXPECTED, folder)
-    splits = {"train": _split(raw, "train"), "test": _split(raw, "t10k")}
-    source = "IDX files MNIST/raw"
+    splits = {name: _split(raw, prefix) for name, prefix in _PREFIXES.items()}
     return DataSet(
-        "mnist", CLASSES, **splits, kind="images", stand_in=False, mean=(0.1307,), std=(0.3081,), source=source
+        "mnist", CLASSES, **splits, kind="images", stand_in=False, mean=(0.1307,), std=(0.3081,), source=_SOURCE
     )
+
+
+def survey(root: Path) -> Survey | None:
+    """What of MNIST lies in ``root``; None where nothing does."""
+    raw = _raw(root)
+    if raw is None:
+        return None
+    files = tuple(File(f"{prefix}-*", split, partial(_classes_in, raw, prefix)) for split, prefix in _PREFIXES.items())
+    published = {"train": 60_000, "test": 10_000}
+    return Survey("mnist", _SOURCE, files, published, per_class={}, source="LeCun et al. 1998", digests={})
+
+
+def _classes_in(raw: Path, prefix: str) -> list[str]:
+    return [str(label) for label in _split(raw, prefix).labels.tolist()]
 
 
 def _raw(folder: Path) -> Path | None:
