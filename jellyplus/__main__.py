@@ -1,10 +1,12 @@
 """The command line: ``jellyplus`` or ``python -m jellyplus``."""
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 from jellyplus._errors import InputError
 from jellyplus._options import add_run_options
@@ -64,17 +66,18 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _check_data(options: argparse.Namespace) -> int:
-    from jellyplus.datasets import command
-
-    return command.check(options.root)
+    return _with_extra("jellyplus.datasets.command", "data").check(options.root)
 
 
 def _train(options: argparse.Namespace) -> int:
+    return _with_extra("jellyplus.reproduction.cli", "train").train(options)
+
+
+def _with_extra(module: str, command: str) -> ModuleType:
     try:
-        from jellyplus.reproduction import cli
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise InputError(f'train needs {error.name}: pip install -e ".[reproduce]" has it') from error
-    return cli.train(options)
+        raise InputError(f'{command} needs {error.name}: pip install -e ".[reproduce]" has it') from error
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from jellyplus.datasets.survey import File, Survey
 
 SIDE = 28  # pixels
 CLASSES = 10
+PUBLISHED = {"train": 60_000, "test": 10_000}  # examples
 
 _UNSIGNED_BYTES = 8  # IDX's code of the element type
 _PREFIXES = {"train": "train", "test": "t10k"}
@@ -51,8 +52,7 @@ def survey(root: Path) -> Survey | None:
     if raw is None:
         return None
     files = tuple(File(f"{prefix}-*", split, partial(_classes_in, raw, prefix)) for split, prefix in _PREFIXES.items())
-    published = {"train": 60_000, "test": 10_000}
-    return Survey("mnist", _SOURCE, files, published, per_class={}, source="LeCun et al. 1998", digests={})
+    return Survey("mnist", _SOURCE, files, PUBLISHED, per_class={}, source="LeCun et al. 1998", digests={})
 
 
 def _classes_in(raw: Path, prefix: str) -> list[str]:
