@@ -1,0 +1,119 @@
+"""Unpacking the archives that authors publish, zip and tar, whole or not at all and nowhere but where it should go.
+
+Folders and plain files are written, by ourselves and with the permissions that new files have; anything else in an
+archive is refused, and so is a name that would leave the destination.
+"""
+
+import lzma
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from jellyplus._errors import InputError
+
+__all__ = ["LARGEST_RATIO", "unpack"]
+
+LARGEST_RATIO = 100  # of unpacked to packed size; recordings of events shrink to a half or a quarter
+
+_DAMAGE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    ValueError,
+    zlib.error,
+    lzma.LZMAError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)  # fmt: skip - what the libraries raise for damaged, encrypted or unknown content
+
+
+class _Member(NamedTuple):
+    name: str
+    size: int  # bytes unpacked
+    is_folder: bool
+    is_file: bool  # neither is a link or a device
+    open: Callable[[], IO[bytes]]
+
+
+def unpack(archive: Path, destination: Path) -> bool:
+    """Unpack ``archive``, so that its content lies in ``destination``.
+
+    A folder in the archive with the destination's name becomes the destination, and what else lies beside it is left.
+    The content is unpacked into a hidden folder beside it and then renamed: the destination is whole or absent, an
+    interrupted call can be repeated, and one that is there stays as it is.
+
+    Args:
+        archive: ``.zip``, ``.tar`` or ``.tar.gz``.
+        destination: a folder; its parent is made.
+
+    Returns:
+        whether anything was done.
+
+    Raises:
+        InputError: the archive is damaged or of another kind; a member is a link or a device or would lie outside; its
+            unpacked size is more than ``LARGEST_RATIO`` times the packed one, or than what is free on the disk.
+    """
+    if destination.is_dir():
+        return False
+    temporary = destination.with_name(f".{destination.name}.unpacking")
+    shutil.rmtree(temporary, ignore_errors=True)  # of an interrupted call
+    try:
+        temporary.mkdir(parents=True)
+        _write(_zip_members(archive) if archive.suffix == ".zip" else _tar_members(archive), archive, temporary)
+        inside = temporary / destination.name
+        (inside if inside.is_dir() else temporary).rename(destination)
+    except _DAMAGE as error:
+        raise InputError(
+            f"cannot unpack {archive} into {destination.parent}: {error}; fetch the archive anew, or free space there"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return True
+
+
+def _write(members: Iterable[_Member], archive: Path, folder: Path) -> None:
+    bound = min(LARGEST_RATIO * archive.stat().st_size, shutil.disk_usage(folder).free)
+    for member in members:
+        _refuse_outside(member, archive)
+        bound -= member.size
+        if bound < 0:
+            raise InputError(
+                f"{archive} unpacks to more than {LARGEST_RATIO} times its size or than is free in {folder.parent}; "
+                "fetch it anew, or free space there"
+            )
+        target = folder / member.name
+        if member.is_folder:
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with member.open() as source, target.open("xb") as file:
+            shutil.copyfileobj(source, file)
+
+
+def _refuse_outside(member: _Member, archive: Path) -> None:
+    path = PurePosixPath(member.name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or not (member.is_folder or member.is_file):
+        raise InputError(
+            f"{archive} holds {member.name!r}, which leads outside or is no plain file; fetch the authors' archive anew"
+        )
+
+
+def _zip_members(archive: Path) -> Iterator[_Member]:
+    with zipfile.ZipFile(archive) as file:
+        for info in file.infolist():
+            mode = stat.S_IFMT(info.external_attr >> 16)  # 0 where no Unix wrote it
+            is_file = mode in (0, stat.S_IFREG) and not info.is_dir()
+            yield _Member(info.filename, info.file_size, info.is_dir(), is_file, partial(file.open, info))
+
+
+def _tar_members(archive: Path) -> Iterator[_Member]:
+    with tarfile.open(archive, "r:gz" if archive.suffix == ".gz" else "r:") as file:
+        for info in file:
+            yield _Member(info.name, info.size, info.isdir(), info.isreg(), partial(file.extractfile, info))
