@@ -1,8 +1,7 @@
 """Which example comes when, and how it is augmented: functions of the seed, the epoch and the example alone.
 
 Neither the number of worker processes nor what ran before enters, so a run that resumes at the beginning of an epoch
-sees what the uninterrupted one would have seen. Lightning calls ``set_epoch`` on samplers by itself, on one that it has
-wrapped for several processes since 2.6.1.
+sees what the uninterrupted one would have seen. Lightning calls ``set_epoch`` on samplers by itself.
 """
 
 import hashlib
@@ -10,8 +9,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import BatchSampler, Dataset, Sampler
 
+from jellyplus._distributed import processes, rank
 from jellyplus.datasets.base import Split
 
 
@@ -42,6 +42,18 @@ class EpochOrder(Sampler[tuple[int, int]]):
 
     def __len__(self) -> int:
         return self.examples
+
+
+class PartOfBatches(BatchSampler):
+    """This process's part of every batch: the parts of all processes, by rank, are the batch of one process.
+
+    Its size must be a multiple of the number of processes.
+    """
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        size = self.batch_size // processes()
+        first = rank() * size
+        return (batch[first : first + size] for batch in super().__iter__())
 
 
 class AugmentedSplit(Dataset):

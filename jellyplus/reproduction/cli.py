@@ -1,9 +1,11 @@
 """The command line that every table script has, and ``jellyplus train`` for a recipe that no table needs."""
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
+from jellyplus._distributed import rank
 from jellyplus._errors import InputError
 from jellyplus._options import add_run_options
 from jellyplus.training.recipe import load_run
@@ -23,7 +25,8 @@ def main(script: str) -> int:
     path = Path(script).resolve()
     options = _parser(path).parse_args()
     try:
-        _reproduce(path, options)
+        with _job(options):
+            _reproduce(path, options)
     except InputError as error:
         print(f"{path.name}: error: {error}", file=sys.stderr)
         return 2
@@ -52,6 +55,7 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     from jellyplus.reproduction.claims import load_claims
     from jellyplus.reproduction.evidence import Store
     from jellyplus.reproduction.runner import Runner
+    from jellyplus.training.job import once
 
     table = load_claims(path.parent / "claims" / f"{path.stem}.yaml")
     own = {row.id: row for row in table.rows if row.kind == "own"}
@@ -66,9 +70,11 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     runner = Runner(Store(options.out / "evidence"), options.data_root, options.device)
     evidence = {name: runner.store.find_any(run.key) for name, run in runs.items()}
     if not options.render:
-        missing = runner.missing([runs[name] for name in options.rows or own], dict.fromkeys(options.seeds))
-        runner.make(missing)
+        wanted = [runs[name] for name in options.rows or own]
+        runner.make(once(runner.missing, wanted, dict.fromkeys(options.seeds)))
         evidence = {name: runner.store.find_any(run.key) for name, run in runs.items()}
+    if rank() > 0:
+        return
     frame = view.build(table, evidence, runner.code, options.profile)
     folder = options.out / options.profile / path.stem
     view.write(frame, table, folder, options.profile)
@@ -83,22 +89,38 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> int:
     """Make the runs of one recipe, whatever it combines; then write and say how they went."""
+    with _job(options):
+        _train(options)
+    return 0
+
+
+def _train(options: argparse.Namespace) -> None:
     from jellyplus.reproduction import course
     from jellyplus.reproduction.evidence import Store
     from jellyplus.reproduction.runner import Runner, summary
+    from jellyplus.training.job import once
 
     recipe = options.recipe.resolve()
     _check_out(options.out)
     run = load_run(f"{recipe.parent.name}/{recipe.stem}", options.profile, recipe.parent.parent)
     runner = Runner(Store(options.out / "evidence"), options.data_root, options.device)
-    runner.make(runner.missing([run], options.seeds))
+    runner.make(once(runner.missing, [run], options.seeds))
+    if rank() > 0:
+        return
     folder = options.out / run.profile / run.name
     for seed in dict.fromkeys(options.seeds):
         evidence = runner.store.find(run.key, seed, runner.code)
         course.write(evidence, folder)
         print(f"seed {seed}: {summary(evidence)}")
     print(f"Written: {folder}/seed*.csv, seed*.png; evidence and checkpoint: {runner.store.folder(run.key)}")
-    return 0
+
+
+def _job(options: argparse.Namespace) -> contextlib.AbstractContextManager:
+    """All processes of the job as one group, where torchrun or SLURM started several."""
+    from jellyplus.training.job import joined
+    from jellyplus.training.train import choose_device
+
+    return joined(choose_device(options.device))
 
 
 def _check_out(folder: Path) -> None:

@@ -2,16 +2,19 @@
 
 import platform
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from jellyplus import datasets
+from jellyplus._distributed import processes, rank
 from jellyplus._errors import InputError
 from jellyplus.op_counter import OperationCount
 from jellyplus.reproduction.evidence import Evidence, Store, code_digest, provenance
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.data import DataModule
+from jellyplus.training.job import once
 from jellyplus.training.network import InitialState, build_network, check_parts, choose_backend, initialise
 from jellyplus.training.recipe import Run
 from jellyplus.training.train import Outcome, choose_device, train
@@ -59,7 +62,7 @@ class Runner:
             print(
                 f"{stale} of {len(planned)} runs have evidence from other code: it is kept (--render shows it as stale)"
             )
-        with tqdm(total=sum(_cost(run) for run, _ in planned), unit="", bar_format=_BAR) as bar:
+        with tqdm(total=sum(_cost(run) for run, _ in planned), unit="", bar_format=_BAR, disable=rank() > 0) as bar:
             for number, (run, seed) in enumerate(planned, 1):
                 bar.set_description(f"run {number} of {len(planned)}")
                 tqdm.write(f"{run.name}, seed {seed}: {self._train(run, seed)}")
@@ -98,11 +101,16 @@ class Runner:
         data = self._load(run)
         start = InitialState(self._weights(run.parent, seed), run.parent.recipe.spiking) if run.parent else None
         outcome = train(run.recipe, data, seed, self.device, state, start, run.name)
+        return summary(once(self._keep, run, seed, data, outcome, checkpoint, state))
+
+    def _keep(
+        self, run: Run, seed: int, data: datasets.DataSet, outcome: Outcome, checkpoint: Path, state: Path
+    ) -> Evidence:
         evidence = self._evidence(run, seed, data, outcome)
         save_checkpoint({"key": run.key, "weights": outcome.weights}, checkpoint)
         self.store.write(evidence)
         state.unlink(missing_ok=True)
-        return summary(evidence)
+        return evidence
 
     def _weights(self, run: Run, seed: int) -> dict[str, torch.Tensor]:
         """The last weights of a run that was made."""
@@ -127,7 +135,7 @@ class Runner:
             recipe=run.resolved,
             parent=run.parent.key if run.parent else None,
             **self.provenance,
-            device=_device_in_words(self.device),
+            device=_times_processes(_device_in_words(self.device)),
             backend=outcome.backend,
             dataset=data.counts() | examples,
             parameters=sum(parameter.numel() for parameter in outcome.net.parameters()),
@@ -189,3 +197,7 @@ def _device_in_words(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _times_processes(device: str) -> str:
+    return f"{processes()} processes, each on {device}" if processes() > 1 else device

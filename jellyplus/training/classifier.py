@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from jellyplus import _compat
+from jellyplus._distributed import mean_over_processes, processes, rank
 from jellyplus.datasets.order import derived_seed
 from jellyplus.loss import IMLoss
 from jellyplus.training.recipe import Recipe, Schedule
@@ -60,7 +61,8 @@ class Classifier(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         """Seed what a step may draw, so that it does not depend on what ran before."""
-        torch.manual_seed(derived_seed(self.seed, self.current_epoch, batch_idx))
+        own = (rank(),) if processes() > 1 else ()  # each draws for examples of its own
+        torch.manual_seed(derived_seed(self.seed, self.current_epoch, batch_idx, *own))
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """The cross-entropy of one batch, and IM-Loss where the recipe has it."""
@@ -77,7 +79,8 @@ class Classifier(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Accuracy and mean loss into the history."""
-        train_loss, im_loss = (self._loss_sums / self.trainer.num_training_batches).tolist()
+        losses = mean_over_processes(self._loss_sums) / self.trainer.num_training_batches
+        train_loss, im_loss = losses.tolist()
         elapsed = time.monotonic() - self._started + self.history[-1].get("search_time_s", 0.0)
         self.record(accuracy=100 * self.correct.compute().item(), train_loss=train_loss, time_s=elapsed)
         if self.im_loss:

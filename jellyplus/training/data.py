@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from jellyplus._distributed import processes, rank
 from jellyplus._errors import InputError
 from jellyplus.datasets import DataSet
-from jellyplus.datasets.order import AugmentedSplit, EpochOrder, EvaluationSplit
+from jellyplus.datasets.order import AugmentedSplit, EpochOrder, EvaluationSplit, PartOfBatches
 from jellyplus.datasets.transforms import augmentation, normalisation
 from jellyplus.training.recipe import Recipe
 
@@ -17,7 +18,7 @@ _EVALUATION_BATCH = 250  # decides speed and memory, no number
 
 
 class DataModule(lightning.LightningDataModule):
-    """Loaders for a recipe over a data set.
+    """Loaders for a recipe over a data set. With several processes each loads its part of every batch.
 
     Args:
         data: the data set.
@@ -26,7 +27,8 @@ class DataModule(lightning.LightningDataModule):
         workers: processes that load; they decide speed, no number.
 
     Raises:
-        InputError: classes, channels or time-steps of recipe and data differ, or a batch larger than the data set.
+        InputError: classes, channels or time-steps of recipe and data differ, or a batch larger than the data set or
+            not a multiple of the number of processes.
     """
 
     def __init__(self, data: DataSet, recipe: Recipe, seed: int, workers: int = 0):
@@ -42,14 +44,17 @@ class DataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Full batches in the epoch's order; the remainder is dropped, so that every batch has the same statistics."""
-        return DataLoader(
-            self.train, self.recipe.data.batch_size, sampler=self.order, drop_last=True, **self._loading()
-        )
+        batches = PartOfBatches(self.order, self.recipe.data.batch_size, drop_last=True)
+        return DataLoader(self.train, batch_sampler=batches, **self._loading())
 
     def val_dataloader(self) -> DataLoader:
-        """The test split: no paper states a validation split, and the last epoch is the headline."""
+        """The test split: no paper states a validation split, and the last epoch is the headline.
+
+        Processes take turns in it, without filling up, so that every example counts once.
+        """
         test = EvaluationSplit(self.data.test, normalisation(self.data))
-        return DataLoader(test, _EVALUATION_BATCH, **self._loading())
+        own = range(rank(), len(test), processes())
+        return DataLoader(test, _EVALUATION_BATCH, sampler=own, **self._loading())
 
     def search_batch(self, examples: int) -> tuple[Tensor, Tensor]:
         """A fixed batch of training examples for Dspike's search, not augmented: the first of an order of its own."""
@@ -80,4 +85,9 @@ def _check_fit(data: DataSet, recipe: Recipe) -> None:
         examples = len(data.train)
         raise InputError(
             f"data.batch_size is {recipe.data.batch_size} and {data.name} has {examples} training examples"
+        )
+    if recipe.data.batch_size % processes():
+        raise InputError(
+            f"data.batch_size is {recipe.data.batch_size}, which {processes()} processes cannot share equally: start "
+            "a number that divides it"
         )

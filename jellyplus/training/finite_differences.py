@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jellyplus import functional
+from jellyplus._distributed import average_gradients
 from jellyplus.training.classifier import Classifier, read_out, time_first
 from jellyplus.training.recipe import FiniteDifferences
 
@@ -13,7 +14,10 @@ __all__ = ["UseFiniteDifferences"]
 
 
 class UseFiniteDifferences(lightning.Callback):
-    """Replaces one parameter's gradient, in every step, by central differences of the batch's cross-entropy."""
+    """Replaces one parameter's gradient, in every step, by central differences of the batch's cross-entropy.
+
+    With several processes all perturb in step, and the mean of what they get is the gradient of the joint batch.
+    """
 
     def __init__(self, settings: FiniteDifferences):
         self.settings = settings
@@ -29,10 +33,12 @@ class UseFiniteDifferences(lightning.Callback):
     ) -> None:
         """Replace."""
         x, labels = self._batch
-        pl_module.net.get_parameter(self.settings.parameter).grad = functional.finite_difference_gradient(
+        parameter = pl_module.net.get_parameter(self.settings.parameter)
+        parameter.grad = functional.finite_difference_gradient(
             pl_module.net,
             self.settings.parameter,
             lambda y_seq: F.cross_entropy(read_out(y_seq), labels),
             time_first(x),
             self.settings.epsilon,
         )
+        average_gradients([parameter])

@@ -4,7 +4,6 @@ import functools
 from typing import NamedTuple
 
 import torch
-from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -122,9 +121,8 @@ def _norm(recipe: Recipe) -> model.Norm:
     if recipe.norm is None:
         return lambda alpha, channels: nn.Identity()
     constants = {"eps": recipe.norm.eps, "momentum": recipe.norm.momentum}
-    if recipe.norm.name == "bn":
-        return lambda alpha, channels: layer.BatchNorm2d(channels, **constants, step_mode="m")
-    v_th = recipe.neuron.v_threshold
+    # with both alphas 1, which bn's are, tdBN at V_th = 1 is batch norm over time, and over processes
+    v_th = recipe.neuron.v_threshold if recipe.norm.name == "tdbn" else 1.0
     return lambda alpha, channels: ThresholdDependentBatchNorm2d(alpha, v_th, channels, **constants)
 
 

@@ -1,4 +1,8 @@
-"""Dspike's temperature search as a callback (Li et al. 2021, Algorithm 1): before every epoch, on one fixed batch."""
+"""Dspike's temperature search as a callback (Li et al. 2021, Algorithm 1): before every epoch, on one fixed batch.
+
+With several processes each searches on the whole of that batch by itself, as one process would, and all take what
+process 0 found: sums over processes, in every one of some thousand passes, would cost more than they share.
+"""
 
 import time
 
@@ -6,6 +10,7 @@ import lightning
 import torch.nn.functional as F
 
 from jellyplus import functional
+from jellyplus._distributed import alone, from_first
 from jellyplus.training.classifier import Classifier, read_out, time_first
 from jellyplus.training.recipe import TemperatureSearch
 
@@ -25,14 +30,16 @@ class SearchTemperature(lightning.Callback):
         net = pl_module.net
         mode = net.training
         net.train(self.settings.statistics == "train")
-        found = functional.search_temperature(
-            net,
-            self.settings.parameter,
-            lambda y_seq: F.cross_entropy(read_out(y_seq), labels),
-            time_first(x),
-            self.settings.epsilon,
-            self.settings.step,
-        )
+        with alone():
+            found = functional.search_temperature(
+                net,
+                self.settings.parameter,
+                lambda y_seq: F.cross_entropy(read_out(y_seq), labels),
+                time_first(x),
+                self.settings.epsilon,
+                self.settings.step,
+            )
+        found = from_first(found)
         net.train(mode)
         functional.set_temperature(net, found.temperature)
         pl_module.record(**found._asdict(), search_time_s=time.monotonic() - started)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import lightning
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from jellyplus import _compat, model
+from jellyplus._distributed import rank
 from jellyplus._errors import InputError
 from jellyplus.datasets import DataSet
 from jellyplus.neuron import Node
@@ -21,6 +23,7 @@ from jellyplus.training.classifier import Classifier, time_first
 from jellyplus.training.data import DataModule
 from jellyplus.training.evolution import EvolveShortcuts, EvolveSurrogate
 from jellyplus.training.finite_differences import UseFiniteDifferences
+from jellyplus.training.job import launch, once
 from jellyplus.training.network import InitialState, build_network, check_parts, choose_backend, initialise
 from jellyplus.training.progress import RunProgress
 from jellyplus.training.recipe import Recipe
@@ -73,7 +76,10 @@ def train(
     initial_state: InitialState | None,
     title: str,
 ) -> Outcome:
-    """Train as the recipe says, on the CPU or one GPU, and bit for bit the same when interrupted and called again.
+    """Train as the recipe says, and bit for bit the same when interrupted and called again.
+
+    One process trains on the CPU or one GPU; the processes of a :func:`~jellyplus.training.job.joined` job each train
+    on their part of every batch, with the sums of one process but for rounding.
 
     Args:
         recipe: everything that decides the numbers.
@@ -107,7 +113,7 @@ def _fit(trainer: lightning.Trainer, classifier: Classifier, module: DataModule,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice on worker processes
         try:
-            trainer.fit(classifier, datamodule=module, ckpt_path=_state(state_file))
+            trainer.fit(classifier, datamodule=module, ckpt_path=once(_state, state_file))
         except SystemExit as ended:  # Lightning's answer to Ctrl-C, after which it ignores the signal (call.py:57-66)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from ended
@@ -136,13 +142,14 @@ def _trainer(recipe: Recipe, device: str, state_file: Path, title: str) -> light
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for to be deterministic on a GPU
     methods = [method(getattr(recipe, part)) for part, method in _METHODS.items() if getattr(recipe, part)]
+    progress = [RunProgress(title)] if rank() == 0 else []
     return lightning.Trainer(
         accelerator="cpu" if device == "cpu" else "gpu",
-        devices=1,
         precision="32-true" if device == "cpu" else recipe.gpu_precision,
         max_epochs=recipe.schedule.epochs,
-        callbacks=[*methods, RunProgress(title), KeepLast(state_file)],
-        plugins=[AtomicCheckpointIO()],
+        callbacks=[*methods, *progress, KeepLast(state_file)],
+        use_distributed_sampler=False,
+        **_processes(),
         deterministic=True,
         logger=False,
         enable_checkpointing=False,
@@ -151,6 +158,23 @@ def _trainer(recipe: Recipe, device: str, state_file: Path, title: str) -> light
         num_sanity_val_steps=0,
         default_root_dir=state_file.parent,
     )
+
+
+def _processes() -> dict:
+    """One process on one device, or those that torchrun or SLURM started.
+
+    Evaluation runs through DDP too, on parts that need not be equal, so it must not broadcast buffers; they are equal
+    without, since every norm synchronises its statistics.
+    """
+    started = launch()
+    if started is None:
+        return {"devices": 1, "plugins": [AtomicCheckpointIO()]}
+    return {
+        "devices": started.per_node,
+        "num_nodes": started.nodes,
+        "strategy": DDPStrategy(broadcast_buffers=False),
+        "plugins": [AtomicCheckpointIO(), started.environment],
+    }
 
 
 _COUNTED = 100  # test examples whose spikes are counted

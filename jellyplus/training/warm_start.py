@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from jellyplus import _compat
+from jellyplus._distributed import average_gradients, sum_over_processes
 from jellyplus._errors import InputError
 from jellyplus.loss import IMLoss
 from jellyplus.neuron import Node
@@ -25,7 +26,7 @@ __all__ = ["StartWarm", "warm_start"]
 def warm_start(
     net: nn.Module, inputs: Iterable[Tensor], learning_rate: float, momentum: float, max_iterations: int
 ) -> int | None:
-    """Train ``net`` with IM-Loss alone, by SGD, until its last node spikes.
+    """Train ``net`` with IM-Loss alone, by SGD, until its last node spikes, in any process where there are several.
 
     Args:
         net: in training mode; its weights change in place.
@@ -47,11 +48,12 @@ def warm_start(
         for iteration, x in enumerate(itertools.islice(endless, max_iterations + 1)):
             _compat.reset_net(net)
             net(x)
-            if spikes.pop() > 0:
+            if sum_over_processes(spikes.pop()) > 0:
                 return iteration
             if iteration < max_iterations:
                 optimizer.zero_grad()
                 loss().backward()
+                average_gradients(net.parameters())
                 optimizer.step()
         return None
     finally:
@@ -94,4 +96,4 @@ class _Inputs:
         self.device = device
 
     def __iter__(self):
-        return (time_first(x.to(self.device)) for x, _ in self.data.train_dataloader())
+        return (time_first(x.to(self.device)) for x, *_ in self.data.train_dataloader())

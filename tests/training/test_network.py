@@ -146,11 +146,24 @@ def test_an_option_that_does_not_fit_is_refused_in_one_sentence(name, value):
 
 def test_the_ann_has_batch_norm_and_relu_in_the_same_places():
     net = network("cifar10_ann", norm={"eps": 1e-3, "momentum": 0.3})
-    norms = modules(net, layer.BatchNorm2d)
+    norms = modules(net, ThresholdDependentBatchNorm2d)
+    assert {norm.alpha * norm.v_th for norm in norms} == {1}
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.3)}
     assert len(norms) == 3 + 8 * 2 + 3
     assert len(modules(net, nn.ReLU)) == 3 + 8 * 2
     assert net.time_steps == 1
+
+
+def test_batch_norm_is_torchs_bit_for_bit():
+    x = torch.randn(1, 8, 2, 5, 5, generator=torch.Generator().manual_seed(0))
+    results = []
+    for norm in (network("cifar10_ann").norm1, layer.BatchNorm2d(2, step_mode="m")):
+        nn.init.constant_(norm.weight, 0.7)
+        inputs = x.clone().requires_grad_()
+        y = norm(inputs)
+        y.pow(3).sum().backward()
+        results.append([y, inputs.grad, norm.weight.grad, norm.bias.grad, *norm.buffers(), norm.eval()(x)])
+    assert all(torch.equal(ours, torchs) for ours, torchs in zip(*results, strict=True))
 
 
 def test_weights_follow_torchs_random_state():
@@ -179,7 +192,7 @@ def test_from_the_ann_every_weight_and_statistic_is_taken_over():
     taken = 0
     for name, module in ann.named_modules():
         twin = net.get_submodule(name) if not isinstance(module, nn.ReLU) else None
-        if isinstance(module, layer.BatchNorm2d):
+        if name + ".running_mean" in dict(ann.named_buffers()):
             assert isinstance(twin, ThresholdDependentBatchNorm2d)
             for key in ("weight", "bias", "running_mean", "running_var"):  # weight is lambda, bias beta
                 assert torch.equal(getattr(twin, key), getattr(module, key)), f"{name}.{key}"
@@ -212,7 +225,7 @@ def test_names_without_counterpart_are_listed_with_their_side():
 def test_the_bias_is_copied_or_scaled(ann_bias, serial, junction):
     """By hand: V_th = 0.5, alpha = 1 in series and 0.5 at a junction, so 3 becomes 1.5 and 0.75."""
     ann, net = network("cifar10_ann"), network(norm={"branch_alpha": 0.5})
-    for module in modules(ann, layer.BatchNorm2d):
+    for module in modules(ann, ThresholdDependentBatchNorm2d):
         nn.init.constant_(module.bias, 3.0)
     nn.init.constant_(ann.fc.bias, 3.0)
     initialise(net, ann_state(ann), InitialWeights("dspike/cifar10_ann", ann_bias))
