@@ -1,9 +1,19 @@
 """The one exception for bad input: a sentence for the user, never a traceback."""
 
+_LONGEST = 2000  # characters
+
 
 class InputError(Exception):
     """Something the user gave is wrong: a file, a value, a name.
 
     The message is one sentence that says what is wrong, where, and what to do. Command lines print it and exit
-    with code 2; programming errors raise anything else and keep their traceback.
+    with code 2; programming errors raise anything else and keep their traceback. It stays one line and of moderate
+    length whatever it quotes: what is not printable is escaped, and what is too long loses its middle.
+
+    >>> print(InputError("there is no row a\\nb; choose from c"))
+    there is no row a\\nb; choose from c
     """
+
+    def __init__(self, sentence: str):
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
+        super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}")

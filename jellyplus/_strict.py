@@ -15,29 +15,65 @@ from reprlib import repr as shortened
 from typing import Any, Literal, TypeVar, Union
 
 import yaml
+from yaml.error import MarkedYAMLError
 
 from jellyplus._errors import InputError
 
 T = TypeVar("T")
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-4 as a string
+_CONTROL = re.compile(r"[^\t\n -~\x80-\ud7ff\ue000-\U0010ffff]")  # and surrogates, which UTF-8 cannot write
+_MAX_BYTES = 2**20  # the largest recipe is a two hundredth of it
 _SCALARS = {str: "a string", int: "an integer", float: "a finite number", bool: "true or false"}
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's, which keeps the last of a key given twice, and makes a billion values of ten lines of aliases."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise MarkedYAMLError(problem="an alias in place of a value", problem_mark=self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if (name := str(key.value)) in seen:
+                raise MarkedYAMLError(problem=f"the key {name!r} is given twice", problem_mark=key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def load_yaml(path: str | os.PathLike) -> Any:
     """Return what the YAML file ``path`` holds.
 
     Raises:
-        InputError: there is no such file, or it is not YAML.
+        InputError: there is no such file, it is larger than 1 MiB, it is not YAML, a key is given twice, or it has
+            aliases.
     """
+    content = _content(Path(path))
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; check the name") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return yaml.load(content.decode(), _Loader)
+    except RecursionError as error:
+        raise InputError(f"{path} is nested too deeply; give a file like those in recipes/") from error
+    except Exception as error:  # KeyError, AttributeError and others, of scalars like 2024-13-45 and !!bool x
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line} is not YAML: {getattr(error, 'problem', error)}; correct it there") from error
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise InputError(f"{path}{line} is not YAML: {reason}; correct it there") from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"cannot read {path}: it is not a file; check the name")
+        with open(path, "rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # a ValueError where the name holds a null character
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', error)}; check the name") from error
+    if len(content) > _MAX_BYTES:
+        raise InputError(f"{path} is larger than {_MAX_BYTES // 2**20} MiB; give a file like those in recipes/")
+    return content
 
 
 def from_mapping(cls: type[T], mapping: Any, where: str) -> T:
@@ -122,6 +158,8 @@ def _scalar(kind: type, value: Any, key: str) -> Any:
             value = float(value)
         if type(value) in (int, float) and abs(value) <= sys.float_info.max:  # False for nan
             return float(value)
+    elif kind is str and type(value) is str and _CONTROL.search(value):
+        raise ValueError(f"key '{key}' is {shortened(value)}; write it without control characters")
     elif type(value) is kind:
         return value
     raise _wrong(kind, value, key)

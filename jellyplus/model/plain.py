@@ -37,12 +37,14 @@ def plain(
             where that does not come out, the later ones longer by one.
 
     Raises:
-        ValueError: fewer convolutions than stages.
+        ValueError: no stages, fewer convolutions than stages, or a stride below 1.
 
     >>> [len(stage) // 3 for stage in plain(depth=19, width=4).stages]
     [5, 6, 6]
     """
     between = depth - 2
+    if not strides or min(strides) < 1:
+        raise ValueError(f"strides={tuple(strides)} make no network: state 1 or more for each of one or more stages")
     if between < len(strides):
         raise ValueError(f"depth={depth} leaves {between} convolutions for {len(strides)} stages: state fewer strides")
     parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha)

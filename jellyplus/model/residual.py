@@ -98,8 +98,12 @@ def residual_stages(
         bottleneck: bottleneck branches for basic ones.
 
     Raises:
-        ValueError: an unknown shortcut.
+        ValueError: an unknown shortcut, no stage, or a stage without blocks.
     """
+    if not blocks or min(blocks) < 1:
+        raise ValueError(
+            f"blocks={tuple(blocks)} leave a stage empty: state one or more for each of one or more stages"
+        )
     make_branch, expansion = (bottleneck_branch, _EXPANSION) if bottleneck else (basic_branch, 1)
     make_shortcut = choose("shortcut", shortcut, _SHORTCUTS)
 

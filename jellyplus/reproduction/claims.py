@@ -47,6 +47,8 @@ class Claim:
     def __post_init__(self):
         if (self.kind == "own") != (self.recipe is not None):
             raise ValueError(f"row '{self.id}' is {self.kind}; give a recipe to own rows and null to reported ones")
+        if not 1 <= self.timesteps < 2**31:
+            raise ValueError(f"row '{self.id}' has {self.timesteps} time-steps; give a positive number of them")
 
 
 @dataclass(frozen=True)

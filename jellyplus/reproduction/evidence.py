@@ -37,16 +37,17 @@ _DECIDES_NUMBERS = (
 _SCHEMA = 3  # 1 had no backend, 2 no operations
 _VERSIONED = ("torch", "spikingjelly", "numpy", "lightning", "torchvision")
 _MAX_BYTES = 16 * 2**20
+_NUMBER = (int, float)
 _NEEDED = {
-    "dataset": {"name", "train_examples", "test_examples"},
+    "dataset": {"name": str, "train_examples": int, "test_examples": int},
     "operations": {
-        "macs_per_time_step",
-        "spike_rate",
-        "additions",
-        "multiplications",
-        "energy_uj",
-        "examples",
-        "convention",
+        "macs_per_time_step": int,
+        "spike_rate": _NUMBER,
+        "additions": _NUMBER,
+        "multiplications": _NUMBER,
+        "energy_uj": _NUMBER,
+        "examples": int,
+        "convention": str,
     },
 }
 
@@ -114,8 +115,14 @@ class Evidence:
         if self.key != recipe_key(self.recipe):
             raise ValueError("the key is not the recipe's")
         for part, needed in _NEEDED.items():
-            if missing := needed - getattr(self, part).keys():
+            held = getattr(self, part)
+            if missing := needed.keys() - held.keys():
                 raise ValueError(f"{part} lacks {', '.join(sorted(missing))}")
+            if wrong := [name for name, kind in needed.items() if not isinstance(held[name], kind)]:
+                raise ValueError(f"{part} has another kind of {', '.join(wrong)}")
+        for name in ("accuracy_last", "accuracy_best"):
+            if not 0 <= getattr(self, name) <= 100:
+                raise ValueError(f"{name} is {getattr(self, name)} percent")
 
 
 class Store:

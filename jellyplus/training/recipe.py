@@ -10,6 +10,7 @@ import functools
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from jellyplus._strict import from_mapping, load_yaml
 from jellyplus.datasets.settings import EventSettings, ImageSettings
 
 __all__ = ["Recipe", "Run", "load_run", "recipe_key"]
+
+_LARGEST = 2**16  # no network of the papers is near it
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Data:
     roll_pixels: int
     images: ImageSettings | None = None
     events: EventSettings | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(self, "batch_size", 1)
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Model:
     def __post_init__(self) -> None:
         for name in ("num_classes", "in_channels", "width", "time_steps"):
             _at_least(self, name, 1)
+            _at_most(self, name, _LARGEST)
         if self.architecture not in model.ARCHITECTURES:
             known = ", ".join(model.ARCHITECTURES)
             raise ValueError(f"there is no architecture {self.architecture!r}; choose from {known}")
@@ -64,6 +71,9 @@ class Model:
         if own != self.options.keys():
             state = f"state {', '.join(own)} and no other" if own else "it has none, so state {}"
             raise ValueError(f"options are not those of {self.architecture}: {state}")
+        for name, default in model.options(self.architecture).items():
+            value, kinds = self.options[name], {float: (float, int)}.get(type(default), (type(default),))
+            _refuse(type(value) not in kinds, f"options.{name} is {value!r}; it must be like {default!r}")
 
     @property
     def has_branches(self) -> bool:
@@ -93,6 +103,8 @@ class Neuron:
         bare = (self.decay, self.v_reset) == (1.0, None)
         _refuse(srif and not bare, "srif has neither decay nor reset potential: state decay 1 and v_reset null")
         _refuse(self.rectify and not srif, "rectify is a part of srif: state false, or name srif")
+        _refuse(self.decay < 0, f"decay is {self.decay}; it must not be negative")
+        _positive(self, "v_threshold")
         off = self.rectify and self.v_threshold != 0.5
         _refuse(off, f"rectify is symmetric about 0.5 and v_threshold is {self.v_threshold}: state 0.5")
 
@@ -121,6 +133,8 @@ class Norm:
     def __post_init__(self) -> None:
         scaled = self.name == "bn" and {self.alpha, self.branch_alpha} - {1.0, None}
         _refuse(scaled, "bn has no alpha: state 1 for alpha and branch_alpha")
+        _positive(self, "eps")
+        _refuse(not 0 <= self.momentum <= 1, f"momentum is {self.momentum}; it must be 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -161,6 +175,9 @@ class Schedule:
                 _refuse((getattr(self, name) is None) == (self.name == owner), f"{name} {need} {self.name}")
         if self.name == "step":
             _at_least(self, "step_epochs", 1)
+            _positive(self, "step_factor")
+        else:
+            _at_least(self, "final_learning_rate", 0)
 
 
 @dataclass(frozen=True)
@@ -220,6 +237,7 @@ class WarmStart:
 
     def __post_init__(self) -> None:
         _positive(self, "learning_rate", "max_iterations")
+        _at_least(self, "momentum", 0)
 
 
 @dataclass(frozen=True)
@@ -243,6 +261,10 @@ class InitialWeights:
 
     run: str
     ann_bias: Literal["copy", "scale"]
+
+    def __post_init__(self) -> None:
+        plain = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.run)
+        _refuse(not plain, f"run is {self.run!r}; it must be <paper>/<run>, as in recipes/<paper>/<run>.yaml")
 
 
 @dataclass(frozen=True)
@@ -400,6 +422,10 @@ def _refuse(when: object, reason: str) -> None:
 
 def _at_least(settings: Any, name: str, least: int) -> None:
     _refuse(getattr(settings, name) < least, f"{name} is {getattr(settings, name)}; it must be at least {least}")
+
+
+def _at_most(settings: Any, name: str, most: int) -> None:
+    _refuse(getattr(settings, name) > most, f"{name} is {getattr(settings, name)}; it must be at most {most}")
 
 
 def _positive(settings: Any, *names: str) -> None:

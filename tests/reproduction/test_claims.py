@@ -58,7 +58,7 @@ def test_table_2_names_rows_recipes_and_examples():
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda t: t["rows"].append(t["rows"][9]), "2 rows have the id 'cifar10-t6'; give each its own"),
+        (lambda t: t["rows"].append(dict(t["rows"][9])), "2 rows have the id 'cifar10-t6'; give each its own"),
         (lambda t: t["rows"][9].update(recipe=None), "rows[9]: row 'cifar10-t6' is own; give a recipe to own rows"),
         (lambda t: t["rows"][0].update(recipe="dspike/a"), "rows[0]: row 'cifar10-spikenorm' is reported; give"),
         (lambda t: t["rows"][0].update(dataset="CIFAR"), "row 'cifar10-spikenorm' has the unknown dataset 'CIFAR'"),
