@@ -1,7 +1,7 @@
 """Data sets by name. Needs torchvision and scikit-learn, from the extra ``jellyplus[reproduce]``."""
 
 from jellyplus._errors import InputError
-from jellyplus.datasets import cifar, embedded, mnist
+from jellyplus.datasets import cifar, cifar10_dvs, dvs128_gesture, embedded, mnist
 from jellyplus.datasets.base import DataSet, Split
 from jellyplus.datasets.settings import EventSettings, ImageSettings
 
@@ -14,7 +14,10 @@ _EMBEDDED = {
 }
 _ON_DISK = {"cifar10": cifar.cifar10, "cifar100": cifar.cifar100, "mnist": mnist.mnist}
 _OF_IMAGES = {}  # (root, images)
-_OF_EVENTS = {}  # (root, events, time_steps)
+_OF_EVENTS = {  # (root, events, time_steps)
+    "cifar10_dvs": cifar10_dvs.cifar10_dvs,
+    "dvs128_gesture": dvs128_gesture.dvs128_gesture,
+}
 
 
 def load(
@@ -29,7 +32,7 @@ def load(
 
     Args:
         name: ``digits``, ``digit_pairs``, ``moving_digits`` (these ship with scikit-learn), ``cifar10``, ``cifar100``,
-            ``mnist``.
+            ``mnist``, ``cifar10_dvs``, ``dvs128_gesture``.
         root: the folder that holds it; the embedded ones need none and ignore it.
         images: how images of many sizes are presented; for the data sets that have them, None for the others.
         events: how recordings are split and become frames; for the data sets that have them, None for the others.

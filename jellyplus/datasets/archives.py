@@ -25,13 +25,12 @@ _DAMAGE = (
     OSError,
     EOFError,
     RuntimeError,
-    NotImplementedError,
     ValueError,
     zlib.error,
     lzma.LZMAError,
     tarfile.TarError,
     zipfile.BadZipFile,
-)  # fmt: skip - what the libraries raise for damaged, encrypted or unknown content
+)  # what the libraries raise for damaged, encrypted or unknown content
 
 
 class _Member(NamedTuple):
@@ -45,7 +44,7 @@ class _Member(NamedTuple):
 def unpack(archive: Path, destination: Path) -> bool:
     """Unpack ``archive``, so that its content lies in ``destination``.
 
-    A folder in the archive with the destination's name becomes the destination, and what else lies beside it is left.
+    A folder in the archive with the destination's name becomes the destination, and what lies beside it is dropped.
     The content is unpacked into a hidden folder beside it and then renamed: the destination is whole or absent, an
     interrupted call can be repeated, and one that is there stays as it is.
 
