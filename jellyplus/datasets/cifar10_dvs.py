@@ -73,14 +73,17 @@ def find(root: Path, frames: str = _ANY_FRAMES) -> Layout | None:
     """
     for folder in candidates(root, _NAME):
         places = [
-            ("AEDAT 2 recordings", folder / "extract", ".aedat", read_aedat2),
-            ("AEDAT 2 recordings", folder, ".aedat", read_aedat2),
-            ("SpikingJelly's events", folder / "events_np", ".npz", read_events_npz),
-            *(("SpikingJelly's frames", place, ".npz", read_frames_npz) for place in sorted(folder.glob(frames))),
+            ("AEDAT 2 recordings in extract/<class>", folder / "extract", ".aedat", read_aedat2),
+            ("AEDAT 2 recordings in <class>", folder, ".aedat", read_aedat2),
+            ("SpikingJelly's events_np", folder / "events_np", ".npz", read_events_npz),
+            *(
+                (f"SpikingJelly's {place.name}", place, ".npz", read_frames_npz)
+                for place in sorted(folder.glob(frames))
+            ),
         ]
-        for kind, place, suffix, reader in places:
+        for name, place, suffix, reader in places:
             if sources := _sources(place, suffix, reader):
-                return Layout(folder, f"{kind} in {place.relative_to(folder.parent)}", place, {"all": sources})
+                return Layout(folder, name, place, {"all": sources})
     return None
 
 
@@ -124,7 +127,9 @@ def prepare_frames(root: Path, settings: EventSettings, time_steps: int, workers
     Raises:
         InputError: there are no recordings, or one is damaged.
     """
-    layout = _required(Path(root), f"frames_number_{time_steps}_split_by_{settings.integration}")
+    layout = _required(
+        folders.existing("cifar10_dvs", str(root)), f"frames_number_{time_steps}_split_by_{settings.integration}"
+    )
     return prepare(layout, settings, time_steps, workers, "cifar10_dvs")
 
 
@@ -146,7 +151,9 @@ def _required(folder: Path, frames: str) -> Layout:
     if layout is None and packed:
         raise InputError(f"cifar10_dvs: {folder} holds the archives only; unpack them with `jellyplus data prepare`")
     if layout is None and (other := find(folder)):
-        raise InputError(f"cifar10_dvs: there are {other.name} only, and not of {frames}; give recordings or events_np")
+        raise InputError(
+            f"cifar10_dvs: {folder} holds {other.name} only and not {frames}; give recordings or events_np"
+        )
     if layout is None:
         raise folders.absence("cifar10_dvs", _EXPECTED, folder)
     suffix = layout.sources["all"][0].path.suffix

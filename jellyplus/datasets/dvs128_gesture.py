@@ -75,13 +75,13 @@ def find(root: Path, frames: str = _ANY_FRAMES) -> Layout | None:
     for folder in candidates(root, *_NAMES):
         for place in (folder / "extract/DvsGesture", folder / "DvsGesture", folder):
             if (place / "trials_to_train.txt").is_file():
-                return _layout(folder, "AEDAT 3.1 trials", place, _trials(place))
-        caches = [("SpikingJelly's events", folder / "events_np", read_events_npz)]
-        caches += [("SpikingJelly's frames", place, read_frames_npz) for place in sorted(folder.glob(frames))]
-        for kind, place, reader in caches:
+                return Layout(folder, "AEDAT 3.1 trials", place, _trials(place))
+        caches = [("SpikingJelly's events_np", folder / "events_np", read_events_npz)]
+        caches += [(f"SpikingJelly's {place.name}", place, read_frames_npz) for place in sorted(folder.glob(frames))]
+        for name, place, reader in caches:
             sources = {split: _cached(place, split, reader) for split in PUBLISHED}
             if any(sources.values()):
-                return _layout(folder, kind, place, sources)
+                return Layout(folder, name, place, sources)
     return None
 
 
@@ -128,12 +128,10 @@ def prepare_frames(root: Path, settings: EventSettings, time_steps: int, workers
     Raises:
         InputError: there are no recordings, or one is damaged.
     """
-    layout = _required(Path(root), f"frames_number_{time_steps}_split_by_{settings.integration}")
+    layout = _required(
+        folders.existing("dvs128_gesture", str(root)), f"frames_number_{time_steps}_split_by_{settings.integration}"
+    )
     return prepare(layout, settings, time_steps, workers, "dvs128_gesture")
-
-
-def _layout(folder: Path, kind: str, place: Path, sources: dict[str, tuple[Source, ...]]) -> Layout:
-    return Layout(folder, f"{kind} in {place.relative_to(folder.parent)}", place, sources)
 
 
 def _cached(place: Path, split: str, reader: Callable[[Path], Events | np.ndarray]) -> tuple[Source, ...]:
@@ -205,7 +203,7 @@ def _required(folder: Path, frames: str) -> Layout:
         raise InputError(f"dvs128_gesture: {folder} holds the archive only; unpack it with `jellyplus data prepare`")
     if layout is None and (other := find(folder)):
         raise InputError(
-            f"dvs128_gesture: there are {other.name} only, and not of {frames}; give recordings or events_np"
+            f"dvs128_gesture: {folder} holds {other.name} only and not {frames}; give recordings or events_np"
         )
     if layout is None:
         raise folders.absence("dvs128_gesture", _EXPECTED, folder)

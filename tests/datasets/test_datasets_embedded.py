@@ -6,7 +6,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from jellyplus._errors import InputError
-from jellyplus.datasets import embedded, load
+from jellyplus.datasets import EventSettings, embedded, load
 from jellyplus.datasets.base import DataSet, Split
 
 BUILDERS = [embedded.digits, embedded.digit_pairs, embedded.moving_digits]
@@ -204,11 +204,13 @@ def test_load_by_name(build):
         assert split.labels.unique().tolist() == list(range(data.classes))
 
 
-@pytest.mark.parametrize("name", ["imagenet", "cifar10_dvs", "dvs128_gesture"])
-def test_load_names_a_replacement(name):
-    expected = rf"{name} is not supported yet; leave out what needs it, or use (cifar100|moving_digits)$"
-    with pytest.raises(InputError, match=expected):
+@pytest.mark.parametrize("name", ["cifar10_dvs", "dvs128_gesture"])
+def test_load_needs_event_settings_for_recordings_and_refuses_them_for_others(name):
+    with pytest.raises(InputError, match=rf"data\.events is missing for {name}$"):
         load(name)
+    events = EventSettings("official", None, "number", None, None, 48, "events", "counts")
+    with pytest.raises(InputError, match=r"data\.events must be left out for digits$"):
+        load("digits", events=events)
 
 
 def test_load_lists_the_names():
