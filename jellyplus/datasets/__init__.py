@@ -1,7 +1,7 @@
 """Data sets by name. Needs torchvision and scikit-learn, from the extra ``jellyplus[reproduce]``."""
 
 from jellyplus._errors import InputError
-from jellyplus.datasets import cifar, cifar10_dvs, dvs128_gesture, embedded, mnist
+from jellyplus.datasets import cifar, cifar10_dvs, dvs128_gesture, embedded, event_camera, mnist
 from jellyplus.datasets.base import DataSet, Split
 from jellyplus.datasets.settings import EventSettings, ImageSettings
 
@@ -17,6 +17,7 @@ _OF_IMAGES = {}  # (root, images)
 _OF_EVENTS = {  # (root, events, time_steps)
     "cifar10_dvs": cifar10_dvs.cifar10_dvs,
     "dvs128_gesture": dvs128_gesture.dvs128_gesture,
+    "event_camera": event_camera.event_camera,
 }
 
 
@@ -32,7 +33,7 @@ def load(
 
     Args:
         name: ``digits``, ``digit_pairs``, ``moving_digits`` (these ship with scikit-learn), ``cifar10``, ``cifar100``,
-            ``mnist``, ``cifar10_dvs``, ``dvs128_gesture``.
+            ``mnist``, ``cifar10_dvs``, ``dvs128_gesture``, ``event_camera``.
         root: the folder that holds it; the embedded ones need none and ignore it.
         images: how images of many sizes are presented; for the data sets that have them, None for the others.
         events: how recordings are split and become frames; for the data sets that have them, None for the others.
