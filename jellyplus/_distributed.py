@@ -12,7 +12,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-__all__ = ["alone", "average_gradients", "from_first", "mean_over_processes", "processes", "rank", "sum_over_processes"]
+__all__ = [
+    "alone",
+    "average_gradients",
+    "from_first",
+    "gathered",
+    "mean_over_processes",
+    "processes",
+    "rank",
+    "sum_over_processes",
+]
 
 T = TypeVar("T")
 
@@ -61,6 +70,15 @@ def from_first(value: T) -> T:
     values = [value]
     distributed.broadcast_object_list(values)
     return values[0]
+
+
+def gathered(value: T) -> list[T]:
+    """Every process's ``value``, by rank; they are pickled where there are several."""
+    if processes() == 1:
+        return [value]
+    values = [None] * processes()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

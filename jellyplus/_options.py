@@ -19,7 +19,17 @@ def add_run_options(parser: argparse.ArgumentParser, profile: str) -> None:
     parser.add_argument("--data-root", metavar="FOLDER", help="folder that holds the real data sets, e.g. cifar10/")
     parser.add_argument("--seeds", nargs="+", type=_seed, metavar="SEED", default=[0], help="one run for each")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    parser.add_argument(
+        "--workers", type=_count, metavar="N", default=0, help="processes that load data; they decide no number"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("results"), help="evidence and tables")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 1024:
+        raise argparse.ArgumentTypeError(f"{text} processes are not possible; give 0 to 1024")
+    return value
 
 
 def _seed(text: str) -> int:

@@ -11,7 +11,14 @@ from jellyplus._errors import InputError
 
 
 class UnreadableError(InputError):
-    """One example's file cannot be read; the message names it."""
+    """One example's file cannot be read; the message names it.
+
+    A process that loads data hands an error on as the text of its traceback (torch/_utils.py, ExceptionWrapper); its
+    last sentence is the message again.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 class FileInputs(Protocol):

@@ -5,14 +5,16 @@ sees what the uninterrupted one would have seen. Lightning calls ``set_epoch`` o
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from jellyplus._distributed import processes, rank
-from jellyplus.datasets.base import Split
+from jellyplus.datasets.base import Split, UnreadableError
+
+Example = tuple[Tensor, Tensor, int]  # input, label, index
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
@@ -57,7 +59,7 @@ class PartOfBatches(BatchSampler):
 
 
 class AugmentedSplit(Dataset):
-    """A split for training: ``dataset[epoch, index]`` is ``(input, label)``, the input augmented.
+    """A split for training: ``dataset[epoch, index]`` is ``(input, label, index)``, the input augmented.
 
     What is drawn for an example follows from the seed, the epoch and the index; torch's global random state is left as
     it was found. Use it with :class:`EpochOrder`.
@@ -76,16 +78,16 @@ class AugmentedSplit(Dataset):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: tuple[int, int]) -> Example | UnreadableError:
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would reseed the accelerators too, which are not forked here
             torch.default_generator.manual_seed(derived_seed(self.seed, epoch, index))
-            return self.augment(self.split.inputs[index]), self.split.labels[index]
+            return _example(self.split, index, self.augment)
 
 
 class EvaluationSplit(Dataset):
-    """A split for evaluation: ``dataset[index]`` is ``(input, label)``, the input normalised and nothing drawn."""
+    """A split for evaluation: ``dataset[index]`` is ``(input, label, index)``, the input normalised, nothing drawn."""
 
     def __init__(self, split: Split, normalise: Callable[[Tensor], Tensor]):
         self.split = split
@@ -94,8 +96,33 @@ class EvaluationSplit(Dataset):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.normalise(self.split.inputs[index]), self.split.labels[index]
+    def __getitem__(self, index: int) -> Example | UnreadableError:
+        return _example(self.split, index, self.normalise)
+
+
+def _example(split: Split, index: int, transform: Callable[[Tensor], Tensor]) -> Example | UnreadableError:
+    try:
+        read = split.inputs[index]
+    except UnreadableError as error:
+        return error
+    return transform(read), split.labels[index], index
+
+
+def collate(examples: Sequence[Example | UnreadableError], skip_unreadable: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch: inputs, labels, and the indices of the examples, int64.
+
+    Args:
+        examples: of the batch; an error stands for one that cannot be read.
+        skip_unreadable: leave those out.
+
+    Raises:
+        UnreadableError: the first of them, where none may be left out or none is left.
+    """
+    readable = [example for example in examples if not isinstance(example, UnreadableError)]
+    if len(readable) < len(examples) and not (skip_unreadable and readable):
+        raise next(example for example in examples if isinstance(example, UnreadableError))
+    inputs, labels, indices = zip(*readable, strict=True)
+    return torch.stack(inputs), torch.stack(labels), torch.tensor(indices)
 
 
 def derived_seed(*parts: int) -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     _check_out(options.out)
     recipes = path.parent.parent / "recipes"
     runs = {name: load_run(row.recipe, options.profile, recipes) for name, row in own.items()}
-    runner = Runner(Store(options.out / "evidence"), options.data_root, options.device)
+    runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
     evidence = {name: runner.store.find_any(run.key) for name, run in runs.items()}
     if not options.render:
         wanted = [runs[name] for name in options.rows or own]
@@ -100,10 +101,10 @@ def _train(options: argparse.Namespace) -> None:
     from jellyplus.reproduction.runner import Runner, summary
     from jellyplus.training.job import once
 
-    recipe = options.recipe.resolve()
+    recipe = Path(os.path.realpath(options.recipe))  # resolve() has a traceback for links that lead in a circle
     _check_out(options.out)
     run = load_run(f"{recipe.parent.name}/{recipe.stem}", options.profile, recipe.parent.parent)
-    runner = Runner(Store(options.out / "evidence"), options.data_root, options.device)
+    runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
     runner.make(once(runner.missing, [run], options.seeds))
     if rank() > 0:
         return
@@ -124,5 +125,6 @@ def _job(options: argparse.Namespace) -> contextlib.AbstractContextManager:
 
 
 def _check_out(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {folder} is a file: give a folder")
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise InputError(f"--out {nearest} is a file: give a folder")

@@ -170,6 +170,16 @@ class Store:
         write_atomically(path, f"{content}\n".encode())
         return path
 
+    def write_manifest(self, manifest: dict) -> None:
+        """Keep which recordings are in which split, in ``<root>/splits``, once for each.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        path = self.root / "splits" / f"{manifest_digest(manifest)[:16]}.json"
+        if not path.exists():
+            write_atomically(path, _manifest_bytes(manifest))
+
     def checkpoint_path(self, key: str, seed: int, code: str) -> Path:
         """Return where the checkpoint of this recipe, seed and code belongs: beside its evidence."""
         return self._path(key, seed, code).with_suffix(".ckpt")
@@ -194,6 +204,15 @@ class Store:
                 "lets the run be made again"
             ) from error
         return evidence
+
+
+def manifest_digest(manifest: dict) -> str:
+    """Return the sha256, in hexadecimal, of a split's manifest as it is written."""
+    return hashlib.sha256(_manifest_bytes(manifest)).hexdigest()
+
+
+def _manifest_bytes(manifest: dict) -> bytes:
+    return f"{json.dumps(manifest, sort_keys=True, indent=1)}\n".encode()
 
 
 def code_digest(package: Path = _PACKAGE) -> str:

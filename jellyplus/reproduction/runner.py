@@ -1,9 +1,13 @@
 """From a run to its evidence: found in the store, or trained with everything it starts from."""
 
+import contextlib
+import math
+import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import filelock
 import torch
 from tqdm import tqdm
 
@@ -11,12 +15,12 @@ from jellyplus import datasets
 from jellyplus._distributed import processes, rank
 from jellyplus._errors import InputError
 from jellyplus.op_counter import OperationCount
-from jellyplus.reproduction.evidence import Evidence, Store, code_digest, provenance
+from jellyplus.reproduction.evidence import Evidence, Store, code_digest, manifest_digest, provenance
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.data import DataModule
 from jellyplus.training.job import once
 from jellyplus.training.network import InitialState, build_network, check_parts, choose_backend, initialise
-from jellyplus.training.recipe import Run
+from jellyplus.training.recipe import Recipe, Run
 from jellyplus.training.train import Outcome, choose_device, train
 
 __all__ = ["Runner", "summary"]
@@ -29,11 +33,13 @@ class Runner:
         store: where evidence and checkpoints are.
         data_root: the folder that holds the data sets, None for the embedded ones.
         device: ``auto``, ``cpu`` or ``cuda``.
+        workers: processes that load data.
     """
 
-    def __init__(self, store: Store, data_root: str | None, device: str):
+    def __init__(self, store: Store, data_root: str | None, device: str, workers: int = 0):
         self.store = store
         self.data_root = data_root
+        self.workers = workers
         self.device = choose_device(device)
         self.code = code_digest()
         self.provenance = provenance()  # now: the checkout may have moved on by the end of a long run
@@ -52,8 +58,9 @@ class Runner:
             for run in runs:
                 self._add_missing(run, seed, needed)
         for run, seed in needed.values():
-            DataModule(self._load(run), run.recipe, seed)
-            _try_to_build(run, choose_backend(run.recipe, self.device, say=False))
+            data = self._load(run)
+            DataModule(data, run.recipe, seed)
+            _try_to_build(run, choose_backend(run.recipe, self.device, say=False), data.train.inputs.shape[-3:])
         return list(needed.values())
 
     def make(self, planned: list[tuple[Run, int]]) -> None:
@@ -99,18 +106,34 @@ class Runner:
         checkpoint = self.store.checkpoint_path(run.key, seed, self.code)
         state = checkpoint.with_suffix(".partial")
         data = self._load(run)
-        start = InitialState(self._weights(run.parent, seed), run.parent.recipe.spiking) if run.parent else None
-        outcome = train(run.recipe, data, seed, self.device, state, start, run.name)
-        return summary(once(self._keep, run, seed, data, outcome, checkpoint, state))
+        with _only_one(checkpoint.with_suffix(".lock")):
+            if found := once(self.store.find, run.key, seed, self.code):  # another process has just made it
+                return summary(found)
+            start = self._start(run, seed, data) if run.parent else None
+            outcome = train(run.recipe, data, seed, self.device, state, start, run.name, self.workers)
+            return summary(once(self._keep, run, seed, data, outcome, checkpoint, state))
 
     def _keep(
         self, run: Run, seed: int, data: datasets.DataSet, outcome: Outcome, checkpoint: Path, state: Path
     ) -> Evidence:
         evidence = self._evidence(run, seed, data, outcome)
+        if data.manifest:
+            self.store.write_manifest(data.manifest)
         save_checkpoint({"key": run.key, "weights": outcome.weights}, checkpoint)
         self.store.write(evidence)
         state.unlink(missing_ok=True)
         return evidence
+
+    def _start(self, run: Run, seed: int, data: datasets.DataSet) -> InitialState:
+        """The last weights of the run's parent, if it learnt from the same data."""
+        parent = self.store.find(run.parent.key, seed, self.code)
+        theirs, ours = parent.dataset.get("fingerprint"), data.fingerprint
+        if _same_data(run, run.parent) and theirs != ours:
+            raise InputError(
+                f"{run.parent.name} was trained on other data: its fingerprint is {str(theirs)[:16]}, that of "
+                f"--data-root {ours[:16]}; bring the data back, or use another --out"
+            )
+        return InitialState(self._weights(run.parent, seed), run.parent.recipe.spiking)
 
     def _weights(self, run: Run, seed: int) -> dict[str, torch.Tensor]:
         """The last weights of a run that was made."""
@@ -124,7 +147,12 @@ class Runner:
 
     def _evidence(self, run: Run, seed: int, data: datasets.DataSet, outcome: Outcome) -> Evidence:
         best = max(outcome.history, key=lambda entry: entry["accuracy"])
-        examples = {"train_examples": len(data.train), "test_examples": len(data.test)}
+        last = outcome.history[-1]
+        dataset = data.counts() | {"fingerprint": data.fingerprint}
+        dataset["train_examples"] = len(data.train) - last.get("skipped_train", 0)
+        dataset["test_examples"] = len(data.test) - last.get("skipped_test", 0)
+        if data.manifest:
+            dataset |= {"split": data.manifest["split"], "split_sha256": manifest_digest(data.manifest)}
         return Evidence(
             schema=3,
             key=run.key,
@@ -137,7 +165,7 @@ class Runner:
             **self.provenance,
             device=_times_processes(_device_in_words(self.device)),
             backend=outcome.backend,
-            dataset=data.counts() | examples,
+            dataset=dataset,
             parameters=sum(parameter.numel() for parameter in outcome.net.parameters()),
             operations=_operations(outcome.operations),
             accuracy_last=outcome.history[-1]["accuracy"],
@@ -152,13 +180,77 @@ class Runner:
         )
 
 
-def _try_to_build(run: Run, backend: str | None) -> None:
+@contextlib.contextmanager
+def _only_one(file: Path) -> Iterator[None]:
+    """Hold the lock ``file`` on process 0; a process that is killed holds nothing.
+
+    Raises:
+        InputError: another process holds it, or the folder cannot be written.
+    """
+    lock = filelock.FileLock(file, timeout=0)
+    once(_acquire, lock)
+    try:
+        yield
+    finally:
+        if rank() == 0:
+            file.unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone
+            lock.release()
+
+
+def _acquire(lock: filelock.FileLock) -> None:
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise InputError(
+            f"another process makes this run now and holds {lock.lock_file}: wait for it, or give another --out"
+        ) from error
+    except OSError as error:
+        raise InputError(f"cannot write {lock.lock_file}: {error.strerror}; choose another --out") from error
+
+
+def _same_data(one: Run, other: Run) -> bool:
+    shown = [(run.recipe.data.dataset, run.recipe.data.images, run.recipe.data.events) for run in (one, other)]
+    return shown[0] == shown[1]
+
+
+def _try_to_build(run: Run, backend: str | None, shape: tuple[int, ...]) -> None:
     """Build the network and start it from its parent's shapes, so that what does not fit shows before any training."""
+    _check_size(run.recipe)
     net = build_network(run.recipe, backend)
     check_parts(net, run.recipe)
+    _try_to_run(run, shape)
     if run.parent:
         start = InitialState(build_network(run.parent.recipe).state_dict(), run.parent.recipe.spiking)
         initialise(net, start, run.recipe.initial_weights)
+
+
+def _check_size(recipe: Recipe) -> None:
+    """Weights, their gradients and momenta must fit into memory; on the meta device nothing is allocated."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with torch.device("meta"):
+            needed = 3 * sum(p.numel() * p.element_size() for p in build_network(recipe).parameters())
+    except RuntimeError:  # a size beyond 64 bits
+        needed = math.inf
+    if needed > memory:
+        raise InputError(
+            f"model.width {recipe.model.width} makes a network of {needed / 2**30:,.0f} GiB in training, the machine "
+            f"has {memory / 2**30:,.0f}: state a smaller width or fewer stages"
+        )
+
+
+def _try_to_run(run: Run, shape: tuple[int, ...]) -> None:
+    """Show the network one empty example, so that an ``input_size`` or too many pools for the data are noticed."""
+    net = build_network(run.recipe).eval()
+    try:
+        with torch.no_grad():
+            net(torch.zeros(1, 1, *shape))
+    except RuntimeError as error:
+        size = "x".join(map(str, shape))
+        raise InputError(
+            f"model.options of {run.name} do not fit examples of {size}: {str(error).partition(chr(10))[0]}"
+        ) from error
 
 
 def _operations(count: OperationCount) -> dict:

@@ -1,6 +1,7 @@
 """Checkpoints that are whole or absent, and that execute nothing when loaded."""
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,28 @@ def save_checkpoint(content: Any, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Any:
-    """Load tensors and plain data onto the CPU; nothing else is executed.
+    """Load tensors and plain data onto the CPU; nothing else is executed, and nothing grows beyond the file's size.
 
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: the file is missing, damaged or not as torch writes it.
     """
     try:
+        _check_stored(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the damage happens to look like
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"cannot load the checkpoint {path} ({reason}); it was left alone: delete it to train again"
         ) from error
+
+
+def _check_stored(path: Path) -> None:
+    """torch writes a zip archive of entries as they are; packed ones could unpack to any size."""
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("it holds packed entries, which torch does not write")
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise ValueError("its entries are larger than the file")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -49,10 +60,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class KeepLast(lightning.Callback):
-    """Saves the whole training state after every epoch over the one before."""
+    """Saves the whole training state after every epoch over the one before.
 
-    def __init__(self, path: Path):
+    Args:
+        path: the file.
+        origin: what the state belongs to: hashes of recipe and data, the seed.
+    """
+
+    def __init__(self, path: Path, origin: dict[str, Any]):
         self.path = path
+        self.origin = origin
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict
+    ) -> None:
+        """Say what it belongs to."""
+        checkpoint["origin"] = self.origin
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save."""

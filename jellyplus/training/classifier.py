@@ -1,5 +1,6 @@
 """The Lightning module of every classifier, spiking or not: mean over time, its losses, SGD, its schedule."""
 
+import hashlib
 import time
 
 import lightning
@@ -9,12 +10,20 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from jellyplus import _compat
-from jellyplus._distributed import mean_over_processes, processes, rank
+from jellyplus._distributed import gathered, mean_over_processes, processes, rank
+from jellyplus._errors import InputError
 from jellyplus.datasets.order import derived_seed
 from jellyplus.loss import IMLoss
+from jellyplus.training.not_finite import first_not_finite, origin
 from jellyplus.training.recipe import Recipe, Schedule
 
 __all__ = ["Classifier", "read_out"]
+
+
+_WHAT_TO_DO = (
+    "the state after the last finished epoch is kept; check the data, or make another run with a smaller "
+    "optimizer.learning_rate"
+)
 
 
 def read_out(y_seq: Tensor) -> Tensor:
@@ -58,34 +67,73 @@ class Classifier(lightning.LightningModule):
         self.record(learning_rate=self.optimizers().param_groups[0]["lr"])
         self._started = time.monotonic()
         self._loss_sums = torch.zeros(2, device=self.device)
+        self._seen: list[Tensor] = []
+        self._tested = 0
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         """Seed what a step may draw, so that it does not depend on what ran before."""
         own = (rank(),) if processes() > 1 else ()  # each draws for examples of its own
         torch.manual_seed(derived_seed(self.seed, self.current_epoch, batch_idx, *own))
 
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """The cross-entropy of one batch, and IM-Loss where the recipe has it."""
-        x, labels = batch
-        loss = F.cross_entropy(self(x), labels)
-        im_loss = loss.new_zeros(()) if self.im_loss is None else self.im_loss()
-        self._loss_sums += torch.stack([loss + im_loss, im_loss]).detach()
-        return loss + im_loss
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """The cross-entropy of one batch, and IM-Loss where the recipe has it.
 
-    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        Raises:
+            InputError: it is not finite; says since which layer.
+        """
+        x, labels, ids = batch
+        cross_entropy = F.cross_entropy(self(x), labels)
+        im_loss = cross_entropy.new_zeros(()) if self.im_loss is None else self.im_loss()
+        loss = cross_entropy + im_loss
+        if not torch.isfinite(loss):  # on a GPU the one wait of a step
+            raise InputError(
+                f"the loss is {loss.item()} in {self._step()}: {origin(self.net, time_first(x))}; {_WHAT_TO_DO}"
+            )
+        self._loss_sums += torch.stack([loss, im_loss]).detach()
+        self._seen.append(ids.cpu())
+        return loss
+
+    def on_train_batch_end(self, outputs: object, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        """A neuron that gets NaN does not fire, and the loss stays finite: weights and statistics tell.
+
+        Raises:
+            InputError: the step made one of them not finite.
+        """
+        if name := first_not_finite(self.net):
+            cause = "" if torch.isfinite(batch[0]).all() else " from an input that is not finite"
+            raise InputError(f"{self._step(done=1)} made {name} not finite{cause}; {_WHAT_TO_DO}")
+
+    def _step(self, done: int = 0) -> str:
+        return f"epoch {self.current_epoch + 1}, step {len(self._seen) + 1 - done}"
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
         """Count what is right."""
-        x, labels = batch
+        x, labels, _ = batch
         self.correct.update(self(x), labels)
+        self._tested += len(labels)
 
     def on_validation_epoch_end(self) -> None:
         """Accuracy and mean loss into the history."""
         losses = mean_over_processes(self._loss_sums) / self.trainer.num_training_batches
         train_loss, im_loss = losses.tolist()
-        elapsed = time.monotonic() - self._started + self.history[-1].get("search_time_s", 0.0)
+        before = sum(self.history[-1].get(name, 0.0) for name in ("search_time_s", "warm_start_time_s"))
+        elapsed = time.monotonic() - self._started + before
+        self._record_examples()
         self.record(accuracy=100 * self.correct.compute().item(), train_loss=train_loss, time_s=elapsed)
         if self.im_loss:
             self.record(im_loss=im_loss)
         self.correct.reset()
+
+    def _record_examples(self) -> None:
+        """Which examples were seen, as a hash of their ids in order, and how many could not be read, if any."""
+        parts = gathered(self._seen)
+        ids = torch.cat([ids for batch in zip(*parts, strict=True) for ids in batch])
+        self.record(samples=hashlib.sha256(ids.numpy()).hexdigest()[:16])
+        missing = {
+            "skipped_train": self.trainer.num_training_batches * self.recipe.data.batch_size - len(ids),
+            "skipped_test": len(self.trainer.val_dataloaders.dataset) - sum(gathered(self._tested)),
+        }
+        self.record(**{name: number for name, number in missing.items() if number})
 
     def configure_optimizers(self) -> dict:
         """SGD, and a schedule that moves once an epoch."""

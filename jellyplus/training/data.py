@@ -1,14 +1,16 @@
-"""The Lightning data module: deterministic order and augmentation over a data set in memory."""
+"""The Lightning data module: deterministic order and augmentation over a data set."""
+
+from collections.abc import Iterable
+from functools import partial
 
 import lightning
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from jellyplus._distributed import processes, rank
 from jellyplus._errors import InputError
-from jellyplus.datasets import DataSet
-from jellyplus.datasets.order import AugmentedSplit, EpochOrder, EvaluationSplit, PartOfBatches
+from jellyplus.datasets import DataSet, Split
+from jellyplus.datasets.order import AugmentedSplit, EpochOrder, EvaluationSplit, PartOfBatches, collate
 from jellyplus.datasets.transforms import augmentation, normalisation
 from jellyplus.training.recipe import Recipe
 
@@ -58,19 +60,22 @@ class DataModule(lightning.LightningDataModule):
 
     def search_batch(self, examples: int) -> tuple[Tensor, Tensor]:
         """A fixed batch of training examples for Dspike's search, not augmented: the first of an order of its own."""
-        indices = self.order.indices(epoch=-1)[:examples]
-        normalise = normalisation(self.data)
-        inputs = torch.stack([normalise(self.data.train.inputs[i]) for i in indices])
-        return inputs, self.data.train.labels[indices]
+        return self._evaluated(self.data.train, self.order.indices(epoch=-1)[:examples].tolist())
 
     def first_test_inputs(self, examples: int) -> Tensor:
         """The first test examples, as evaluation sees them."""
-        normalise = normalisation(self.data)
-        inputs = self.data.test.inputs
-        return torch.stack([normalise(inputs[i]) for i in range(min(examples, len(self.data.test)))])
+        inputs, _ = self._evaluated(self.data.test, range(min(examples, len(self.data.test))))
+        return inputs
+
+    def _evaluated(self, split: Split, indices: Iterable[int]) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of some examples, as evaluation sees them; of those that can be read, if some need not."""
+        shown = EvaluationSplit(split, normalisation(self.data))
+        inputs, labels, _ = collate([shown[index] for index in indices], self.data.skip_unreadable)
+        return inputs, labels
 
     def _loading(self) -> dict:
-        return {"num_workers": self.workers, "persistent_workers": self.workers > 0}
+        together = partial(collate, skip_unreadable=self.data.skip_unreadable)
+        return {"collate_fn": together, "num_workers": self.workers, "persistent_workers": self.workers > 0}
 
 
 def _check_fit(data: DataSet, recipe: Recipe) -> None:

@@ -23,7 +23,7 @@ class UseFiniteDifferences(lightning.Callback):
         self.settings = settings
 
     def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: Classifier, batch: tuple[Tensor, Tensor], batch_idx: int
+        self, trainer: lightning.Trainer, pl_module: Classifier, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int
     ) -> None:
         """Keep the batch."""
         self._batch = batch
@@ -32,7 +32,7 @@ class UseFiniteDifferences(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: Classifier, optimizer: torch.optim.Optimizer
     ) -> None:
         """Replace."""
-        x, labels = self._batch
+        x, labels, _ = self._batch
         parameter = pl_module.net.get_parameter(self.settings.parameter)
         parameter.grad = functional.finite_difference_gradient(
             pl_module.net,

@@ -21,7 +21,7 @@ from jellyplus._errors import InputError
 from jellyplus._strict import from_mapping, load_yaml
 from jellyplus.datasets.settings import EventSettings, ImageSettings
 
-__all__ = ["Recipe", "Run", "load_run", "recipe_key"]
+__all__ = ["Recipe", "Run", "as_plain_data", "load_run", "recipe_key"]
 
 _LARGEST = 2**16  # no network of the papers is near it
 
@@ -74,6 +74,7 @@ class Model:
         for name, default in model.options(self.architecture).items():
             value, kinds = self.options[name], {float: (float, int)}.get(type(default), (type(default),))
             _refuse(type(value) not in kinds, f"options.{name} is {value!r}; it must be like {default!r}")
+        _refuse(self.options.get("input_size", 1) < 1, f"options.input_size is {self.options.get('input_size')} pixels")
 
     @property
     def has_branches(self) -> bool:
@@ -149,6 +150,7 @@ class Optimizer:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "momentum", "weight_decay"):
             _refuse(getattr(self, name) < 0, f"{name} is {getattr(self, name)}; it must not be negative")
+            _at_most(self, name, _LARGEST)
         _refuse(self.nesterov and self.momentum == 0, "nesterov needs a momentum above 0")
 
 
@@ -168,6 +170,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         _at_least(self, "epochs", 1)
+        _at_most(self, "epochs", 10 * _LARGEST)
         own = {"cosine": ("final_learning_rate",), "step": ("step_epochs", "step_factor")}
         for owner, names in own.items():
             for name in names:
@@ -342,7 +345,7 @@ class Run:
 
         So a part that recipes may have from some version on leaves the keys of those without it as they were.
         """
-        return _plain(self.recipe) | {"parent": self.parent.resolved if self.parent else None}
+        return as_plain_data(self.recipe) | {"parent": self.parent.resolved if self.parent else None}
 
     @functools.cached_property
     def key(self) -> str:
@@ -350,11 +353,11 @@ class Run:
         return recipe_key(self.resolved)
 
 
-def _plain(value: Any) -> Any:
-    """Dataclasses as dicts, their fields that hold a default left out."""
+def as_plain_data(value: Any) -> Any:
+    """Return dataclasses as dicts, without their fields that hold a default."""
     if dataclasses.is_dataclass(value):
         fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
-        return {field.name: _plain(held) for field, held in fields if held is not field.default}
+        return {field.name: as_plain_data(held) for field, held in fields if held is not field.default}
     return dict(value) if isinstance(value, dict) else value
 
 

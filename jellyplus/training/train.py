@@ -6,6 +6,7 @@ import signal
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -26,7 +27,7 @@ from jellyplus.training.finite_differences import UseFiniteDifferences
 from jellyplus.training.job import launch, once
 from jellyplus.training.network import InitialState, build_network, check_parts, choose_backend, initialise
 from jellyplus.training.progress import RunProgress
-from jellyplus.training.recipe import Recipe
+from jellyplus.training.recipe import Recipe, as_plain_data, recipe_key
 from jellyplus.training.temperature import SearchTemperature
 from jellyplus.training.warm_start import StartWarm
 
@@ -75,6 +76,7 @@ def train(
     state_file: Path,
     initial_state: InitialState | None,
     title: str,
+    workers: int = 0,
 ) -> Outcome:
     """Train as the recipe says, and bit for bit the same when interrupted and called again.
 
@@ -89,19 +91,22 @@ def train(
         state_file: where the training state is kept after every epoch, and found when the run was interrupted.
         initial_state: what to start from, where the recipe has ``initial_weights``.
         title: for the progress bar.
+        workers: processes that load data; they decide speed, no number.
 
     Raises:
-        InputError: recipe and data do not fit, or the state file is damaged.
+        InputError: recipe and data do not fit, the state file is damaged or belongs to other data, an example cannot
+            be read, the loss is not finite, a process that loads data ended, or the state cannot be written.
     """
-    module = DataModule(data, recipe, seed)
+    module = DataModule(data, recipe, seed, workers)
+    origin = {"recipe": recipe_key(as_plain_data(recipe)), "seed": seed, "data": data.fingerprint}
     backend = choose_backend(recipe, device)
     torch.manual_seed(seed)
     net = build_network(recipe, backend).to(memory_format=torch.channels_last)
     check_parts(net, recipe)
     left_over = initialise(net, initial_state, recipe.initial_weights) if recipe.initial_weights else []
     classifier = Classifier(net, recipe, seed)
-    trainer = _trainer(recipe, device, state_file, title)
-    _fit(trainer, classifier, module, state_file)
+    trainer = _trainer(recipe, device, KeepLast(state_file, origin), title)
+    _fit(trainer, classifier, module, once(_state, state_file, origin))
     _compat.reset_net(net)
     _compat.set_backend(net.cpu(), "torch", Node)
     plain = model.remove_shortcuts(net).eval()
@@ -109,23 +114,44 @@ def train(
     return Outcome(plain, net.state_dict(), classifier.history, left_over, operations, backend)
 
 
-def _fit(trainer: lightning.Trainer, classifier: Classifier, module: DataModule, state_file: Path) -> None:
+def _fit(trainer: lightning.Trainer, classifier: Classifier, module: DataModule, state: Path | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice on worker processes
         try:
-            trainer.fit(classifier, datamodule=module, ckpt_path=once(_state, state_file))
+            trainer.fit(classifier, datamodule=module, ckpt_path=state)
         except SystemExit as ended:  # Lightning's answer to Ctrl-C, after which it ignores the signal (call.py:57-66)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from ended
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise InputError(
+                f"a process that loads data ended ({str(error).partition(chr(10))[0]}): the same command goes on from "
+                "the last finished epoch; if it was short of memory, give fewer --workers"
+            ) from error
 
 
-def _state(file: Path) -> Path | None:
-    """The state to resume from, if there is one and it is Lightning's."""
+_STATE = {"origin": dict, "state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict}
+_STATE |= {"callbacks": dict, "history": list, "epoch": int, "global_step": int}
+
+
+def _state(file: Path, origin: dict[str, Any]) -> Path | None:
+    """The state to resume from, if there is one, and it is Lightning's and belongs to this run."""
     if not file.exists():
         return None
     content = load_checkpoint(file)
-    if not (isinstance(content, dict) and {"state_dict", "loops", "history"} <= content.keys()):
+    if not (isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in _STATE.items())):
         raise InputError(f"{file} is not the state of a run; it was left alone: delete it to train from the beginning")
+    found = content["origin"]
+    if found | {"data": origin["data"]} != origin:
+        raise InputError(
+            f"{file} is the state of another run; it was left alone: delete it to train from the beginning"
+        )
+    if found != origin:
+        raise InputError(
+            f"{file} was trained on other data: its fingerprint is {str(found['data'])[:16]}, that of --data-root "
+            f"{origin['data'][:16]}; bring the data back, or delete the file to train from the beginning"
+        )
     return file
 
 
@@ -138,7 +164,7 @@ _METHODS = {  # part of a recipe, and the callback that does it
 }
 
 
-def _trainer(recipe: Recipe, device: str, state_file: Path, title: str) -> lightning.Trainer:
+def _trainer(recipe: Recipe, device: str, keep: KeepLast, title: str) -> lightning.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for to be deterministic on a GPU
     methods = [method(getattr(recipe, part)) for part, method in _METHODS.items() if getattr(recipe, part)]
@@ -147,7 +173,7 @@ def _trainer(recipe: Recipe, device: str, state_file: Path, title: str) -> light
         accelerator="cpu" if device == "cpu" else "gpu",
         precision="32-true" if device == "cpu" else recipe.gpu_precision,
         max_epochs=recipe.schedule.epochs,
-        callbacks=[*methods, *progress, KeepLast(state_file)],
+        callbacks=[*methods, *progress, keep],
         use_distributed_sampler=False,
         **_processes(),
         deterministic=True,
@@ -156,7 +182,7 @@ def _trainer(recipe: Recipe, device: str, state_file: Path, title: str) -> light
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        default_root_dir=state_file.parent,
+        default_root_dir=keep.path.parent,
     )
 
 

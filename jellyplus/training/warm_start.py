@@ -6,6 +6,7 @@ is not said; here it does not, so that what the warm start gives depends on the 
 """
 
 import itertools
+import time
 from collections.abc import Iterable
 
 import lightning
@@ -72,7 +73,7 @@ class StartWarm(lightning.Callback):
         """Start, once: a run resumed later has passed its first epoch."""
         if pl_module.current_epoch > 0:
             return
-        settings = self.settings
+        settings, started = self.settings, time.monotonic()
         needed = warm_start(
             pl_module.net,
             _Inputs(trainer.datamodule, pl_module.device),
@@ -85,7 +86,7 @@ class StartWarm(lightning.Callback):
                 f"warm_start: the last layer is silent after {settings.max_iterations} iterations; raise "
                 "warm_start.learning_rate or warm_start.max_iterations"
             )
-        pl_module.record(warm_start_iterations=needed)
+        pl_module.record(warm_start_iterations=needed, warm_start_time_s=time.monotonic() - started)
 
 
 class _Inputs:

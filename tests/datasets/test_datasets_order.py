@@ -1,12 +1,13 @@
 import pickle
+from functools import partial
 
 import lightning
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from jellyplus.datasets.base import Split
-from jellyplus.datasets.order import AugmentedSplit, EpochOrder, EvaluationSplit
+from jellyplus.datasets.base import Split, UnreadableError
+from jellyplus.datasets.order import AugmentedSplit, EpochOrder, EvaluationSplit, collate
 
 SPLIT = Split(torch.arange(24, dtype=torch.uint8).reshape(12, 1, 1, 2), torch.arange(12) % 3)
 
@@ -22,7 +23,7 @@ def batches(epochs, seed=0, workers=0):
     made = {}
     for epoch in epochs:
         order.set_epoch(epoch)
-        made[epoch] = [(inputs.tolist(), labels.tolist()) for inputs, labels in loader]
+        made[epoch] = [(inputs.tolist(), labels.tolist()) for inputs, labels, _ in loader]
     return made
 
 
@@ -86,8 +87,8 @@ def test_draws_depend_on_the_key_alone():
 def test_inputs_and_labels_belong_together():
     data = AugmentedSplit(SPLIT, lambda inputs: inputs, seed=0)
     assert len(data) == 12
-    inputs, label = data[5, 7]
-    assert (inputs.tolist(), label.item(), label.dtype) == ([[[14, 15]]], 1, torch.int64)
+    inputs, label, index = data[5, 7]
+    assert (inputs.tolist(), label.item(), label.dtype, index) == ([[[14, 15]]], 1, torch.int64, 7)
 
 
 def test_the_global_generator_is_left_alone(monkeypatch):
@@ -118,10 +119,62 @@ def test_the_generator_is_restored_after_an_error():
 def test_evaluation_draws_nothing():
     data = EvaluationSplit(SPLIT, lambda inputs: inputs / 2)
     state = torch.get_rng_state()
-    inputs, labels = next(iter(DataLoader(data, batch_size=12, generator=torch.Generator())))
+    inputs, labels, _ = next(iter(DataLoader(data, batch_size=12, generator=torch.Generator())))
     assert torch.equal(torch.get_rng_state(), state)
     assert inputs.flatten().tolist() == [i / 2 for i in range(24)]
     assert labels.tolist() == [0, 1, 2] * 4
+
+
+# --- Files that cannot be read -----------------------------------------------------------------------------------
+
+
+class Files:
+    """Inputs of which those in ``damaged`` cannot be read."""
+
+    shape = (12, 1, 1, 2)
+    identity = b"files"
+
+    def __init__(self, *damaged):
+        self.damaged = damaged
+
+    def __getitem__(self, index):
+        if index in self.damaged:
+            raise UnreadableError(f"cannot read the image {index}.jpg: it is cut off; replace or remove it")
+        return SPLIT.inputs[index]
+
+
+def loaded(*damaged, skip=False, workers=0):
+    data = EvaluationSplit(Split(Files(*damaged), SPLIT.labels), lambda inputs: inputs)
+    together = partial(collate, skip_unreadable=skip)
+    return [
+        (inputs.flatten().tolist()[::2], labels.tolist(), ids.tolist())
+        for inputs, labels, ids in DataLoader(data, batch_size=4, collate_fn=together, num_workers=workers)
+    ]
+
+
+def test_a_batch_says_which_examples_it_has():
+    assert loaded()[1] == ([8, 10, 12, 14], [1, 2, 0, 1], [4, 5, 6, 7])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_example_stops_with_its_name_alone(workers):
+    with pytest.raises(UnreadableError) as caught:
+        loaded(6, workers=workers)
+    assert str(caught.value) == "cannot read the image 6.jpg: it is cut off; replace or remove it"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_examples_are_left_out_where_the_recipe_says_so(workers):
+    assert loaded(5, 6, skip=True, workers=workers) == [
+        ([0, 2, 4, 6], [0, 1, 2, 0], [0, 1, 2, 3]),
+        ([8, 14], [1, 1], [4, 7]),
+        ([16, 18, 20, 22], [2, 0, 1, 2], [8, 9, 10, 11]),
+    ]
+
+
+def test_a_batch_with_nothing_to_read_stops_all_the_same():
+    with pytest.raises(UnreadableError, match=r"4\.jpg"):
+        loaded(4, 5, 6, 7, skip=True)
 
 
 class Recorder(lightning.LightningModule):

@@ -14,7 +14,7 @@ from jellyplus.training.recipe import load_run
 from jellyplus.training.train import Outcome, train
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-TIMES = ("time_s", "search_time_s")
+TIMES = ("time_s", "search_time_s", "warm_start_time_s")
 
 
 @functools.cache

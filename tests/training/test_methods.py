@@ -117,9 +117,9 @@ def test_the_loss_of_a_step_is_the_cross_entropy_of_the_summed_outputs_and_im_lo
     recipe = evolving()
     net = build_network(recipe)
     classifier = Classifier(net, recipe, seed=0)
-    classifier._loss_sums = torch.zeros(2)
+    classifier._loss_sums, classifier._seen = torch.zeros(2), []
     x, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
-    loss = classifier.training_step((x, labels))
+    loss = classifier.training_step((x, labels, torch.arange(4)))
     means = [(node.h_seq.mean() - 0.5) ** 2 for node in classifier.im_loss._nodes.values()]
     branches, forward = [], net.shortcuts.forward
     net.shortcuts.forward = lambda outputs: branches.append(forward(outputs)) or torch.zeros(())
@@ -166,7 +166,7 @@ def test_the_parameter_gets_finite_differences_and_the_others_their_surrogate_gr
     def spied(self, trainer, module, optimizer):
         before = {name: p.grad.clone() for name, p in module.net.named_parameters()}
         original(self, trainer, module, optimizer)
-        x, labels = self._batch
+        x, labels, _ = self._batch
         expected = functional.finite_difference_gradient(
             module.net, "conv1.weight", lambda y: F.cross_entropy(y.mean(0), labels), x[None], 0.1
         )
