@@ -20,7 +20,10 @@ _EVALUATION_BATCH = 250  # decides speed and memory, no number
 
 
 class DataModule(lightning.LightningDataModule):
-    """Loaders for a recipe over a data set. With several processes each loads its part of every batch.
+    """Loaders for a recipe over a data set.
+
+    With several processes each loads its part of every batch. Where unreadable examples are left out, parts may differ
+    in size, and the loss is the mean of the parts' means.
 
     Args:
         data: the data set.
