@@ -8,12 +8,13 @@ import numpy as np
 
 from jellyplus._errors import InputError
 from jellyplus.datasets.frames import SENSOR, Events
+from jellyplus.datasets.npy import from_npy
 
 __all__ = ["read_events_npz", "read_frames_npz"]
 
 _LARGEST = 2**30  # bytes unpacked; a recording of a minute has a tenth
 
-_DAMAGE = (OSError, EOFError, ValueError, KeyError, MemoryError, RuntimeError, zlib.error, zipfile.BadZipFile)
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile)
 
 
 def read_events_npz(path: Path) -> Events:
@@ -47,21 +48,13 @@ def read_frames_npz(path: Path) -> np.ndarray:
 def _arrays(path: Path, keys: list[str] | str) -> list[np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(info.file_size for info in archive.infolist())
-        if unpacked > _LARGEST:
-            raise InputError(f"{path} unpacks to {unpacked:,} bytes, more than any recording has; fetch it anew")
-        with np.load(path, allow_pickle=False) as arrays:
-            return [arrays[key] for key in keys]
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        MemoryError,
-        RuntimeError,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
+            members = [archive.getinfo(f"{key}.npy") for key in keys]
+            if sum(member.file_size for member in members) > _LARGEST:
+                raise InputError(
+                    f"{path} unpacks to more than {_LARGEST:,} bytes, which no recording has; make it anew"
+                )
+            return [from_npy(archive.read(member)) for member in members]
+    except _DAMAGE as error:
         raise InputError(
             f"{path} is damaged or lacks one of {', '.join(keys)}; remove it and let SpikingJelly make it anew"
         ) from error

@@ -1,6 +1,7 @@
 """CIFAR10-DVS from generated files in every layout, and what is refused."""
 
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ import pytest
 import spikingjelly.datasets as sj
 import torch
 from recordings import CLASSES, aedat2, random_events, same, write, write_cifar10_dvs, write_npz
+from spikingjelly import configure
+from spikingjelly.datasets.cifar10_dvs import CIFAR10DVS
 
 from jellyplus._errors import InputError
 from jellyplus.datasets import cifar10_dvs, load
@@ -113,6 +116,29 @@ def test_every_layout_gives_the_same(sets, settings):
     assert [len(data["plain"].train), len(data["plain"].test)] == [90, 10]
     assert data["events"].source == "SpikingJelly's events_np"
     assert before == {name: contents(root) for name, root in sets.items()}  # loading writes nothing
+
+
+def test_examples_and_split_are_those_of_spikingjellys_whole_pipeline(tmp_path, monkeypatch):
+    """From the authors' files through its own conversion, integration and split, with the two names numpy dropped."""
+    monkeypatch.setattr(np, "fromstring", np.frombuffer)
+    monkeypatch.setattr(np, "bool", np.bool_, raising=False)
+    monkeypatch.setattr(configure, "max_threads_number_for_datasets_preprocess", 1)  # np.load fails in several
+    write_cifar10_dvs(tmp_path / "extract", per_class=12)
+    (tmp_path / "events_np").mkdir()
+    CIFAR10DVS.create_events_np_files(str(tmp_path / "extract"), str(tmp_path / "events_np"))
+    theirs = CIFAR10DVS(str(tmp_path), data_type="frame", frames_number=T, split_by="number")
+    ours = loaded(tmp_path, replace(SETTINGS, side=128))
+    assert ours.source == "AEDAT 2 recordings in extract/<class>"
+    for part, side in zip((ours.train, ours.test), sj.split_to_train_test_set(0.9, theirs, 10), strict=True):
+        assert len(part) == len(side) > 0
+        for example, label, (their_example, their_label) in zip(part.inputs, part.labels, side, strict=True):
+            assert np.array_equal(example, their_example)
+            assert label == their_label
+    shutil.rmtree(tmp_path / "extract")
+    assert loaded(tmp_path, replace(SETTINGS, side=128)).source == "SpikingJelly's events_np"
+    shutil.rmtree(tmp_path / "events_np")
+    again = loaded(tmp_path, replace(SETTINGS, side=128))
+    assert (again.source, again.fingerprint) == ("SpikingJelly's frames_number_3_split_by_number", ours.fingerprint)
 
 
 def test_spikingjellys_frames_of_other_settings_are_not_taken(sets):
