@@ -14,7 +14,7 @@ from spikingjelly import configure
 from spikingjelly.datasets.cifar10_dvs import CIFAR10DVS
 
 from jellyplus._errors import InputError
-from jellyplus.datasets import cifar10_dvs, load
+from jellyplus.datasets import cifar10_dvs, load, recordings
 from jellyplus.datasets.frames import frames
 from jellyplus.datasets.settings import EventSettings
 from jellyplus.datasets.survey import inspect
@@ -172,9 +172,6 @@ def test_prepared_frames_are_what_is_loaded(tmp_path):
     assert cifar10_dvs.prepare_frames(tmp_path, replace(SETTINGS, split="random", split_seed=1), T, None) == (cache, 1)
     assert contents(cache).items() >= {path: time for path, time in before.items() if path.is_file()}.items()
     assert cifar10_dvs.prepare_frames(tmp_path, SETTINGS, T, None) == (cache, 0)
-    others = [replace(SETTINGS, side=32), replace(SETTINGS, values="binary"), replace(SETTINGS, integration="time")]
-    assert len({cifar10_dvs.prepare_frames(tmp_path, other, T, 1)[0] for other in (SETTINGS, *others)}) == 4
-
     for recording in tmp_path.glob("*/*.aedat"):
         recording.write_bytes(b"not read")
     assert loaded(tmp_path).fingerprint == direct.fingerprint
@@ -183,6 +180,25 @@ def test_prepared_frames_are_what_is_loaded(tmp_path):
         assert "cat/cifar10_cat_0.npy is damaged" in refusal(tmp_path)
     np.save(cache / "cat/cifar10_cat_0.npy", np.zeros((T, 2, 48, 48)))
     assert "cat/cifar10_cat_0.npy holds float64" in refusal(tmp_path)
+
+
+def test_whatever_changes_frames_has_its_own_cache(sets):
+    layout = cifar10_dvs.find(sets["plain"])
+    duration = replace(SETTINGS, integration="duration", frame_us=5000, start_us=0)
+    variants = [
+        SETTINGS,
+        replace(SETTINGS, side=42),
+        replace(SETTINGS, resize="events"),
+        replace(SETTINGS, values="binary"),
+        replace(SETTINGS, integration="time"),
+        duration,
+        replace(duration, frame_us=5001),
+        replace(duration, start_us=1),
+    ]
+    caches = {recordings._cache(layout, settings, time_steps) for settings in variants for time_steps in (T, T + 1)}
+    assert len(caches) == 2 * len(variants)
+    other_split = replace(SETTINGS, split="random", split_seed=1)
+    assert recordings._cache(layout, other_split, T) == recordings._cache(layout, SETTINGS, T)
 
 
 def write_zips(folder, classes=CLASSES, source=None):
@@ -252,11 +268,11 @@ def test_classes_that_are_missing_or_unknown(tmp_path):
 
 
 def test_a_damaged_file_of_spikingjelly_stops_loading_with_its_name(tmp_path):
-    recordings = {f"{name}/a_{k}": random_events(9, seed=k) for name in CLASSES for k in range(10)}
-    write_events_np(tmp_path / "events", recordings)
+    written = {f"{name}/a_{k}": random_events(9, seed=k) for name in CLASSES for k in range(10)}
+    write_events_np(tmp_path / "events", written)
     write_npz(tmp_path / "events/events_np/cat/a_0.npz", t=[1], x=[1], y=[1], p=[2])
     assert "cat/a_0.npz holds events outside" in refusal(tmp_path / "events")
-    write_frames(tmp_path / "frames", recordings)
+    write_frames(tmp_path / "frames", written)
     path = tmp_path / f"frames/frames_number_{T}_split_by_number/dog/a_9.npz"
     write_npz(path, frames=np.zeros((T + 1, 2, 128, 128)))
     assert f"dog/a_9.npz holds {T + 1} frames where {T} are asked for" in refusal(tmp_path / "frames")
