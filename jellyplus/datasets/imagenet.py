@@ -1,7 +1,7 @@
 """ImageNet (ILSVRC2012; Russakovsky et al. 2015) as users have it: a folder of images for every class.
 
 Images stay on disk and are decoded when asked for. Order and labels are torchvision's: by WordNet id, then by name of
-the file, of files with the extension of an image; its ``meta.bin`` is not read.
+the file, of files with the extension of an image; hidden files are left out. torchvision's ``meta.bin`` is not read.
 """
 
 import os
@@ -25,17 +25,17 @@ from jellyplus.datasets.base import DataSet, Split, UnreadableError
 from jellyplus.datasets.settings import ImageSettings
 from jellyplus.datasets.survey import File, Survey
 
-__all__ = ["ImageFiles", "imagenet", "survey"]
+__all__ = ["MEAN", "STD", "ImageFiles", "imagenet", "survey"]
 
+MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in the 0..1 scale: torchvision's, as everyone uses
+STD = (0.229, 0.224, 0.225)
+
+_CLASSES = 1000
 _SPLITS = ("train", "val")
 _PLACES = ("", "imagenet", "ImageNet", "ILSVRC2012", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")
 _CLASS = re.compile(r"n\d{8}")  # a WordNet id
 _FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP")  # of the extensions; what a file holds decides, not its name
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-_UNPACK = (
-    "unpack it with torchvision.datasets.ImageNet, which also sorts the validation images into classes; "
-    "jellyplus does not unpack it"
-)
 
 
 class ImageFiles:
@@ -87,10 +87,9 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def imagenet(root: str | None, images: ImageSettings) -> DataSet:
-    """ImageNet, or some of its classes, from ``{train,val}/<WordNet id>/*`` in ``root``.
+    """ImageNet, or some of its classes, from ``{train,val}/<wnid>/*`` in ``root``, by WordNet id.
 
-    ``root`` may also hold that in ``imagenet``, ``ILSVRC2012`` or ``ILSVRC/Data/CLS-LOC``. Mean and standard deviation
-    are those that are usual with ImageNet.
+    ``root`` may also hold that in ``imagenet``, ``ILSVRC2012``, ``Data/CLS-LOC`` or ``ILSVRC/Data/CLS-LOC``.
 
     Raises:
         InputError: there is no root, no ImageNet in it, it is not unpacked, a class is in only one split or has no
@@ -109,11 +108,15 @@ def imagenet(root: str | None, images: ImageSettings) -> DataSet:
         test,
         kind="images",
         stand_in=False,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        source="image folder",
+        mean=MEAN,
+        std=STD,
+        source="ILSVRC2012, training and validation" + _subset(len(classes)),
         skip_unreadable=images.unreadable == "skip",
     )
+
+
+def _subset(classes: int) -> str:
+    return "" if classes == _CLASSES else f", a subset of {classes} classes"
 
 
 def survey(root: Path) -> Survey | None:
@@ -175,15 +178,19 @@ def _holds(folder: Path, mark: re.Pattern) -> bool:
 def _absence(folder: Path) -> InputError:
     for place in (folder / name for name in _PLACES):
         if archive := next(place.glob("ILSVRC2012_img_*.tar"), None):
-            return InputError(f"{archive} is not unpacked; {_UNPACK}")
-    return folders.absence("imagenet", "{train,val}/<WordNet id>/*.JPEG, also in imagenet or ILSVRC2012", folder)
+            return _packed(archive)
+    return folders.absence("imagenet", "train/<wnid>/*.JPEG and val/<wnid>/*.JPEG", folder)
+
+
+def _packed(archive: Path) -> InputError:
+    return InputError(f"{archive} is still packed; torchvision.datasets.ImageNet unpacks and sorts it, this does not")
 
 
 def _list_splits(place: Path) -> tuple[list[str], tuple[_Listed, _Listed]]:
     train, val = (_classes(place / split) for split in _SPLITS)
-    if train != val:
-        odd = sorted(set(train) ^ set(val))
-        raise InputError(f"{place}: the class {odd[0]} is in only one of train and val; add it to the other")
+    for split, other, odd in (("train", "val", set(train) - set(val)), ("val", "train", set(val) - set(train))):
+        if odd:
+            raise InputError(f"the class {place / split / min(odd)} has no like in {other}; add or remove it")
     return train, (_list(place, "train", train), _list(place, "val", val))
 
 
@@ -191,26 +198,25 @@ def _classes(folder: Path) -> list[str]:
     """The class folders of one split, sorted."""
     if not folder.is_dir():
         if archive := next(folder.parent.glob(f"ILSVRC2012_img_{folder.name}*.tar"), None):
-            raise InputError(f"{archive} is not unpacked; {_UNPACK}")
+            raise _packed(archive)
         raise InputError(f"imagenet: {folder} is missing; a data set needs both train and val")
     with os.scandir(folder) as entries:
-        inside = {entry.name: entry.is_dir() for entry in entries}
+        inside = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
+    if any(_CLASS.match(name) and name.endswith(".tar") for name in inside):
+        raise InputError(f"{folder} holds archives of the classes; unpack each into a folder of its name")
     classes = sorted(name for name, is_folder in inside.items() if is_folder)
-    if odd := [name for name in classes if not _CLASS.fullmatch(name)]:
-        raise InputError(f"{folder}: the folder {odd[0]} is no WordNet id such as n01440764; rename or remove it")
-    if archive := next((name for name in sorted(inside) if _CLASS.match(name) and name.endswith(".tar")), None):
-        raise InputError(f"{folder / archive} is not unpacked; unpack every class into a folder of its WordNet id")
     if not classes:
-        images = sum(map(_is_image, inside))
         raise InputError(
-            f"{folder} holds {images:,} images outside of class folders; sort them into one folder for every "
-            "WordNet id, as torchvision.datasets.ImageNet does when it unpacks the archives"
+            f"the images in {folder} are not sorted into folders of classes; torchvision.datasets.ImageNet does that "
+            "when it unpacks ILSVRC2012_img_val.tar"
         )
+    if odd := [name for name in classes if not _CLASS.fullmatch(name)]:
+        raise InputError(f"{folder / odd[0]} is not named by a wnid, like n01440764; rename or remove it")
     return classes
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMG_EXTENSIONS)
+    return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
 
 
 def _list(place: Path, split: str, classes: list[str]) -> _Listed:
@@ -230,5 +236,5 @@ def _list_class(place: Path, name: str) -> list[tuple[bytes, int]]:
     except OSError as error:
         raise InputError(f"cannot read {error.filename}: {error.strerror}; repair or remove it") from error
     if not found:
-        raise InputError(f"{place / name} holds no image; every class needs a folder with images")
+        raise InputError(f"{place / name} has no images; every class needs some")
     return [(os.fsencode(f"{name}/{image}"), size) for image, size in found]
