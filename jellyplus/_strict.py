@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-4 as a string
 _CONTROL = re.compile(r"[^\t\n -~\x80-\ud7ff\ue000-\U0010ffff]")  # and surrogates, which UTF-8 cannot write
-_MAX_BYTES = 2**20  # the largest recipe is a two hundredth of it
+_MAX_BYTES = 2**18  # the largest file of ours is a twentieth of it
+_DEEPEST = 50  # brackets within brackets; PyYAML's time grows with their square
 _SCALARS = {str: "a string", int: "an integer", float: "a finite number", bool: "true or false"}
 
 
@@ -34,6 +35,11 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             raise MarkedYAMLError(problem="an alias in place of a value", problem_mark=self.peek_event().start_mark)
         return super().compose_node(parent, index)
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        if self.flow_level == _DEEPEST:
+            raise MarkedYAMLError(problem="too many brackets within brackets", problem_mark=self.get_mark())
+        super().fetch_flow_collection_start(token)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -48,7 +54,7 @@ def load_yaml(path: str | os.PathLike) -> Any:
     """Return what the YAML file ``path`` holds.
 
     Raises:
-        InputError: there is no such file, it is larger than 1 MiB, it is not YAML, a key is given twice, or it has
+        InputError: there is no such file, it is larger than 256 KiB, it is not YAML, a key is given twice, or it has
             aliases.
     """
     content = _content(Path(path))
@@ -72,7 +78,7 @@ def _content(path: Path) -> bytes:
     except (OSError, ValueError) as error:  # a ValueError where the name holds a null character
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', error)}; check the name") from error
     if len(content) > _MAX_BYTES:
-        raise InputError(f"{path} is larger than {_MAX_BYTES // 2**20} MiB; give a file like those in recipes/")
+        raise InputError(f"{path} is larger than {_MAX_BYTES // 2**10} KiB; give a file like those in recipes/")
     return content
 
 

@@ -100,6 +100,8 @@ def augmentation(
     for name, size in sizes.items():
         if size < 0:
             raise InputError(f"{name} is {size} pixels; give 0 or more")
+    if "crop" in names and crop_padding >= (side := min(data.train.inputs.shape[-2:])):
+        raise InputError(f"crop_padding is {crop_padding} pixels and {data.name} has {side}; give less")
     before = [registered[name][1]() for name in names if name != "cutout"]
     after = [registered[name][1]() for name in names if name == "cutout"]
     return v2.Compose([*before, normalisation(data), *after])

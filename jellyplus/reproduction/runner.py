@@ -51,7 +51,7 @@ class Runner:
         Nothing is written, and what could fail later is checked: the evidence there is, data, recipe against data.
 
         Raises:
-            InputError: damaged evidence, data that is missing or does not fit the recipe.
+            InputError: damaged evidence or checkpoints, data that is missing or does not fit the recipe.
         """
         needed: dict[tuple[str, int], tuple[Run, int]] = {}
         for seed in seeds:
@@ -61,6 +61,8 @@ class Runner:
             data = self._load(run)
             DataModule(data, run.recipe, seed)
             _try_to_build(run, choose_backend(run.recipe, self.device, say=False), data.train.inputs.shape[-3:])
+            if run.parent and (run.parent.key, seed) not in needed:
+                self._start(run, seed, data)
         return list(needed.values())
 
     def make(self, planned: list[tuple[Run, int]]) -> None:
