@@ -1,7 +1,7 @@
 """Data sets by name. Needs torchvision and scikit-learn, from the extra ``jellyplus[reproduce]``."""
 
 from jellyplus._errors import InputError
-from jellyplus.datasets import cifar, cifar10_dvs, dvs128_gesture, embedded, event_camera, mnist
+from jellyplus.datasets import cifar, cifar10_dvs, dvs128_gesture, embedded, event_camera, imagenet, mnist
 from jellyplus.datasets.base import DataSet, Split
 from jellyplus.datasets.settings import EventSettings, ImageSettings
 
@@ -13,7 +13,7 @@ _EMBEDDED = {
     "moving_digits": embedded.moving_digits,
 }
 _ON_DISK = {"cifar10": cifar.cifar10, "cifar100": cifar.cifar100, "mnist": mnist.mnist}
-_OF_IMAGES = {}  # (root, images)
+_OF_IMAGES = {"imagenet": imagenet.imagenet}  # (root, images)
 _OF_EVENTS = {  # (root, events, time_steps)
     "cifar10_dvs": cifar10_dvs.cifar10_dvs,
     "dvs128_gesture": dvs128_gesture.dvs128_gesture,
@@ -33,7 +33,7 @@ def load(
 
     Args:
         name: ``digits``, ``digit_pairs``, ``moving_digits`` (these ship with scikit-learn), ``cifar10``, ``cifar100``,
-            ``mnist``, ``cifar10_dvs``, ``dvs128_gesture``, ``event_camera``.
+            ``mnist``, ``imagenet``, ``cifar10_dvs``, ``dvs128_gesture``, ``event_camera``.
         root: the folder that holds it; the embedded ones need none and ignore it.
         images: how images of many sizes are presented; for the data sets that have them, None for the others.
         events: how recordings are split and become frames; for the data sets that have them, None for the others.

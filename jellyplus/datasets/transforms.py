@@ -13,8 +13,11 @@ from torchvision.transforms import v2
 
 from jellyplus._errors import InputError
 from jellyplus.datasets.base import DataSet
+from jellyplus.datasets.imagenet import ImageFiles
 
 Transform = Callable[[Tensor], Tensor]
+
+_WHERE = {True: "have many sizes", False: "have one size"}
 
 
 class Cutout(nn.Module):
@@ -70,21 +73,25 @@ def augmentation(
     """Compose the named augmentations, conversion to float32 and normalisation for the training split of ``data``.
 
     Args:
-        names: any of ``crop`` (zero padding, then a random crop of the data's own size), ``flip`` (left to right, half
-            of the time), ``autoaugment`` (the CIFAR-10 policy; images), ``roll`` (events) and ``cutout``. They act on
-            uint8 in this order; cutout acts after normalisation wherever it stands.
+        names: any of ``resized_crop`` (a crop of 8 to 100 % of the area, 3:4 to 4:3, resized to the input's size; for
+            ImageNet, where it comes first), ``crop`` (zero padding, then a random crop of the data's own size),
+            ``flip`` (left to right, half of the time), ``autoaugment`` (the CIFAR-10 policy; images), ``roll`` (events)
+            and ``cutout``. They act on uint8 in this order; cutout acts after normalisation wherever it stands.
         data: gives size, kind and channel statistics.
         crop_padding: pixels on each side.
         cutout_size: side of the square, pixels.
         roll_pixels: largest shift, pixels.
 
     Returns:
-        a picklable function of one example, uint8 [C, H, W] or [T, C, H, W] to float32 of the same shape.
+        a picklable function of one example, uint8 [C, H, W] or [T, C, H, W] to float32 of the same shape; ImageNet's
+        may have any height and width and get those of ``data``.
 
     Raises:
         InputError: an unknown name, a transform that does not fit the kind of data, a negative size.
     """
+    many_sizes = isinstance(data.train.inputs, ImageFiles)
     registered = {
+        "resized_crop": (("images",), partial(v2.RandomResizedCrop, data.train.inputs.shape[-2:])),
         "crop": (("images", "events"), partial(v2.RandomCrop, data.train.inputs.shape[-2:], padding=crop_padding)),
         "flip": (("images", "events"), v2.RandomHorizontalFlip),
         "autoaugment": (("images",), partial(v2.AutoAugment, v2.AutoAugmentPolicy.CIFAR10)),
@@ -96,6 +103,9 @@ def augmentation(
             raise InputError(f"there is no augmentation {name!r}; choose from {', '.join(sorted(registered))}")
         if data.kind not in registered[name][0]:
             raise InputError(f"the augmentation {name} does not fit the {data.kind} of {data.name}; leave it out")
+    if many_sizes != (tuple(names).count("resized_crop") == 1 and names[0] == "resized_crop"):
+        state = "make resized_crop its first" if many_sizes else "leave resized_crop out"
+        raise InputError(f"data.augmentation does not fit {data.name}, whose images {_WHERE[many_sizes]}; {state}")
     sizes = {"crop_padding": crop_padding, "cutout_size": cutout_size, "roll_pixels": roll_pixels}
     for name, size in sizes.items():
         if size < 0:
@@ -104,14 +114,24 @@ def augmentation(
         raise InputError(f"crop_padding is {crop_padding} pixels and {data.name} has {side}; give less")
     before = [registered[name][1]() for name in names if name != "cutout"]
     after = [registered[name][1]() for name in names if name == "cutout"]
-    return v2.Compose([*before, normalisation(data), *after])
+    return v2.Compose([*before, *_normalised(data), *after])
 
 
 def normalisation(data: DataSet) -> Transform:
-    """Conversion to float32, uint8 [*, C, H, W] to the same shape, as evaluation needs it.
+    """What evaluation needs: conversion to float32, uint8 [*, C, H, W] to the same shape.
 
-    Images become (x / 255 - mean) / std per channel; event counts stay what they are.
+    Images become (x / 255 - mean) / std per channel; event counts stay what they are. ImageNet's come from any
+    height and width to those of ``data``: the shorter side is resized (bilinear, antialiased) where the recipe says so,
+    and the centre is cropped; what is missing of a smaller image is black.
     """
+    inputs = data.test.inputs
+    if not isinstance(inputs, ImageFiles):
+        return v2.Compose(_normalised(data))
+    resize = [v2.Resize(inputs.resize)] if inputs.resize else []
+    return v2.Compose([*resize, v2.CenterCrop(inputs.shape[-2:]), *_normalised(data)])
+
+
+def _normalised(data: DataSet) -> list[Transform]:
     if data.kind == "events":
-        return v2.ToDtype(torch.float32)
-    return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean, data.std)])
+        return [v2.ToDtype(torch.float32)]
+    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean, data.std)]

@@ -174,7 +174,7 @@ def test_no_augmentation_is_normalisation():
 
 
 def test_unknown_name():
-    with pytest.raises(InputError, match=r"'mixup'; choose from autoaugment, crop, cutout, flip, roll$"):
+    with pytest.raises(InputError, match=r"'mixup'; choose from autoaugment, crop, cutout, flip, resized_crop, roll$"):
         build(["flip", "mixup"], IMAGES)
 
 
@@ -182,6 +182,11 @@ def test_unknown_name():
 def test_a_transform_that_does_not_fit(name, data):
     with pytest.raises(InputError, match=f"{name} does not fit the {data.kind} of toy"):
         build([name], data)
+
+
+def test_a_resized_crop_is_for_images_of_many_sizes():
+    with pytest.raises(InputError, match=r"toy, whose images have one size; leave resized_crop out$"):
+        build(["resized_crop"], IMAGES)
 
 
 @pytest.mark.parametrize("size", ["crop_padding", "cutout_size", "roll_pixels"])
