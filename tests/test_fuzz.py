@@ -1,0 +1,303 @@
+"""Readers of files against mutated files: each gives a value or one sentence, soon and in little memory.
+
+Valid files are damaged (bytes replaced, cut, doubled, put in) and, where they have a structure, changed in it. CI runs
+some hundred examples a reader; ``python tests/test_fuzz.py MINUTES`` runs as long as asked and reports.
+"""
+
+import copy
+import json
+import random
+import struct
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+from types import CodeType, SimpleNamespace
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jellyplus import _strict
+from jellyplus._errors import InputError
+from jellyplus.datasets import aedat
+from jellyplus.reproduction import evidence as evidence_module
+from jellyplus.reproduction.evidence import Store
+from jellyplus.training import recipe as recipe_module
+from jellyplus.training.recipe import load_run, recipe_key
+
+REPOSITORY = Path(__file__).parents[1]
+EXAMPLES = {"aedat2": 200, "aedat3": 300, "recipe": 150, "evidence": 300}
+SECONDS = 5  # an example takes milliseconds; the machines of CI stall
+MEMORY = 64 * 2**20  # bytes beside a hundred times the file
+
+# --- Valid files ---------------------------------------------------------------------------------------------------
+
+
+def aedat2(draw):
+    words = (draw.randrange(2**32) if k % 2 == 0 else 1000 * k for k in range(40))
+    return b"#!AER-DAT2.0\r\n# made by a test\r\n" + struct.pack(">40I", *words)
+
+
+def aedat3(draw):
+    content = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#!END-HEADER\r\n"
+    for kind in (0, 1, 1):
+        n = draw.randrange(1, 5)
+        content += struct.pack("<2H6I", kind, 0, 8, 4, 0, n, n, n)
+        for k in range(n):
+            content += struct.pack("<2I", draw.randrange(128) << 17 | draw.randrange(128) << 2 | 3, k)
+    return content
+
+
+RECIPES = {
+    f"{path.parent.name}/{path.stem}": path.read_bytes()
+    for path in sorted((REPOSITORY / "recipes").glob("*/*.yaml"))
+    if path.stem != "profiles"
+}
+VALUES = [yaml.safe_load(content) for content in RECIPES.values()]
+PROFILES = b'embedded:\n  "*":\n    model: {width: 4}\n  "r*":\n    data: {augmentation: [], events: null}\npaper: {}\n'
+RECORD = {
+    "schema": 3, "key": recipe_key({"a": 1}), "recipe_name": "a/b", "profile": "paper", "seed": 0, "code": "c" * 64,
+    "recipe": {"a": 1}, "parent": None, "commit": "unknown", "dirty": None, "versions": {"torch": "2"},
+    "device": "cpu", "backend": "cpp", "dataset": {"name": "a", "train_examples": 1, "test_examples": 1},
+    "parameters": 1, "operations": {"macs_per_time_step": 1, "spike_rate": 0.5, "additions": 1.0,
+    "multiplications": 1.0, "energy_uj": 1.0, "examples": 1, "convention": "c"}, "accuracy_last": 1.0,
+    "accuracy_best": 1.0, "best_epoch": 0, "epochs_completed": 1, "epochs_planned": 1, "wall_time_s": 1.0,
+    "search_time_s": 0.0, "left_over": ["a"], "history": [{"epoch": 0, "loss": 0.5}],
+}  # fmt: skip
+
+# --- Mutations -----------------------------------------------------------------------------------------------------
+
+ODD = (
+    None, True, False, -1, 0, 1, 2, 3, 0.5, 2**63, 10**30, 1e300, -0.1, float("nan"), float("inf"), "", "x", "\0",
+    "a\nb", "\ud800", "1e-3", "1e999", [], {}, [[]], [1, 2], [0], {"a": 1}, {"": None}, "srif", "lif", "evaf", "dspike",
+    "rectangular", "step", "cosine", "bn", "tdbn", "cpp", "bf16-mixed", "p/r", "resnet19", "plain", "toy_cnn", "conv",
+)  # fmt: skip
+TEXTS = (
+    b"", b"\0", b"\xff", b"[" * 3000, b"{" * 3000, b"9" * 5000, b"&a [*a]", b"- " * 500, b"!!bool x", b"2024-13-45",
+    b"<<: {a: 1}", b"a: 1\na: 1\n", b"#" * 2**20, b"\x85", b"? [a]\n: b\n", b"!!python/name:os.system", b"1e400",
+)  # fmt: skip
+
+
+def damaged(draw, content):
+    """One to three of: bytes replaced, cut off, removed, doubled, odd ones put in."""
+    content = bytearray(content)
+    for _ in range(draw.randint(1, 3)):
+        at, end = sorted(draw.randrange(len(content) + 1) for _ in range(2))
+        change = draw.randrange(6)
+        if change == 0:
+            content[at : at + 1] = bytes([draw.randrange(256)])
+        elif change == 1:
+            del content[at:]
+        elif change == 2:
+            del content[at : at + draw.randrange(1, 16)]
+        elif change == 3:
+            content[at:at] = content[at:end]
+        elif change == 4:
+            content[at:at] = draw.choice(TEXTS)
+        else:
+            content[at : at + 4] = struct.pack("<I", draw.choice((0, 1, 2**31, 2**32 - 1, draw.randrange(2**32))))
+    return bytes(content)
+
+
+def restructured(draw, values, others):
+    """One to three values replaced, removed, added or taken from another file of the kind."""
+    values = copy.deepcopy(values)
+    for _ in range(draw.randint(1, 3)):
+        holder, other = values, draw.choice(others)
+        while True:
+            key = draw.choice(sorted(holder, key=str) if isinstance(holder, dict) else range(len(holder)))
+            other = other.get(key) if isinstance(holder, dict) and isinstance(other, dict) else None
+            if not isinstance(holder[key], dict | list) or not holder[key] or draw.random() < 0.3:
+                break
+            holder = holder[key]
+        change = draw.randrange(5)
+        if change == 0:
+            del holder[key]
+        elif change == 1 and isinstance(holder, dict):
+            holder[draw.choice(("odd", 3, None, "a\nb"))] = draw.choice(ODD)
+        elif change == 2:
+            holder[key] = draw.choice(ODD)
+        else:
+            holder[key] = copy.deepcopy(other) if change == 3 else draw.choice(ODD)
+        if not values:
+            break
+    return values
+
+
+# --- Readers -------------------------------------------------------------------------------------------------------
+
+
+def read_aedat(read, make):
+    def attempt(draw, folder):
+        content = make(draw)
+        content = content if draw.random() < 0.05 else damaged(draw, content)
+        path = folder / "a.aedat"
+        if draw.random() < 0.98:
+            path.write_bytes(content)
+        events = read(path)
+        assert {len(column) for column in events} <= {len(events.t)}
+        assert 0 < len(events.t) <= len(content) / 8
+        assert max(events.x.max(), events.y.max()) < 128
+        assert set(events.p.tolist()) <= {0, 1}
+
+    return attempt
+
+
+def read_recipe(draw, folder):
+    name, index = draw.choice(list(RECIPES)), draw.randrange(len(VALUES))
+    content, profiles = RECIPES[name], PROFILES
+    kind = draw.random()
+    if kind < 0.3:
+        content = damaged(draw, content)
+    elif kind < 0.8:
+        content = yaml.safe_dump(restructured(draw, VALUES[index], VALUES)).encode()
+    elif kind < 0.9:
+        profiles = damaged(draw, profiles)
+    else:
+        changed = restructured(draw, yaml.safe_load(PROFILES), VALUES)
+        profiles = json.dumps(changed).encode()
+    paper = folder / "p"
+    paper.mkdir(exist_ok=True)
+    (paper / "r.yaml").write_bytes(content)
+    (paper / "profiles.yaml").write_bytes(profiles)
+    assert len(load_run("p/r", "embedded", folder).key) == 64
+
+
+def read_evidence(draw, folder):
+    content = json.dumps(RECORD).encode()
+    if draw.random() < 0.4:
+        content = damaged(draw, content)
+    elif draw.random() < 0.9:
+        content = json.dumps(restructured(draw, RECORD, [RECORD])).encode()
+    if draw.random() < 0.01:
+        content += b" " * 2**24
+    store = Store(folder)
+    path = store.checkpoint_path(RECORD["key"], 0, RECORD["code"]).with_suffix(".json")
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    assert len(store.find_any(RECORD["key"])) <= 1
+    store.find(RECORD["key"], 0, RECORD["code"])
+
+
+def code_of(module, names=None):
+    """The lines of a module's functions, as {file: lines}; of some functions where ``names`` has them."""
+    path, lines = module.__file__, set()
+
+    def walk(code, within):
+        for inner in code.co_consts:
+            if isinstance(inner, CodeType):
+                counted = within or names is None or inner.co_qualname in names
+                if counted and inner.co_flags & 3:  # a function's, not a class's
+                    lines.update(line for *_, line in inner.co_lines() if line and line > inner.co_firstlineno)
+                walk(inner, counted)
+
+    walk(compile(Path(path).read_text(), path, "exec"), False)
+    return {path: lines}
+
+
+STORE = {"Store.find", "Store.find_any", "Store.folder", "Store._path", "Store._read", "Store.__init__"}
+STORE |= {"Evidence.__post_init__", "_of_this_schema"}
+READERS = {
+    "aedat2": (read_aedat(aedat.read_aedat2, aedat2), code_of(aedat, {"read_aedat2", "_content"})),
+    "aedat3": (read_aedat(aedat.read_aedat3, aedat3), code_of(aedat, {"read_aedat3", "_polarity_packets", "_content"})),
+    "recipe": (read_recipe, code_of(_strict) | code_of(recipe_module)),
+    "evidence": (read_evidence, code_of(evidence_module, STORE)),
+}
+
+
+class Watch:
+    """Runs examples of one reader and keeps what they reached, how long they took and what they allocated."""
+
+    def __init__(self, name):
+        self.attempt, self.lines = READERS[name]
+        self.reached = {path: set() for path in self.lines}
+        self.ended = Counter()
+        self.slowest = self.largest = 0.0
+
+    def run(self, seed):
+        with tempfile.TemporaryDirectory() as folder:
+            began, sentence = time.monotonic(), ""
+            if weighed := seed % 10 == 0:  # it takes three times as long
+                tracemalloc.start()
+            before = sys.gettrace()
+            sys.settrace(self._called)
+            try:
+                self.attempt(random.Random(seed), Path(folder))
+                self.ended["a value"] += 1
+            except InputError as error:
+                sentence = str(error)
+                self.ended["InputError"] += 1
+            finally:
+                sys.settrace(before)
+                peak = tracemalloc.get_traced_memory()[1] if weighed else 0
+                tracemalloc.stop()
+            size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            self.largest = max(self.largest, peak - 100 * size)
+        assert sentence.isprintable()
+        assert self.slowest < SECONDS, f"{self.slowest} s"
+        assert self.largest < MEMORY, f"{self.largest} bytes"
+
+    def _called(self, frame, event, argument):
+        if (reached := self.reached.get(frame.f_code.co_filename)) is None:
+            return None
+
+        def line(frame, event, argument):
+            if event == "line":
+                reached.add(frame.f_lineno)
+            return line
+
+        return line
+
+    @property
+    def missed(self):
+        return {Path(path).name: sorted(lines - self.reached[path]) for path, lines in self.lines.items()}
+
+    @property
+    def coverage(self):
+        total = sum(map(len, self.lines.values()))
+        return 1 - sum(map(len, self.missed.values())) / total
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_mutated_file_is_a_value_or_one_sentence(name):
+    watch = Watch(name)
+
+    @settings(
+        max_examples=EXAMPLES[name],
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.integers(0, 2**32))
+    def fuzz(seed):
+        watch.run(seed)
+
+    fuzz()
+    assert set(watch.ended) == {"a value", "InputError"}
+    assert watch.coverage >= 0.9, watch.missed
+
+
+def main(minutes):
+    """Every reader in turn until the time is over; a failure's seed stands in its traceback's last line."""
+    watches = SimpleNamespace(**{name: Watch(name) for name in READERS})
+    seed, end = 2**33, time.monotonic() + 60 * minutes
+    while time.monotonic() < end:
+        for name, watch in vars(watches).items():
+            try:
+                watch.run(seed)
+            except Exception as error:
+                raise SystemExit(f"{name}, seed {seed}: {type(error).__name__}: {error}") from error
+        seed += 1
+    for name, watch in vars(watches).items():
+        print(f"{name}: {dict(watch.ended)}, {watch.coverage:.1%} of lines, slowest {watch.slowest:.2f} s,", end=" ")
+        print(f"{watch.largest / 2**20:.1f} MiB beside 100 times the file; not reached: {watch.missed}")
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]))
