@@ -109,8 +109,7 @@ def events_of(log_light: np.ndarray, duration_us: int, threshold: float = THRESH
     Returns:
         events in the order of time, p 1 for ON; times are rounded down to microseconds.
     """
-    seen = ((log_light - log_light[0]) / threshold).reshape(len(log_light), -1)
-    seen = seen.round(_DECIMALS)
+    seen = ((log_light - log_light[0]) / threshold).round(_DECIMALS).reshape(len(log_light), -1)
     level = np.zeros_like(seen[0])
     found = []
     for step, (before, after) in enumerate(pairwise(seen)):
@@ -197,9 +196,10 @@ def _grey(image: Image.Image) -> np.ndarray:
 def _record(path: Path) -> Events:
     try:
         with Image.open(path) as image:
-            events = simulate(_grey(image))
+            grey = _grey(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read the image {path}; replace or remove it") from error
+    events = simulate(grey)
     if not len(events.t):
         raise InputError(f"the image {path} is uniform and makes no event; remove it")
     return events
