@@ -1,12 +1,16 @@
 """Runs short trainings and ruins them, over and over; says what was injected, what survived and what was lost.
 
     python benchmarks/soak.py [--minutes 10] [--seed 0] [--out benchmarks]
+    python benchmarks/soak.py --kills 20
 
 Every trial trains a tiny spiking network from scratch on generated JPEG files, with Dspike's temperature search,
 hit by one fault at a random moment, and calls it again until it is finished. It has survived if its weights, history
 (temperatures, learning rates, ids of the samples seen, accuracies) and evidence equal those of the run that nothing
 happened to, bit for bit. *Lost* counts finished epochs that were made again beyond the one that a fault may cost, files
 that are not whole, and refusals that are not one sentence with exit code 2. Exit code 1 if anything was lost.
+
+With ``--kills`` the only fault is SIGKILL, again and again in the same run, until there were so many; then runs begin
+no more epochs than planned and one for each kill.
 """
 
 import argparse
@@ -117,9 +121,9 @@ def nothing(trial: Trial) -> None:
     trial.run()
 
 
-def killed(trial: Trial) -> None:
+def killed(trial: Trial) -> int:
     """SIGKILL at a random moment."""
-    end_with(trial, signal.SIGKILL)
+    return end_with(trial, signal.SIGKILL)
 
 
 def terminated(trial: Trial) -> None:
@@ -132,12 +136,12 @@ def interrupted(trial: Trial) -> None:
     end_with(trial, signal.SIGINT)
 
 
-def end_with(trial: Trial, number: int) -> None:
-    """Send a signal some time after the start."""
+def end_with(trial: Trial, number: int) -> int:
+    """Send a signal some time after the start; the exit code."""
     pid = trial.start()
     time.sleep(trial.some_time())
     os.kill(pid, number)
-    trial.finish(pid)
+    return trial.finish(pid)
 
 
 def killed_while_writing(trial: Trial) -> None:
@@ -284,7 +288,7 @@ def result(folder: Path) -> dict | None:
     return {"history": history, "weights": numbers} | {name: evidence[name] for name in kept}
 
 
-def trial_of(fault: Callable[[Trial], None], expected: dict | None, duration: float, seed: str) -> tuple[dict, Trial]:
+def trial_of(fault: Callable[[Trial], object], expected: dict, duration: float, seed: str) -> tuple[dict, Trial]:
     """Run one trial to its end; what it gave, and what of it was lost."""
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(Path(folder), random.Random(seed), duration)
@@ -295,24 +299,34 @@ def trial_of(fault: Callable[[Trial], None], expected: dict | None, duration: fl
         found = result(trial.folder)
         return {
             "result": found,
-            "same": code == 0 and found is not None and expected in (None, found),
+            "same": code == 0 and found == expected,
             "repeated": max(len(begun) - EPOCHS - 1, 0),
             "refusals": trial.refusals,
         }, (trial.folder / "log").read_text()
 
 
+def undisturbed() -> tuple[dict, float]:
+    """What a run gives that nothing happens to, and its seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Trial(Path(folder), random.Random(), 0.0)
+        prepare(trial.folder)
+        trial.run()  # the compiled neurons are built, files are cached
+        shutil.rmtree(trial.folder / "out")
+        started = time.monotonic()
+        if trial.run():
+            sys.exit((trial.folder / "log").read_text())
+        return result(trial.folder), time.monotonic() - started
+
+
 def soak(minutes: float, seed: int) -> pd.DataFrame:
     """Trials in turn until the time is over, every fault at least once."""
     started = time.monotonic()
-    reference, _ = trial_of(nothing, None, 1.0, "warm-up")
-    begun = time.monotonic()
-    trial_of(nothing, None, 1.0, "duration")
-    duration = (time.monotonic() - begun) / 2  # the second call finds everything made, and starts as long as the first
+    reference, duration = undisturbed()
     counts = {fault.__name__: Counter(injected=0, survived=0, lost=0) for fault in FAULTS}
     number = 0
     while number < len(FAULTS) or time.monotonic() - started < 60 * minutes:
         fault = FAULTS[number % len(FAULTS)]
-        outcome, log = trial_of(fault, reference["result"], duration, f"{seed}/{number}")
+        outcome, log = trial_of(fault, reference, duration, f"{seed}/{number}")
         lost = outcome["repeated"] + outcome["refusals"]
         counts[fault.__name__].update(injected=1, survived=outcome["same"], lost=lost)
         if lost or not outcome["same"]:
@@ -324,14 +338,37 @@ def soak(minutes: float, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis("fault").reset_index()
 
 
+def kill_again(kills: int, seed: int) -> bool:
+    """Runs that are killed until they are through, as many as ``kills`` take; whether nothing was lost."""
+    chance, reference, duration = random.Random(seed), *undisturbed()
+    done = runs = 0
+    good = True
+    while done < kills:
+        with tempfile.TemporaryDirectory() as folder:
+            trial, before = Trial(Path(folder), chance, duration), done
+            prepare(trial.folder)
+            while done < kills and killed(trial) == -signal.SIGKILL:
+                done += 1
+            code, begun = trial.run(), len((trial.folder / "epochs").read_text().split())
+            same = code == 0 and result(trial.folder) == reference
+            good &= same and begun <= EPOCHS + done - before
+            runs += 1
+            print(f"run {runs}: {done - before} kills, {begun} epochs begun of {EPOCHS}, {'same' if same else 'OTHER'}")
+    print(f"{done} kills, {runs} runs, {'nothing lost' if good else 'SOMETHING LOST'}")
+    return good
+
+
 def main() -> int:
     """Soak, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--kills", type=int, help="SIGKILL only, this often")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="also write soak.md into this folder")
     options = parser.parse_args()
     torch.set_num_threads(1)  # a process that forks must not have started threads
+    if options.kills:
+        return 0 if kill_again(options.kills, options.seed) else 1
     frame = soak(options.minutes, options.seed)
     total = frame[["injected", "survived", "lost"]].sum()
     text = (

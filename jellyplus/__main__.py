@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from jellyplus._errors import InputError
-from jellyplus._options import add_run_options
+from jellyplus._options import PROFILES, add_run_options, count
 
 __all__ = ["main"]
 
@@ -57,6 +57,13 @@ def _add_data_commands(commands: argparse._SubParsersAction) -> None:
     check = actions.add_parser("check", help=summary, description=f"{summary.capitalize()}.")
     check.add_argument("root", type=Path, help="what --data-root would be")
     check.set_defaults(run=_check_data)
+    summary = "unpack the archives in a folder, and make the frames of a recipe; what is there already is left as it is"
+    prepare = actions.add_parser("prepare", help=summary, description=f"{summary.capitalize()}.")
+    prepare.add_argument("root", type=Path, help="what --data-root would be")
+    prepare.add_argument("--recipe", type=Path, help="make its frames; without it, unpack only")
+    prepare.add_argument("--profile", choices=PROFILES, default="paper", help="of the recipe")
+    prepare.add_argument("--workers", type=count, metavar="N", default=4, help="threads")
+    prepare.set_defaults(run=_prepare_data)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -67,6 +74,19 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _check_data(options: argparse.Namespace) -> int:
     return _with_extra("jellyplus.datasets.command", "data").check(options.root)
+
+
+def _prepare_data(options: argparse.Namespace) -> int:
+    command = _with_extra("jellyplus.datasets.command", "data")
+    if not options.recipe:
+        command.unpack(options.root)
+        return 0
+    recipe = _with_extra("jellyplus.training.recipe", "data").load_file(options.recipe, options.profile).recipe
+    command.unpack(options.root)
+    command.prepare_frames(
+        options.root, recipe.data.dataset, recipe.data.events, recipe.model.time_steps, max(options.workers, 1)
+    )
+    return 0
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-__all__ = ["PROFILES", "add_run_options"]
+__all__ = ["PROFILES", "add_run_options", "count"]
 
 PROFILES = ("embedded", "small", "paper")
 
@@ -20,12 +20,13 @@ def add_run_options(parser: argparse.ArgumentParser, profile: str) -> None:
     parser.add_argument("--seeds", nargs="+", type=_seed, metavar="SEED", default=[0], help="one run for each")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
     parser.add_argument(
-        "--workers", type=_count, metavar="N", default=0, help="processes that load data; they decide no number"
+        "--workers", type=count, metavar="N", default=0, help="processes that load data; they decide no number"
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("results"), help="evidence and tables")
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """Read a number of processes or threads."""
     value = int(text)
     if not 0 <= value <= 1024:
         raise argparse.ArgumentTypeError(f"{text} processes are not possible; give 0 to 1024")

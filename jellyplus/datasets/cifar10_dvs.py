@@ -4,8 +4,6 @@ Frontiers in Neuroscience 11:309, doi 10.3389/fnins.2017.00309; figshare holds a
 """
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,7 @@ from jellyplus.datasets.frames import Events
 from jellyplus.datasets.npz import read_events_npz, read_frames_npz
 from jellyplus.datasets.recordings import Layout, Recording, Source, candidates, load_split, only, prepare, survey_files
 from jellyplus.datasets.settings import EventSettings
-from jellyplus.datasets.splits import in_file_order, manifest, split_class
+from jellyplus.datasets.splits import in_file_order, manifest, manifest_digest, split_class
 from jellyplus.datasets.survey import Survey
 
 __all__ = ["CLASSES", "PUBLISHED", "cifar10_dvs", "find", "prepare_frames", "read", "survey", "unpack"]
@@ -185,8 +183,7 @@ def _digests(layout: Layout) -> dict[str, str]:
     for name in ("sj90", "first900"):
         settings = EventSettings(name, None, "number", None, None, 128, "events", "counts")
         with contextlib.suppress(InputError):
-            content = json.dumps(manifest(*_split(layout, settings), settings), sort_keys=True)
-            digests[name] = hashlib.sha256(content.encode()).hexdigest()
+            digests[name] = manifest_digest(manifest(*_split(layout, settings), settings))
     return digests
 
 

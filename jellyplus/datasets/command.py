@@ -5,16 +5,22 @@ from pathlib import Path
 import pandas as pd
 
 from jellyplus._errors import InputError
-from jellyplus.datasets import cifar, folders, mnist
+from jellyplus.datasets import cifar, cifar10_dvs, dvs128_gesture, event_camera, folders, imagenet, mnist
+from jellyplus.datasets.settings import EventSettings
 from jellyplus.datasets.survey import Finding, inspect
 
-__all__ = ["check"]
+__all__ = ["check", "prepare_frames", "unpack"]
 
 _SURVEYS = (
     cifar.survey_cifar10,
     cifar.survey_cifar100,
     mnist.survey,
+    imagenet.survey,
+    cifar10_dvs.survey,
+    dvs128_gesture.survey,
 )
+_IN_ARCHIVES = (cifar10_dvs, dvs128_gesture)
+_OF_FRAMES = {"cifar10_dvs": cifar10_dvs, "dvs128_gesture": dvs128_gesture, "event_camera": event_camera}
 _LISTED = 20  # classes; of more, only the smallest and the largest
 
 
@@ -34,6 +40,34 @@ def check(root: Path) -> int:
     findings = [inspect(survey) for survey in surveys]
     print("\n\n".join(map(_report, findings)))
     return 0 if all(finding.complete for finding in findings) else 1
+
+
+def unpack(root: Path) -> None:
+    """Unpack the archives of every data set in ``root`` that comes in some, each whole or not at all.
+
+    Raises:
+        InputError: there is no such folder, or an archive is damaged or reaches outside.
+    """
+    folder = folders.existing("data prepare", str(root))
+    unpacked = [path for data_set in _IN_ARCHIVES for path in data_set.unpack(folder)]
+    print("\n".join(f"unpacked: {path}" for path in unpacked) or "no archive to unpack")
+
+
+def prepare_frames(root: Path, dataset: str, events: EventSettings | None, time_steps: int, workers: int) -> None:
+    """Write the frames that a recipe needs beside the recordings, so that training finds them made.
+
+    Args:
+        root: what ``--data-root`` would be.
+        dataset, events, time_steps: as in the recipe.
+        workers: threads.
+
+    Raises:
+        InputError: the data set has no recordings, they are not in ``root``, or one is damaged.
+    """
+    if dataset not in _OF_FRAMES:
+        raise InputError(f"{dataset} has no recordings to prepare: give a recipe on {', '.join(_OF_FRAMES)}")
+    cache, written = _OF_FRAMES[dataset].prepare_frames(root, events, time_steps, workers)
+    print(f"{written} recordings became frames, the others had been: {cache}")
 
 
 def _report(finding: Finding) -> str:
@@ -58,6 +92,7 @@ def _by_class(finding: Finding) -> str:
     frame = frame.loc[sorted(frame.index, key=lambda name: (name.isdecimal() and int(name), name))]
     if len(frame) > _LISTED:
         frame = frame.agg(["min", "max"]).rename({"min": "smallest class", "max": "largest class"})
-    if finding.survey.per_class:
-        frame.loc["published"] = finding.survey.per_class
+    if per_class := finding.survey.per_class:
+        frame = frame.astype(object)
+        frame.loc["published"] = [per_class.get(split, "") for split in frame]
     return frame.to_markdown()

@@ -1,5 +1,7 @@
 """Which recordings train and which test, where the publisher does not say: nine tenths of each class train."""
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +13,7 @@ from jellyplus._errors import InputError
 from jellyplus.datasets.order import derived_seed
 from jellyplus.datasets.settings import EventSettings
 
-__all__ = ["in_file_order", "manifest", "split_class"]
+__all__ = ["in_file_order", "manifest", "manifest_bytes", "manifest_digest", "split_class"]
 
 _TRAIN = 0.9
 _FIRST = 900  # recordings of a class
@@ -50,6 +52,16 @@ def split_class(names: Sequence[str], label: int, settings: EventSettings) -> tu
 def manifest(train: Sequence[str], test: Sequence[str], settings: EventSettings) -> dict:
     """Return what the evidence keeps of a split, plain enough for JSON."""
     return {"split": settings.split, "split_seed": settings.split_seed, "train": list(train), "test": list(test)}
+
+
+def manifest_bytes(manifest: dict) -> bytes:
+    """Return a manifest as it is written."""
+    return f"{json.dumps(manifest, sort_keys=True, indent=1)}\n".encode()
+
+
+def manifest_digest(manifest: dict) -> str:
+    """Return the sha256, in hexadecimal, of a manifest as it is written."""
+    return hashlib.sha256(manifest_bytes(manifest)).hexdigest()
 
 
 def _first_nine_tenths(ordered: list[str], label: int, settings: EventSettings) -> set[str]:

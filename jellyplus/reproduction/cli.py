@@ -9,7 +9,7 @@ from pathlib import Path
 from jellyplus._distributed import rank
 from jellyplus._errors import InputError
 from jellyplus._options import add_run_options
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe import load_file, load_run
 
 __all__ = ["main", "train"]
 
@@ -101,9 +101,8 @@ def _train(options: argparse.Namespace) -> None:
     from jellyplus.reproduction.runner import Runner, summary
     from jellyplus.training.job import once
 
-    recipe = Path(os.path.realpath(options.recipe))  # resolve() has a traceback for links that lead in a circle
     _check_out(options.out)
-    run = load_run(f"{recipe.parent.name}/{recipe.stem}", options.profile, recipe.parent.parent)
+    run = load_file(options.recipe, options.profile)
     runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
     runner.make(once(runner.missing, [run], options.seeds))
     if rank() > 0:

@@ -17,6 +17,7 @@ import jellyplus
 from jellyplus._errors import InputError
 from jellyplus._files import write_atomically
 from jellyplus._strict import from_mapping
+from jellyplus.datasets.splits import manifest_bytes, manifest_digest
 from jellyplus.training.recipe import recipe_key
 
 _PACKAGE = Path(jellyplus.__file__).parent
@@ -178,7 +179,7 @@ class Store:
         """
         path = self.root / "splits" / f"{manifest_digest(manifest)[:16]}.json"
         if not path.exists():
-            write_atomically(path, _manifest_bytes(manifest))
+            write_atomically(path, manifest_bytes(manifest))
 
     def checkpoint_path(self, key: str, seed: int, code: str) -> Path:
         """Return where the checkpoint of this recipe, seed and code belongs: beside its evidence."""
@@ -204,15 +205,6 @@ class Store:
                 "lets the run be made again"
             ) from error
         return evidence
-
-
-def manifest_digest(manifest: dict) -> str:
-    """Return the sha256, in hexadecimal, of a split's manifest as it is written."""
-    return hashlib.sha256(_manifest_bytes(manifest)).hexdigest()
-
-
-def _manifest_bytes(manifest: dict) -> bytes:
-    return f"{json.dumps(manifest, sort_keys=True, indent=1)}\n".encode()
 
 
 def code_digest(package: Path = _PACKAGE) -> str:

@@ -14,8 +14,9 @@ from tqdm import tqdm
 from jellyplus import datasets
 from jellyplus._distributed import processes, rank
 from jellyplus._errors import InputError
+from jellyplus.datasets.splits import manifest_digest
 from jellyplus.op_counter import OperationCount
-from jellyplus.reproduction.evidence import Evidence, Store, code_digest, manifest_digest, provenance
+from jellyplus.reproduction.evidence import Evidence, Store, code_digest, provenance
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.data import DataModule
 from jellyplus.training.job import once

@@ -13,7 +13,7 @@ __all__ = ["first_not_finite", "origin"]
 def first_not_finite(net: nn.Module) -> str | None:
     """The name of the first buffer, or else parameter, with a number that is not finite, None where there is none.
 
-    Statistics are made going forwards, so the first of them is where it began; gradients carry it to all weights before.
+    Statistics are made going forwards, so the first of them is where it began; gradients carry it to weights before it.
     """
     values = {name: v for name, v in (*net.named_buffers(), *net.named_parameters()) if v.is_floating_point()}
     total = sum(value.sum() for value in values.values())

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import inspect
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from jellyplus._errors import InputError
 from jellyplus._strict import from_mapping, load_yaml
 from jellyplus.datasets.settings import EventSettings, ImageSettings
 
-__all__ = ["Recipe", "Run", "as_plain_data", "load_run", "recipe_key"]
+__all__ = ["Recipe", "Run", "as_plain_data", "load_file", "load_run", "recipe_key"]
 
 _LARGEST = 2**16  # no network of the papers is near it
 
@@ -372,6 +373,12 @@ class Profiles:
     """A paper's ``profiles.yaml``: what each profile replaces, by pattern of run names."""
 
     profiles: dict[str, dict[str, dict]]
+
+
+def load_file(path: Path, profile: str) -> Run:
+    """:func:`load_run` of a recipe given as a file, ``<recipes>/<paper>/<run>.yaml``."""
+    path = Path(os.path.realpath(path))  # resolve() has a traceback for links that lead in a circle
+    return load_run(f"{path.parent.name}/{path.stem}", profile, path.parent.parent)
 
 
 def load_run(name: str, profile: str, folder: Path, descendants: tuple[str, ...] = ()) -> Run:

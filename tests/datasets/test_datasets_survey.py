@@ -1,10 +1,12 @@
 """``jellyplus data check``: what it finds, counts and names, and what it returns."""
 
 import gzip
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from recordings import write_cifar10_dvs
 
 from jellyplus.__main__ import main
 
@@ -93,3 +95,39 @@ def test_a_folder_without_data_is_one_sentence(tmp_path, capsys, is_there):
     assert err.startswith("jellyplus: error: ")
     assert err.count("\n") == 1
     assert ("holds no data set" if is_there else "is not a readable folder") in err
+
+
+# --- data prepare ------------------------------------------------------------------------------------------------
+
+
+def prepared(root):
+    return {path: path.stat().st_mtime_ns for path in root.glob("**/jellyplus_frames/**/*.npy")}
+
+
+def test_prepare_makes_the_frames_of_a_recipe_once(tmp_path, capsys):
+    write_cifar10_dvs(tmp_path, per_class=2)
+    recipe = Path(__file__).parents[2] / "recipes/tdbn/cifar10dvs_resnet19_t10.yaml"
+    words = ["data", "prepare", str(tmp_path), "--recipe", str(recipe)]
+    assert main(words) == 0
+    assert "20 recordings became frames" in capsys.readouterr().out
+    made = prepared(tmp_path)
+    assert len(made) == 20
+    assert main(words) == 0
+    assert "0 recordings became frames" in capsys.readouterr().out
+    assert prepared(tmp_path) == made
+
+
+def test_prepare_without_a_recipe_only_unpacks(tmp_path, capsys):
+    write_cifar10_dvs(tmp_path, per_class=2)
+    assert main(["data", "prepare", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "no archive to unpack\n"
+    assert prepared(tmp_path) == {}
+
+
+def test_prepare_for_a_recipe_without_recordings_is_one_sentence(tmp_path, capsys):
+    recipe = Path(__file__).parents[2] / "recipes/tdbn/cifar10_resnet19_t2.yaml"
+    assert main(["data", "prepare", str(tmp_path), "--recipe", str(recipe)]) == 2
+    assert capsys.readouterr().err == (
+        "jellyplus: error: cifar10 has no recordings to prepare: give a recipe on cifar10_dvs, dvs128_gesture, "
+        "event_camera\n"
+    )

@@ -18,7 +18,8 @@ from torch import nn
 from jellyplus._errors import InputError
 from jellyplus.datasets import Split
 from jellyplus.datasets.base import UnreadableError
-from jellyplus.reproduction.evidence import Store, manifest_digest
+from jellyplus.datasets.splits import manifest_digest
+from jellyplus.reproduction.evidence import Store
 from jellyplus.reproduction.runner import Runner
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.classifier import Classifier
@@ -77,7 +78,7 @@ def spoil_output(module, batch):
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (spoil_input, r"epoch 2, step 3 made (stem|norm1|bn1|conv1)\S*\.running_mean not finite from an input that is not finite; "),
+        (spoil_input, r"epoch 2, step 3 made norm1\.running_mean not finite from an input that is not finite; "),
         (spoil_weight, r"epoch 2, step 3 made stages\.1\.0\.branch\.1\.running_mean not finite; "),
         (spoil_output, r"the loss is (nan|inf) in epoch 2, step 3: the first layer .* not finite is fc; "),
     ],
