@@ -1,7 +1,7 @@
 """What lies in a folder of data: every data set found there, its examples by class, and what cannot be read."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +11,8 @@ from tqdm import tqdm
 from jellyplus._errors import InputError
 
 __all__ = ["File", "Finding", "Survey", "inspect"]
+
+_AT_ONCE = 10_000  # files given to threads: all of ImageNet's would take gigabytes
 
 
 class File(NamedTuple):
@@ -80,7 +82,7 @@ def inspect(survey: Survey) -> Finding:
     counts = {split: Counter() for split in survey.published}
     unreadable = []
     with ThreadPoolExecutor() as pool:
-        classes = pool.map(_classes_or_error, survey.files)
+        classes = _read_all(pool, survey.files)
         progress = tqdm(classes, total=len(survey.files), desc=survey.dataset, unit="file", leave=False, mininterval=1)
         for file, found in zip(survey.files, progress, strict=True):
             if isinstance(found, InputError):
@@ -88,6 +90,11 @@ def inspect(survey: Survey) -> Finding:
             else:
                 counts[file.split].update(found)
     return Finding(survey, counts, tuple(unreadable))
+
+
+def _read_all(pool: ThreadPoolExecutor, files: tuple[File, ...]) -> Iterator[Iterable[str] | InputError]:
+    for start in range(0, len(files), _AT_ONCE):
+        yield from pool.map(_classes_or_error, files[start : start + _AT_ONCE])
 
 
 def _classes_or_error(file: File) -> Iterable[str] | InputError:

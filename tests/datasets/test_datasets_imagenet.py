@@ -16,9 +16,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from jellyplus.__main__ import main
 from jellyplus._errors import InputError
 from jellyplus.datasets import ImageSettings, load
 from jellyplus.datasets.base import UnreadableError
+from jellyplus.datasets.imagenet import survey
 from jellyplus.datasets.order import AugmentedSplit, EvaluationSplit, collate
 from jellyplus.datasets.transforms import augmentation, normalisation
 
@@ -242,6 +244,30 @@ def test_bits_that_flip_never_end_in_another_error(root):
         path.write_bytes(spoilt)
         with contextlib.suppress(UnreadableError):
             assert inputs[0].dtype == torch.uint8
+
+
+# --- jellyplus data check ----------------------------------------------------------------------------------------
+
+
+def test_check_counts_classes_and_names_the_damaged(root, capsys):
+    cut_off(root / "train" / WNIDS[1] / f"{WNIDS[1]}_1.JPEG")
+    assert main(["data", "check", str(root)]) == 1
+    out = capsys.readouterr().out
+    assert "8 train (published: 1,281,167), 6 val (published: 50,000)" in out
+    cells = {
+        line.split("|")[1].strip(): line.replace(" ", "").split("|")[2:4] for line in out.splitlines() if "|" in line
+    }
+    assert [cells[wnid] for wnid in WNIDS] == [["3", "2"], ["2", "2"], ["3", "2"]]
+    assert cells["published"] == ["", "50"]  # classes of training differ in size
+    assert re.search(rf"^unreadable: 1\ncannot read the image \S+/{WNIDS[1]}_1\.JPEG", out, re.MULTILINE)
+
+
+def test_check_finds_no_imagenet_where_classes_have_other_names(root):
+    assert survey(root) is not None
+    for split in ("train", "val"):
+        for wnid in WNIDS:
+            (root / split / wnid).rename(root / split / f"class {wnid}")
+    assert survey(root) is None
 
 
 # --- Presentation ------------------------------------------------------------------------------------------------
