@@ -9,8 +9,8 @@ hit by one fault at a random moment, and calls it again until it is finished. It
 happened to, bit for bit. *Lost* counts finished epochs that were made again beyond the one that a fault may cost, files
 that are not whole, and refusals that are not one sentence with exit code 2. Exit code 1 if anything was lost.
 
-With ``--kills`` the only fault is SIGKILL, again and again in the same run, until there were so many; then runs begin
-no more epochs than planned and one for each kill.
+With ``--kills`` the only fault is SIGKILL, at random moments and while files are written, again and again in the same
+run, until there were so many; then runs begin no more epochs than planned and one for each kill.
 """
 
 import argparse
@@ -59,15 +59,22 @@ class Trial:
     random: random.Random
     duration: float
     refusals: int = 0
+    starts: int = 0
+
+    @property
+    def log(self) -> Path:
+        """What the last start printed."""
+        return self.folder / f"log{self.starts}"
 
     def start(self, *options: str, sabotage: Callable[[], None] | None = None) -> int:
         """Call ``jellyplus train`` in a process forked from this one, which has loaded everything; return its pid."""
         command = ["train", str(self.folder / "recipes/soak/run.yaml"), "--out", str(self.folder / "out")]
         command += ["--data-root", str(self.folder / "data"), "--device", "cpu", *options]
+        self.starts += 1
         pid = os.fork()
         if pid:
             return pid
-        log = os.open(self.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        log = os.open(self.log, os.O_WRONLY | os.O_CREAT)
         os.dup2(log, 1)
         os.dup2(log, 2)
         if sabotage:
@@ -88,9 +95,10 @@ class Trial:
 
     def refused(self, code: int, *words: str) -> None:
         """Note a refusal that is not one sentence with exit code 2, with these words in it."""
-        last = (self.folder / "log").read_text().splitlines()[-1:]
+        log = self.log.read_text()
+        last = log.splitlines()[-1:]
         sentence = last and last[0].startswith("jellyplus: error: ") and all(word in last[0] for word in words)
-        if code != 2 or not sentence or "Traceback" in (self.folder / "log").read_text():
+        if code != 2 or not sentence or "Traceback" in log:
             self.refusals += 1
 
 
@@ -144,10 +152,10 @@ def end_with(trial: Trial, number: int) -> int:
     return trial.finish(pid)
 
 
-def killed_while_writing(trial: Trial) -> None:
-    """SIGKILL between writing a file and renaming it."""
-    at = trial.random.randint(1, EPOCHS + 1)
-    trial.run(sabotage=lambda: at_call(os, "replace", at, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+def killed_while_writing(trial: Trial) -> int:
+    """SIGKILL between writing a file and renaming it; the exit code."""
+    at = trial.random.randint(1, EPOCHS + 2)
+    return trial.run(sabotage=lambda: at_call(os, "replace", at, lambda: os.kill(os.getpid(), signal.SIGKILL)))
 
 
 def disk_full(trial: Trial) -> None:
@@ -208,7 +216,7 @@ def loss_not_finite(trial: Trial) -> None:
             batch[0][0, 0, 0, 0] = float("nan")
         return step(self, batch, *rest)
 
-    trial.refused(trial.run(sabotage=lambda: setattr(training.Classifier, "training_step", poisoned)), "conv1")
+    trial.refused(trial.run(sabotage=lambda: setattr(training.Classifier, "training_step", poisoned)), "not finite")
 
 
 def clock_backwards(trial: Trial) -> None:
@@ -277,8 +285,9 @@ def prepare(folder: Path) -> None:
 
 def result(folder: Path) -> dict | None:
     """Everything that must be the same; None where the run left not exactly one evidence and one checkpoint."""
-    files = {path.suffix: path for path in (folder / "out/evidence").glob("*/*") if path.is_file()}
-    if sorted(files) != [".ckpt", ".json"]:
+    paths = list((folder / "out/evidence").glob("*/*"))
+    files = {path.suffix: path for path in paths}
+    if len(paths) != 2 or files.keys() != {".ckpt", ".json"}:
         return None
     evidence = json.loads(files[".json"].read_text())
     history = [{k: v for k, v in entry.items() if k not in TIMES} for entry in evidence["history"]]
@@ -302,7 +311,7 @@ def trial_of(fault: Callable[[Trial], object], expected: dict, duration: float, 
             "same": code == 0 and found == expected,
             "repeated": max(len(begun) - EPOCHS - 1, 0),
             "refusals": trial.refusals,
-        }, (trial.folder / "log").read_text()
+        }, "\n".join(path.read_text() for path in sorted(trial.folder.glob("log*")))
 
 
 def undisturbed() -> tuple[dict, float]:
@@ -314,7 +323,7 @@ def undisturbed() -> tuple[dict, float]:
         shutil.rmtree(trial.folder / "out")
         started = time.monotonic()
         if trial.run():
-            sys.exit((trial.folder / "log").read_text())
+            sys.exit(trial.log.read_text())
         return result(trial.folder), time.monotonic() - started
 
 
@@ -347,7 +356,7 @@ def kill_again(kills: int, seed: int) -> bool:
         with tempfile.TemporaryDirectory() as folder:
             trial, before = Trial(Path(folder), chance, duration), done
             prepare(trial.folder)
-            while done < kills and killed(trial) == -signal.SIGKILL:
+            while done < kills and chance.choice((killed, killed_while_writing))(trial) == -signal.SIGKILL:
                 done += 1
             code, begun = trial.run(), len((trial.folder / "epochs").read_text().split())
             same = code == 0 and result(trial.folder) == reference

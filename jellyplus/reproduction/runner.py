@@ -93,6 +93,8 @@ class Runner:
             raise InputError(
                 f"the evidence of {run.name} has no checkpoint {checkpoint}: put it there, or delete the evidence"
             )
+        if found:
+            _clear(checkpoint)
         return found is not None
 
     def _load(self, run: Run) -> datasets.DataSet:
@@ -192,6 +194,7 @@ def _only_one(file: Path) -> Iterator[None]:
     """
     lock = filelock.FileLock(file, timeout=0)
     once(_acquire, lock)
+    once(_remove_remains, file)
     try:
         yield
     finally:
@@ -210,6 +213,19 @@ def _acquire(lock: filelock.FileLock) -> None:
         ) from error
     except OSError as error:
         raise InputError(f"cannot write {lock.lock_file}: {error.strerror}; choose another --out") from error
+
+
+def _remove_remains(lock: Path) -> None:
+    """Of files that a process did not live to rename; they begin with a dot and the name of the run."""
+    for path in lock.parent.glob(f".{lock.stem}.*"):
+        path.unlink()
+
+
+def _clear(checkpoint: Path) -> None:
+    """Remove the state and the lock of a process that was killed when it had just written the evidence."""
+    with contextlib.suppress(OSError):  # where nothing can be removed, the evidence is as good
+        for suffix in (".partial", ".lock"):
+            checkpoint.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _same_data(one: Run, other: Run) -> bool:

@@ -232,6 +232,19 @@ def test_only_one_process_makes_a_run(runner):
     assert sorted(path.suffix for path in checkpoint.parent.iterdir()) == [".ckpt", ".json"]
 
 
+def test_what_killed_processes_left_behind_is_removed(runner):
+    checkpoint = runner.store.checkpoint_path(RUN.key, 0, runner.code)
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.with_name(f".{checkpoint.stem}.partial.x1").write_text("killed while it wrote the state")
+    runner.make([(RUN, 0)])
+    made = sorted(checkpoint.parent.iterdir())
+    assert [path.suffix for path in made] == [".ckpt", ".json"]
+    checkpoint.with_suffix(".partial").write_text("killed after it wrote the evidence")
+    checkpoint.with_suffix(".lock").touch()
+    assert runner.missing([RUN], [0]) == []
+    assert sorted(checkpoint.parent.iterdir()) == made
+
+
 def test_a_run_that_another_process_has_just_made_is_not_made_again(runner, monkeypatch):
     runner.make([(RUN, 0)])
     spy_on_steps(monkeypatch, seen := {})
