@@ -34,7 +34,7 @@ embedded:
     schedule: {epochs: 1}
     temperature_search: {batch_size: 2}
   "cifar10dvs_t10":
-    data: {dataset: moving_digits, augmentation: []}
+    data: {dataset: moving_digits, augmentation: [], events: null}
 small:
   "*":
     data: {batch_size: 10, augmentation: []}
