@@ -367,7 +367,7 @@ def test_the_twin_trains_on_images(name):
     twin = twin.double()
     y = twin(images(name))
     assert y.shape == (3, 3, 5)
-    assert torch.equal(y[0], y[2])  # no state
+    torch.testing.assert_close(y[0], y[2], rtol=0, atol=1e-12)  # no state; rows of a product may round differently
     y.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in twin.parameters())
 
