@@ -153,7 +153,7 @@ def end_with(trial: Trial, number: int) -> int:
 
 
 def killed_while_writing(trial: Trial) -> int:
-    """SIGKILL between writing a file and renaming it; the exit code."""
+    """SIGKILL between writing a file and renaming it."""
     at = trial.random.randint(1, EPOCHS + 2)
     return trial.run(sabotage=lambda: at_call(os, "replace", at, lambda: os.kill(os.getpid(), signal.SIGKILL)))
 

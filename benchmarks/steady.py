@@ -70,7 +70,7 @@ def measured(pid: int, epoch: int) -> dict | None:
     try:
         main = psutil.Process(pid)
         family = [main, *main.children(recursive=True)]
-        memory = sum(process.memory_full_info().pss for process in family)  # pages that are shared count once
+        memory = sum(process.memory_full_info().uss for process in family)  # without what others share
         files = sum(process.num_fds() for process in family)
         threads = sum(process.num_threads() for process in family)
     except psutil.NoSuchProcess:
@@ -123,7 +123,7 @@ def main() -> int:
         frame = watch(write_recipe(Path(folder), options.epochs), Path(folder), options.workers)
     text = (
         f"# {len(frame)} epochs seen of {options.epochs}, {options.workers} worker processes\n\n"
-        f"`python benchmarks/steady.py`; memory is the proportional set size of all processes; the first "
+        f"`python benchmarks/steady.py`; memory is the unique set size of all processes together; the first "
         f"{WARM_UP:.0%} of the epochs are left out.\n\n{table(frame).to_markdown()}\n"
     )
     write_atomically(options.out / "steady.md", text.encode())

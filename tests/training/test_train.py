@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from runs import Interruption, embedded, numbers, recipe_of, run, spy_on_steps, stop_after_epoch, tiny
 
-from jellyplus import datasets
+from jellyplus import datasets, model
 from jellyplus import functional as jellyplus_functional
 from jellyplus._errors import InputError
 from jellyplus.datasets.transforms import normalisation
@@ -27,7 +27,7 @@ from jellyplus.training.classifier import Classifier, read_out, time_first
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import InitialState, build_network
 from jellyplus.training.temperature import SearchTemperature
-from jellyplus.training.train import choose_device
+from jellyplus.training.train import choose_device, memory_format
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +223,14 @@ def test_initial_weights_are_where_training_starts(tmp_path):
     assert all(torch.equal(value, weights[name]) for name, value in outcome.net.named_parameters())
     assert not torch.equal(outcome.net.norm1.running_mean, weights["norm1.running_mean"])
     assert len(outcome.left_over) == 19  # temperatures
+
+
+def test_narrow_strided_1x1_convolutions_are_not_trained_channels_last():
+    """torch 2.14.1 corrupts memory there."""
+    wide, narrow = (model.resnet19(width=width, time_steps=1) for width in (8, 4))
+    assert memory_format(wide) is torch.channels_last
+    assert memory_format(narrow) is torch.contiguous_format
+    assert memory_format(model.dspike_resnet18(width=1)) is torch.channels_last  # it pools, and then convolves
 
 
 # --- What is recorded --------------------------------------------------------------------------------------------
