@@ -137,7 +137,7 @@ def test_the_options_are_the_recipes(stem, pools):
     assert len([m for m in net.stem if isinstance(m, layer.AvgPool2d)]) == pools
 
 
-@pytest.mark.parametrize(("name", "value"), [("stem", "pool_never"), ("stem", 3)])
+@pytest.mark.parametrize(("name", "value"), [("stem", "pool_never"), ("shortcut", "none")])
 def test_an_option_that_does_not_fit_is_refused_in_one_sentence(name, value):
     with pytest.raises(InputError, match=r"model\.options do not fit dspike_resnet18: ") as caught:
         network(model={"options": recipe_of().model.options | {name: value}})
