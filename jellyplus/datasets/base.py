@@ -1,5 +1,6 @@
 """What every data set is once it is loaded: two splits and the facts that the evidence records."""
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,6 +81,19 @@ class DataSet:
     source: str
     skip_unreadable: bool = False
     manifest: dict | None = None
+
+    def first(self, examples: int) -> "DataSet":
+        """The first so many examples of each split. There is no manifest: it would be that of the whole.
+
+        Raises:
+            InputError: inputs are read from files one by one.
+        """
+        if not isinstance(self.train.inputs, Tensor):
+            raise InputError(
+                f"data.examples is for data sets in memory, and {self.name} is read from files: state null"
+            )
+        train, test = (Split(s.inputs[:examples], s.labels[:examples]) for s in (self.train, self.test))
+        return dataclasses.replace(self, train=train, test=test, manifest=None)
 
     @cached_property
     def fingerprint(self) -> str:

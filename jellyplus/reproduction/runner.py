@@ -59,7 +59,7 @@ class Runner:
             for run in runs:
                 self._add_missing(run, seed, needed)
         for run, seed in needed.values():
-            data = self._load(run)
+            data = self.load(run)
             DataModule(data, run.recipe, seed)
             _try_to_build(run, choose_backend(run.recipe, self.device, say=False), data.train.inputs.shape[-3:])
             if run.parent and (run.parent.key, seed) not in needed:
@@ -97,20 +97,25 @@ class Runner:
             _clear(checkpoint)
         return found is not None
 
-    def _load(self, run: Run) -> datasets.DataSet:
+    def load(self, run: Run) -> datasets.DataSet:
+        """The data of a run, read once for all runs that share them.
+
+        Raises:
+            InputError: they are missing or damaged.
+        """
         data = run.recipe.data
         time_steps = run.recipe.model.time_steps if data.events else None
         presented = {"images": data.images, "events": data.events, "time_steps": time_steps}
         key = (data.dataset, *presented.values())
         if key not in self._data:
             self._data[key] = datasets.load(data.dataset, self.data_root, **presented)
-        return self._data[key]
+        return self._data[key].first(data.examples) if data.examples else self._data[key]
 
     def _train(self, run: Run, seed: int) -> str:
         """Train, keep the checkpoint, then write the evidence; return one line on the result."""
         checkpoint = self.store.checkpoint_path(run.key, seed, self.code)
         state = checkpoint.with_suffix(".partial")
-        data = self._load(run)
+        data = self.load(run)
         with _only_one(checkpoint.with_suffix(".lock")):
             if found := once(self.store.find, run.key, seed, self.code):  # another process has just made it
                 return summary(found)
@@ -229,7 +234,7 @@ def _clear(checkpoint: Path) -> None:
 
 
 def _same_data(one: Run, other: Run) -> bool:
-    shown = [(run.recipe.data.dataset, run.recipe.data.images, run.recipe.data.events) for run in (one, other)]
+    shown = [(data.dataset, data.images, data.events, data.examples) for data in (one.recipe.data, other.recipe.data)]
     return shown[0] == shown[1]
 
 

@@ -1,7 +1,7 @@
 """The Lightning data module: deterministic order and augmentation over a data set."""
 
 from collections.abc import Iterable
-from functools import partial
+from functools import cached_property, partial
 
 import lightning
 from torch import Tensor
@@ -45,21 +45,37 @@ class DataModule(lightning.LightningDataModule):
         settings = recipe.data
         sizes = (settings.crop_padding, settings.cutout_size, settings.roll_pixels)
         self.train = AugmentedSplit(data.train, augmentation(settings.augmentation, data, *sizes), seed)
+        self.test = EvaluationSplit(data.test, normalisation(data))
         self.order = EpochOrder(len(data.train), seed)
+
+    @cached_property
+    def _loaders(self) -> tuple[DataLoader, DataLoader]:
+        batches = PartOfBatches(self.order, self.recipe.data.batch_size, drop_last=True)
+        own = range(rank(), len(self.test), processes())
+        train = DataLoader(self.train, batch_sampler=batches, **self._loading())
+        return train, DataLoader(self.test, _EVALUATION_BATCH, sampler=own, **self._loading())
 
     def train_dataloader(self) -> DataLoader:
         """Full batches in the epoch's order; the remainder is dropped, so that every batch has the same statistics."""
-        batches = PartOfBatches(self.order, self.recipe.data.batch_size, drop_last=True)
-        return DataLoader(self.train, batch_sampler=batches, **self._loading())
+        return self._loaders[0]
 
     def val_dataloader(self) -> DataLoader:
         """The test split: no paper states a validation split, and the last epoch is the headline.
 
         Processes take turns in it, without filling up, so that every example counts once.
         """
-        test = EvaluationSplit(self.data.test, normalisation(self.data))
-        own = range(rank(), len(test), processes())
-        return DataLoader(test, _EVALUATION_BATCH, sampler=own, **self._loading())
+        return self._loaders[1]
+
+    def start_workers(self) -> None:
+        """Fork the processes that load, if there are any, while there is little but the data to inherit.
+
+        They share the memory of this process as long as neither writes to it. What training fills, frees and fills
+        again would become theirs alone, and so would all that the garbage collector visits, since it writes to it:
+        call this before training, and with the objects there are frozen (``gc.freeze``).
+        """
+        if self.workers:
+            for loader in self._loaders:
+                iter(loader)
 
     def search_batch(self, examples: int) -> tuple[Tensor, Tensor]:
         """A fixed batch of training examples for Dspike's search, not augmented: the first of an order of its own."""

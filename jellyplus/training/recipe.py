@@ -31,7 +31,8 @@ _LARGEST = 2**16  # no network of the papers is near it
 class Data:
     """What is learnt, and how examples are presented. Sizes in pixels; see :mod:`jellyplus.datasets.transforms`.
 
-    ``images`` and ``events`` are for the data sets that need them, and left out for the others.
+    ``images`` and ``events`` are for the data sets that need them, and left out for the others. With ``examples`` the
+    first so many of each split are all there are.
     """
 
     dataset: str
@@ -42,9 +43,12 @@ class Data:
     roll_pixels: int
     images: ImageSettings | None = None
     events: EventSettings | None = None
+    examples: int | None = None
 
     def __post_init__(self) -> None:
         _at_least(self, "batch_size", 1)
+        if self.examples is not None:
+            _at_least(self, "examples", 1)
 
 
 @dataclass(frozen=True)
@@ -381,7 +385,13 @@ def load_file(path: Path, profile: str) -> Run:
     return load_run(f"{path.parent.name}/{path.stem}", profile, path.parent.parent)
 
 
-def load_run(name: str, profile: str, folder: Path, descendants: tuple[str, ...] = ()) -> Run:
+def load_run(
+    name: str,
+    profile: str,
+    folder: Path,
+    overrides: Mapping[str, Any] | None = None,
+    descendants: tuple[str, ...] = (),
+) -> Run:
     """Read ``<folder>/<name>.yaml``, lay the profile over it, and do the same for the runs it starts from.
 
     The overlays of a paper stand in ``<folder>/<paper>/profiles.yaml``: profile, then pattern of run names, then what
@@ -391,6 +401,7 @@ def load_run(name: str, profile: str, folder: Path, descendants: tuple[str, ...]
         name: ``<paper>/<run>``.
         profile: one of the paper's profiles.
         folder: of all recipes.
+        overrides: what is changed last, in every profile; the runs it starts from are left as they are.
         descendants: runs that start from this one, directly or not.
 
     Raises:
@@ -404,9 +415,11 @@ def load_run(name: str, profile: str, folder: Path, descendants: tuple[str, ...]
     if overlays := _overlays(path, profile):
         values = functools.reduce(_overlaid, overlays, values)
         recipe = from_mapping(Recipe, values, f"{path} under profile {profile} of {path.parent / 'profiles.yaml'}")
+    if overrides:
+        recipe = from_mapping(Recipe, _overlaid(values, overrides), f"{path} under profile {profile} with {overrides}")
     if not recipe.initial_weights:
         return Run(name, profile, recipe, None)
-    parent = load_run(recipe.initial_weights.run, profile, folder, (*descendants, name))
+    parent = load_run(recipe.initial_weights.run, profile, folder, None, (*descendants, name))
     return Run(name, profile, recipe, parent)
 
 

@@ -1,9 +1,12 @@
 """One run from its first to its last epoch, resumed from the last one that was finished."""
 
+import contextlib
+import gc
 import logging
 import os
 import signal
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +71,18 @@ def choose_device(name: str) -> str:
     return name
 
 
+@contextlib.contextmanager
+def _frozen() -> Iterator[None]:
+    """Keep the garbage collector off the objects that there are, here and in processes forked meanwhile."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@_frozen()
 def train(
     recipe: Recipe,
     data: DataSet,
@@ -98,6 +113,7 @@ def train(
             be read, the loss is not finite, a process that loads data ended, or the state cannot be written.
     """
     module = DataModule(data, recipe, seed, workers)
+    module.start_workers()
     origin = {"recipe": recipe_key(as_plain_data(recipe)), "seed": seed, "data": data.fingerprint}
     backend = choose_backend(recipe, device)
     torch.manual_seed(seed)
