@@ -15,12 +15,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from jellyplus import _compat
-from jellyplus.layer import _ThresholdDependentBatchNorm
+from jellyplus.layer import ThresholdDependentBatchNorm2d, _ThresholdDependentBatchNorm
+from jellyplus.neuron import IterativeLIFNode, SRIFNode
 from jellyplus.neuron.rectifier import rectify as membrane_potential_rectify
 from jellyplus.neuron.rectifier import rectify_gradient as membrane_potential_rectify_gradient
 from jellyplus.surrogate import Dspike, EvAF
@@ -136,7 +138,9 @@ def finite_difference_gradient(
     Li et al. 2021, Eq. 10. The layer that owns the parameter runs once: a convolution or linear layer is linear in
     its weights, and one element moves one output channel by a shifted copy of the input. Perturbed outputs share a
     batch, and in training mode every batch norm normalises each of them by its own statistics, as separate passes
-    would. The rest of the network runs once for each of the 2 k perturbations.
+    would. The rest of the network runs once for each of the 2 k perturbations. Where it keeps the channels of a
+    convolution apart up to one last linear layer, as in the paper's toy network, it runs only once for each
+    perturbation of one channel: the same element moves in all channels, and the linear layer tells them apart.
 
     Works on a copy: parameters, running statistics, neuron state and random state of ``net`` stay as they are. Each
     evaluation starts from reset neurons.
@@ -170,12 +174,18 @@ def finite_difference_gradient(
     with torch.random.fork_rng(_devices(x)):
         owner_name, _, own_name = name.rpartition(".")
         owner = net.get_submodule(owner_name)
-        owner_input, working_set = _trial_pass(net, owner, x)
+        owner_input, working_set, decoder = _trial_pass(net, owner, x)
         folded = max(1, max_bytes // working_set)
-        outputs = _perturbed_outputs(copy.deepcopy(owner), own_name, owner_input, epsilon)
+        if decoder and own_name == "weight" and decoder.features.dim() > batch_dim + 1:
+            outputs = _outputs_of_all_channels(copy.deepcopy(owner), owner_input, epsilon)
+            loss = functools.partial(decoder.losses, loss, owner.out_channels)
+            decoder.layer.forward = _as_it_is
+        else:
+            outputs = _perturbed_outputs(copy.deepcopy(owner), own_name, owner_input, epsilon)
         losses = torch.cat(list(_losses(net, owner, loss, x, outputs, folded, batch_dim)))
-    up, down = losses.view(-1, 2).unbind(1)
-    return ((up - down) / (2 * epsilon)).view_as(net.get_parameter(name)).to(net.get_parameter(name).dtype)
+    up, down = losses.unflatten(0, (-1, 2)).unbind(1)  # each [k], or [k / channels, channels]
+    gradient = ((up - down) / (2 * epsilon)).t()
+    return gradient.reshape(net.get_parameter(name).shape).to(net.get_parameter(name).dtype)
 
 
 def _devices(x: Tensor) -> list[torch.device]:
@@ -189,23 +199,30 @@ def _refuse_dropout(net: nn.Module) -> None:
             raise ValueError(f"the loss is random under dropout: put {name} into evaluation mode first")
 
 
-def _trial_pass(net: nn.Module, owner: nn.Module, x: Tensor) -> tuple[Tensor, int]:
-    """The owner's input, and the bytes that one perturbed pass holds at a time."""
-    owner_inputs, sizes = [], [x.nbytes]
+def _trial_pass(net: nn.Module, owner: nn.Module, x: Tensor) -> tuple[Tensor, int, "_Decoder | None"]:
+    """The owner's input, the bytes that one perturbed pass holds at a time, and the decoder if channels stay apart."""
+    owner_inputs, sizes, steps = [], [x.nbytes], []
 
     def measure(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if module is owner:
             owner_inputs.append(inputs[0].detach().clone())
         sizes.append(output.nbytes)
+        if not (module is owner or steps) or output is inputs[0]:
+            return
+        if type(module) in _KNOWN and not output.is_inference():
+            steps.append(_Step(module, inputs[0], inputs[0]._version, output, output._version))
+        else:
+            steps.clear()  # what is not needed goes at once
 
-    handles = [m.register_forward_hook(measure) for m in net.modules() if m is owner or not list(m.children())]
+    seen = [m for m in net.modules() if m is owner or type(m) in _KNOWN or not list(m.children())]
+    handles = [m.register_forward_hook(measure) for m in seen]
     _compat.reset_net(net)
-    net(x)
+    y = net(x)
     for handle in handles:
         handle.remove()
     if len(owner_inputs) != 1:
         raise ValueError(f"the module that owns the parameter ran {len(owner_inputs)} times in one pass, not once")
-    return owner_inputs[0], _LIVE_ACTIVATIONS * max(sizes)
+    return owner_inputs[0], _LIVE_ACTIVATIONS * max(sizes), _decoder(steps, y)
 
 
 # A residual block holds its input, and a norm or node its input, its output and two temporaries.
@@ -238,6 +255,15 @@ def _one_channel(owner: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     if owner.bias is not None:
         parameters["bias"] = weight.new_zeros(1)
     return torch.func.functional_call(owner, parameters, x)
+
+
+def _outputs_of_all_channels(owner: nn.Module, x: Tensor, epsilon: float) -> Iterator[Tensor]:
+    """A convolution's outputs with one element of every channel moved up, then down."""
+    base = owner(x)
+    for element in torch.eye(owner.weight[0].numel()).to(owner.weight):
+        shift = _one_channel(owner, x, element)
+        for step in (epsilon, -epsilon):
+            yield torch.add(base, shift, alpha=step)
 
 
 def _general_outputs(owner: nn.Module, name: str, x: Tensor, epsilon: float) -> Iterator[Tensor]:
@@ -276,6 +302,77 @@ def _replaced(output: Tensor, _: Tensor) -> Tensor:
 def _apart(forward: Callable[[Tensor], Tensor], parts: int, batch_dim: int, x: Tensor) -> Tensor:
     """``forward`` on equal parts of a batch, each by itself."""
     return torch.cat([forward(part) for part in x.chunk(parts, batch_dim)], batch_dim)
+
+
+def _as_it_is(features: Tensor) -> Tensor:
+    """In place of the decoder's forward: its input."""
+    return features
+
+
+# Types are compared, since a subclass may do anything.
+_CONVOLUTIONS = (nn.Conv2d, layer.Conv2d)
+_CHANNELWISE = (  # on [*, C, H, W]
+    *(nn.ReLU, IterativeLIFNode, SRIFNode, neuron.IFNode, neuron.LIFNode),
+    *(nn.AvgPool2d, layer.AvgPool2d, nn.MaxPool2d, layer.MaxPool2d, nn.AdaptiveAvgPool2d, layer.AdaptiveAvgPool2d),
+    *(nn.BatchNorm2d, layer.BatchNorm2d, ThresholdDependentBatchNorm2d),
+)
+_FLATTENS = (nn.Flatten, layer.Flatten)
+_LINEARS = (nn.Linear, layer.Linear)
+_KNOWN = _CONVOLUTIONS + _CHANNELWISE + _FLATTENS + _LINEARS
+
+
+class _Step(NamedTuple):
+    """A module in one pass, what it received and gave, and their versions then."""
+
+    module: nn.Module
+    received: Tensor
+    received_version: int
+    gave: Tensor
+    gave_version: int
+
+
+class _Decoder(NamedTuple):
+    """The linear layer that ends a network, and one pass's input and output of it: [*, C F] and [*, classes]."""
+
+    layer: nn.Linear
+    features: Tensor
+    output: Tensor
+
+    def losses(self, loss: Loss, channels: int, features: Tensor) -> Tensor:
+        """The losses, [C], if each channel alone were as in ``features`` and the others as in that pass."""
+        change = (features - self.features).unflatten(-1, (channels, -1))
+        weight = self.layer.weight.unflatten(1, (channels, -1))
+        return torch.stack([loss(self.output + moved) for moved in torch.einsum("...cf,kcf->c...k", change, weight)])
+
+
+def _decoder(steps: list[_Step], y: Tensor) -> _Decoder | None:
+    """The last of these steps, if they lead from a convolution to ``y`` and no channel meets another before it.
+
+    What happens beside the modules, such as a residual addition, shows in a tensor that is another one or changed.
+    """
+    if len(steps) < 3:
+        return None
+    (owner, *channelwise, flatten, last), end = steps, _Step(nn.Identity(), y, y._version, y, y._version)
+    kinds = [(owner, _CONVOLUTIONS), *((s, _CHANNELWISE) for s in channelwise), (flatten, _FLATTENS), (last, _LINEARS)]
+    apart = (
+        all(type(step.module) in kind and not _has_hooks(step.module) for step, kind in kinds)
+        and owner.module.groups == 1
+        and flatten.gave.shape == flatten.received.flatten(-3).shape
+        and all(itertools.starmap(_is_handed_on, itertools.pairwise([*steps, end])))
+    )
+    return _Decoder(last.module, last.received, y) if apart else None
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _is_handed_on(before: _Step, after: _Step) -> bool:
+    """Whether one module received what the other gave, unchanged, or that at every time-step."""
+    given, received = before.gave, after.received
+    same_memory = received.data_ptr() == given.data_ptr() and before.gave_version == after.received_version
+    same_shape = received.shape[1:] == given.shape[1:] and len(given) in (1, len(received))
+    return same_memory and same_shape and received.stride() == given.expand_as(received).stride()
 
 
 # --- Dspike's temperature (Li et al. 2021, Algorithm 1, whose body the paper's text lacks) -----------------------
