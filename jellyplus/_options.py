@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-__all__ = ["PROFILES", "add_run_options", "count"]
+__all__ = ["PROFILES", "add_run_options", "add_table_options", "count"]
 
 PROFILES = ("smoke", "embedded", "small", "paper")
 
@@ -26,12 +26,44 @@ def add_run_options(parser: argparse.ArgumentParser, profile: str) -> None:
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("results"), help="evidence and tables")
 
 
+def add_table_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every script in ``reproductions/`` has beside it."""
+    parser.add_argument(
+        "--jobs",
+        type=_jobs,
+        metavar="N",
+        default=1,
+        help="processes that make runs and share the threads",
+    )
+    parser.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="I/N",
+        default=(1, 1),
+        help="only the I-th of N parts of the runs, for job arrays over one --out",
+    )
+    parser.add_argument("--render", action="store_true", help="write the views from the evidence there is; no training")
+
+
 def count(text: str) -> int:
     """Read a number of processes or threads."""
     value = int(text)
     if not 0 <= value <= 1024:
         raise argparse.ArgumentTypeError(f"{text} processes are not possible; give 0 to 1024")
     return value
+
+
+def _jobs(text: str) -> int:
+    if not (value := count(text)):
+        raise argparse.ArgumentTypeError("0 processes make no run; give 1 or more")
+    return value
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, shards = text.partition("/")
+    if not (number.isdecimal() and shards.isdecimal() and 1 <= int(number) <= int(shards)):
+        raise argparse.ArgumentTypeError(f"{text} is not one of several parts; give 1/4 for the first of four")
+    return int(number), int(shards)
 
 
 def _seed(text: str) -> int:

@@ -1,11 +1,13 @@
-"""Claim: what a paper prints, typed by hand once in ``reproductions/claims/<table>.yaml``."""
+"""Claim: what a paper prints, typed by hand once in ``reproductions/claims/<table>.yaml``, a row for each cell."""
 
+import dataclasses
 import os
 from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
 from jellyplus._strict import from_mapping, load_yaml
+from jellyplus.reproduction.quantities import QUANTITIES, Quantity
 
 
 @dataclass(frozen=True)
@@ -18,37 +20,72 @@ class Split:
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of a printed table.
+    """One printed cell and its row.
 
     Args:
-        id: names the row on the command line.
+        id: names the cell on the command line.
         dataset: as in the table's ``datasets``.
         method: the row's method.
-        kind: ``own`` for the paper's own results, ``reported`` for those it quotes.
-        architecture: the row's network.
-        timesteps: T.
-        paper: the printed value.
+        kind: ``own`` for the paper's own results, ``ablation`` and ``ann`` for what it compares them with,
+            ``reported`` for what it quotes.
+        architecture: the row's network, as printed; empty where none is.
+        timesteps: T; None where none is printed.
+        paper: the printed value; None where it is lost.
         paper_std: the printed standard deviation, None where there is none.
-        recipe: the recipe that makes an own row; None for a reported one.
+        recipe: the recipe that makes the value; None for what is quoted, and for what follows from other cells.
         note: deviations of ours and contradictions of the paper's.
+        overrides: what the row changes in its recipe, in every profile.
+        baseline: id of the cell that this one is compared with, seed by seed.
+        quantity: what the value is, of :data:`jellyplus.reproduction.quantities.QUANTITIES`.
+        operands: ids of the cells that the value follows from.
+        resolution: the last printed place, where it is not two decimals.
+        truncated: whether the paper cut off there instead of rounding.
     """
 
     id: str
     dataset: str
     method: str
-    kind: Literal["own", "reported"]
+    kind: Literal["own", "ablation", "ann", "reported"]
     architecture: str
-    timesteps: int
-    paper: float
+    timesteps: int | None
+    paper: float | str | None
     paper_std: float | None
     recipe: str | None
     note: str
+    overrides: dict = dataclasses.field(default_factory=dict)
+    baseline: str | None = None
+    quantity: str = "accuracy"
+    operands: tuple[str, ...] = ()
+    resolution: float | None = None
+    truncated: bool = False
 
     def __post_init__(self):
-        if (self.kind == "own") != (self.recipe is not None):
-            raise ValueError(f"row '{self.id}' is {self.kind}; give a recipe to own rows and null to reported ones")
-        if not 1 <= self.timesteps < 2**31:
+        if self.quantity not in QUANTITIES:
+            raise ValueError(f"row '{self.id}' has the quantity {self.quantity}; choose from {', '.join(QUANTITIES)}")
+        made = self.kind != "reported" and not self.follows
+        if made != (self.recipe is not None):
+            raise ValueError(
+                f"row '{self.id}' is {self.kind}; give a recipe to own, ablation and ann rows and null to reported ones"
+            )
+        if self.follows != (len(self.operands) == 2):
+            raise ValueError(f"row '{self.id}' must have two operands where it follows from other rows, and else none")
+        if self.timesteps is not None and not 1 <= self.timesteps < 2**31:
             raise ValueError(f"row '{self.id}' has {self.timesteps} time-steps; give a positive number of them")
+
+    @property
+    def measures(self) -> Quantity:
+        """What the value is."""
+        return QUANTITIES[self.quantity]
+
+    @property
+    def follows(self) -> bool:
+        """Whether the value follows from those of other cells."""
+        return self.measures.source == "cells"
+
+    @property
+    def trained(self) -> bool:
+        """Whether it takes a run to have the value."""
+        return self.recipe is not None and self.measures.source == "run"
 
 
 @dataclass(frozen=True)
@@ -59,7 +96,6 @@ class ClaimTable:
         title: heading of the views.
         paper: short name, as of the recipes' folder.
         printed_in: where it is printed.
-        metric: what the values are.
         datasets: data set by name.
         rows: in the paper's order.
     """
@@ -67,7 +103,6 @@ class ClaimTable:
     title: str
     paper: str
     printed_in: str
-    metric: str
     datasets: dict[str, Split]
     rows: tuple[Claim, ...]
 
@@ -75,9 +110,12 @@ class ClaimTable:
         for row_id, count in Counter(row.id for row in self.rows).items():
             if count > 1:
                 raise ValueError(f"{count} rows have the id '{row_id}'; give each its own")
+        ids = {row.id for row in self.rows}
         for row in self.rows:
             if row.dataset not in self.datasets:
                 raise ValueError(f"row '{row.id}' has the unknown dataset '{row.dataset}'; add it to datasets")
+            if unknown := {row.baseline, *row.operands} - ids - {None}:
+                raise ValueError(f"row '{row.id}' names {', '.join(sorted(unknown))}; name rows of this table")
 
 
 def load_claims(path: str | os.PathLike) -> ClaimTable:
@@ -85,6 +123,6 @@ def load_claims(path: str | os.PathLike) -> ClaimTable:
 
     Raises:
         InputError: the file is not there or not YAML, a key is unknown or missing, a value is of another type, an id
-            is given twice, a row names no known data set, or an own row names no recipe.
+            is given twice, a row names no known data set, quantity or row, or recipe and kind do not fit.
     """
     return from_mapping(ClaimTable, load_yaml(path), str(path))

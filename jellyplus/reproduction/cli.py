@@ -2,16 +2,22 @@
 
 import argparse
 import contextlib
+import itertools
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jellyplus._distributed import rank
 from jellyplus._errors import InputError
-from jellyplus._options import add_run_options
-from jellyplus.training.recipe import load_file, load_run
+from jellyplus._options import add_run_options, add_table_options
+from jellyplus.training.recipe import Run, load_file
 
-__all__ = ["main", "train"]
+if TYPE_CHECKING:
+    from jellyplus.reproduction.runner import Runner
+
+__all__ = ["check_out", "main", "make", "train"]
 
 
 def main(script: str) -> int:
@@ -44,48 +50,61 @@ def _parser(path: Path) -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add_run_options(parser, profile="embedded")
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows (see --list); default: all own rows")
-    parser.add_argument("--render", action="store_true", help="write the table from the evidence there is; no training")
-    parser.add_argument("--list", action="store_true", help="print the rows and stop")
+    add_table_options(parser)
+    parser.add_argument(
+        "--rows", nargs="+", metavar="ROW", help="only these rows (see --list); default: all that train"
+    )
+    parser.add_argument("--list", action="store_true", help="print the rows that train and stop")
     return parser
 
 
 def _reproduce(path: Path, options: argparse.Namespace) -> None:
     # Lightning and pandas come after the options are parsed, so that a mistyped option answers at once
-    from jellyplus.reproduction import view
+    from jellyplus.reproduction import tables, view
     from jellyplus.reproduction.claims import load_claims
     from jellyplus.reproduction.evidence import Store
     from jellyplus.reproduction.runner import Runner
-    from jellyplus.training.job import once
 
     table = load_claims(path.parent / "claims" / f"{path.stem}.yaml")
-    own = {row.id: row for row in table.rows if row.kind == "own"}
+    trained = {row.id: row for row in table.rows if row.trained}
     if options.list:
-        print("\n".join(f"{row.id:<16} {row.dataset}, T = {row.timesteps}, {row.recipe}.yaml" for row in own.values()))
+        print("\n".join(f"{row.id:<32} {row.dataset}, {view.made_by(row)}" for row in trained.values()))
         return
-    if unknown := set(options.rows or ()) - own.keys():
-        raise InputError(f"there is no own row {', '.join(sorted(unknown))}; choose from {', '.join(own)}")
-    _check_out(options.out)
+    if unknown := set(options.rows or ()) - trained.keys():
+        raise InputError(f"there is no row {', '.join(sorted(unknown))} that trains; choose from {', '.join(trained)}")
+    check_out(options.out)
     recipes = path.parent.parent / "recipes"
-    runs = {name: load_run(row.recipe, options.profile, recipes) for name, row in own.items()}
+    runs = tables.runs(table, options.profile, recipes)
     runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
-    evidence = {name: runner.store.find_any(run.key) for name, run in runs.items()}
     if not options.render:
-        wanted = [runs[name] for name in options.rows or own]
-        runner.make(once(runner.missing, wanted, dict.fromkeys(options.seeds)))
-        evidence = {name: runner.store.find_any(run.key) for name, run in runs.items()}
+        make(runner, [runs[name] for name in options.rows or trained], options)
     if rank() > 0:
         return
-    frame = view.build(table, evidence, runner.code, options.profile)
+    frame = view.build(table, tables.results(table, runs, runner.store, recipes), runner.code, options.profile)
     folder = options.out / options.profile / path.stem
     view.write(frame, table, folder, options.profile)
     print(view.summary(frame))
     print(f"\nWritten: {folder}/table.csv, table.md, table.png")
-    if options.profile == "embedded":
+    if options.profile == "embedded" and trained:
         print(
             "This is stand-in data (handwritten digits), no claim about the paper; the paper's numbers need its data "
             f"and a GPU: {path.name} --profile paper --data-root FOLDER --seeds 0 1 2"
         )
+
+
+def make(runner: "Runner", runs: Iterable[Run], options: argparse.Namespace) -> None:
+    """Make the evidence of runs that is missing, for all seeds, or this shard's part of it.
+
+    Raises:
+        InputError: a run cannot be made.
+    """
+    from jellyplus.reproduction.runner import chains
+    from jellyplus.training.job import once
+
+    wanted = {(run.key, seed): (run, seed) for seed in dict.fromkeys(options.seeds) for run in runs}
+    number, shards = options.shard
+    own = list(itertools.chain.from_iterable(chains(wanted.values())[number - 1 :: shards]))
+    runner.make(once(runner.missing, own), options.jobs)
 
 
 def train(options: argparse.Namespace) -> int:
@@ -101,10 +120,10 @@ def _train(options: argparse.Namespace) -> None:
     from jellyplus.reproduction.runner import Runner, summary
     from jellyplus.training.job import once
 
-    _check_out(options.out)
+    check_out(options.out)
     run = load_file(options.recipe, options.profile)
     runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
-    runner.make(once(runner.missing, [run], options.seeds))
+    runner.make(once(runner.missing, [(run, seed) for seed in dict.fromkeys(options.seeds)]))
     if rank() > 0:
         return
     folder = options.out / run.profile / run.name
@@ -123,7 +142,12 @@ def _job(options: argparse.Namespace) -> contextlib.AbstractContextManager:
     return joined(choose_device(options.device))
 
 
-def _check_out(folder: Path) -> None:
+def check_out(folder: Path) -> None:
+    """Refuse a folder that cannot be one.
+
+    Raises:
+        InputError: it is a file, or below one.
+    """
     nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not nearest.is_dir():
         raise InputError(f"--out {nearest} is a file: give a folder")

@@ -1,6 +1,7 @@
 """From a run to its evidence: found in the store, or trained with everything it starts from."""
 
 import contextlib
+import itertools
 import math
 import os
 import platform
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import filelock
+import joblib
 import torch
 from tqdm import tqdm
 
@@ -24,7 +26,7 @@ from jellyplus.training.network import InitialState, build_network, check_parts,
 from jellyplus.training.recipe import Recipe, Run
 from jellyplus.training.train import Outcome, choose_device, train
 
-__all__ = ["Runner", "summary"]
+__all__ = ["Runner", "chains", "summary"]
 
 
 class Runner:
@@ -46,7 +48,7 @@ class Runner:
         self.provenance = provenance()  # now: the checkout may have moved on by the end of a long run
         self._data: dict[tuple, datasets.DataSet] = {}
 
-    def missing(self, runs: Iterable[Run], seeds: Iterable[int]) -> list[tuple[Run, int]]:
+    def missing(self, wanted: Iterable[tuple[Run, int]]) -> list[tuple[Run, int]]:
         """The runs and seeds that have no evidence from this code, in the order in which they must be made.
 
         Nothing is written, and what could fail later is checked: the evidence there is, data, recipe against data.
@@ -55,9 +57,8 @@ class Runner:
             InputError: damaged evidence or checkpoints, data that is missing or does not fit the recipe.
         """
         needed: dict[tuple[str, int], tuple[Run, int]] = {}
-        for seed in seeds:
-            for run in runs:
-                self._add_missing(run, seed, needed)
+        for run, seed in wanted:
+            self._add_missing(run, seed, needed)
         for run, seed in needed.values():
             data = self.load(run)
             DataModule(data, run.recipe, seed)
@@ -66,17 +67,39 @@ class Runner:
                 self._start(run, seed, data)
         return list(needed.values())
 
-    def make(self, planned: list[tuple[Run, int]]) -> None:
-        """Train what :meth:`missing` found, with progress over the runs."""
+    def make(self, planned: list[tuple[Run, int]], jobs: int = 1) -> None:
+        """Train what :meth:`missing` found, with progress over the runs.
+
+        Args:
+            planned: runs and their seeds, ancestors first.
+            jobs: processes that each make one :func:`chain <chains>` at a time, with their share of the threads.
+
+        Raises:
+            InputError: a run cannot be made, or ``jobs`` are asked for in a job of several processes.
+        """
+        if jobs > 1 and processes() > 1:
+            raise InputError("--jobs are processes of one machine beside torchrun's or SLURM's: give one or the other")
+        once(_remove_states, self.store.root)
         if stale := sum(any(e.seed == seed for e in self.store.find_any(run.key)) for run, seed in planned):
             print(
                 f"{stale} of {len(planned)} runs have evidence from other code: it is kept (--render shows it as stale)"
             )
         with tqdm(total=sum(_cost(run) for run, _ in planned), unit="", bar_format=_BAR, disable=rank() > 0) as bar:
-            for number, (run, seed) in enumerate(planned, 1):
-                bar.set_description(f"run {number} of {len(planned)}")
-                tqdm.write(f"{run.name}, seed {seed}: {self._train(run, seed)}")
-                bar.update(_cost(run))
+            bar.set_description(f"0 of {len(planned)} runs")
+            made = self._one_by_one(planned) if jobs == 1 else self._side_by_side(planned, jobs)
+            for number, (line, cost) in enumerate(made, 1):
+                tqdm.write(line)
+                bar.set_description(f"{number} of {len(planned)} runs")
+                bar.update(cost)
+
+    def _one_by_one(self, planned: list[tuple[Run, int]]) -> Iterator[tuple[str, int]]:
+        """What to say of each run, and its cost."""
+        return ((f"{run.name}, seed {seed}: {self._train(run, seed)}", _cost(run)) for run, seed in planned)
+
+    def _side_by_side(self, planned: list[tuple[Run, int]], jobs: int) -> Iterator[tuple[str, int]]:
+        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+        alike = (self.store, self.data_root, self.device, self.workers)
+        return itertools.chain.from_iterable(parallel(joblib.delayed(_make)(alike, chain) for chain in chains(planned)))
 
     def _add_missing(self, run: Run, seed: int, needed: dict) -> None:
         if (run.key, seed) in needed or self._is_made(run, seed):
@@ -93,8 +116,6 @@ class Runner:
             raise InputError(
                 f"the evidence of {run.name} has no checkpoint {checkpoint}: put it there, or delete the evidence"
             )
-        if found:
-            _clear(checkpoint)
         return found is not None
 
     def load(self, run: Run) -> datasets.DataSet:
@@ -190,6 +211,24 @@ class Runner:
         )
 
 
+def chains(planned: Iterable[tuple[Run, int]]) -> list[list[tuple[Run, int]]]:
+    """Runs and seeds that descend from the same run with the same seed, each chain by itself; no two share a run."""
+    found: dict[tuple[str, int], list[tuple[Run, int]]] = {}
+    for run, seed in planned:
+        found.setdefault((_first_ancestor(run).key, seed), []).append((run, seed))
+    return list(found.values())
+
+
+def _first_ancestor(run: Run) -> Run:
+    return _first_ancestor(run.parent) if run.parent else run
+
+
+def _make(alike: tuple, chain: list[tuple[Run, int]]) -> list[tuple[str, int]]:
+    """In a process of its own, whose progress nobody sees."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        return list(Runner(*alike)._one_by_one(chain))
+
+
 @contextlib.contextmanager
 def _only_one(file: Path) -> Iterator[None]:
     """Hold the lock ``file`` on process 0; a process that is killed holds nothing.
@@ -226,11 +265,13 @@ def _remove_remains(lock: Path) -> None:
         path.unlink()
 
 
-def _clear(checkpoint: Path) -> None:
-    """Remove the state and the lock of a process that was killed when it had just written the evidence."""
-    with contextlib.suppress(OSError):  # where nothing can be removed, the evidence is as good
-        for suffix in (".partial", ".lock"):
-            checkpoint.with_suffix(suffix).unlink(missing_ok=True)
+def _remove_states(store: Path) -> None:
+    """Of runs whose process was killed when it had just written the evidence."""
+    for state in store.glob("*/seed*.partial"):
+        if state.with_suffix(".json").exists():
+            with contextlib.suppress(OSError):  # where nothing can be removed, the evidence is as good
+                state.unlink(missing_ok=True)
+                state.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _same_data(one: Run, other: Run) -> bool:

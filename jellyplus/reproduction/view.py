@@ -1,19 +1,21 @@
-"""View: claims and evidence as a table and a picture, and nothing that is not in one of the two."""
+"""View: claims and results as a table, and nothing that is not in one of the two."""
 
-import io
+import math
 import statistics
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.style
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+import scipy.stats
 
 from jellyplus._files import write_atomically
+from jellyplus.reproduction import picture
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
 from jellyplus.reproduction.evidence import Evidence
+from jellyplus.reproduction.quantities import QUANTITIES
+
+__all__ = ["COLUMNS", "Result", "build", "made_by", "summary", "write"]
 
 COLUMNS = (
     "dataset",
@@ -21,6 +23,7 @@ COLUMNS = (
     "kind",
     "architecture",
     "timesteps",
+    "quantity",
     "paper",
     "paper_std",
     "ours_mean",
@@ -28,21 +31,25 @@ COLUMNS = (
     "n_seeds",
     "delta",
     "best",
+    "baseline",
+    "paper_gain",
+    "gain",
+    "gain_n",
+    "gain_p",
     "status",
     "profile",
     "recipe",
     "commit",
     "note",
 )
-_TWO_DECIMALS = ("paper", "paper_std", "ours_mean", "ours_std", "delta", "best")
+_VALUES = ("paper", "paper_std", "ours_mean", "ours_std", "delta", "best", "paper_gain", "gain")
 _SEEDS_NEEDED = 3
-_LABELS = ("paper", "ours", "other methods, as the paper reports them")
-_BESIDE = (12, 84, 156)  # where numbers stand beside a panel, in points
 
 _LEGEND = f"""\
 * `reproduced`: the paper's profile, at least {_SEEDS_NEEDED} seeds, every planned epoch, all the data, and |delta| <= \
-max(0.3, 2 sqrt(paper_std^2 + ours_std^2)).
-* `below`, `above`: the same, with a delta beyond that.
+max(0.3, 2 sqrt(paper_std^2 + ours_std^2)) points, or what needs no training and equals the printed value to its last \
+place.
+* `below`, `above`: the same, with a delta beyond that; `differs`: of a text.
 * `partial`: fewer seeds, a shortened schedule, a narrower net or stand-in data: no statement about the paper.
 * `stale`: the code that decides numbers has changed since the run.
 * `not-run`: no evidence yet.
@@ -51,29 +58,55 @@ max(0.3, 2 sqrt(paper_std^2 + ours_std^2)).
 `ours_mean` is the mean over seeds of the last epoch's value, `ours_std` the sample standard deviation, `delta` is
 `ours_mean` - `paper`. `best` is the mean over seeds of the best epoch on test data: never the headline.
 """
+_GAINS = """\
+`gain` is the mean over `gain_n` seeds of the difference to the row that `baseline` names, with the same seed; `gain_p`
+is the p-value of a paired, two-sided t-test that it is 0, from two seeds on. `paper_gain` is the printed difference.
+"""
 _PROFILES = {
+    "smoke": "This is a test of the chain, a few steps on a few images: no number here means anything.",
     "embedded": "This is stand-in data on narrow nets: no number here is a claim about the paper.",
     "small": "This is real data on narrow nets: no number here is a claim about the paper.",
     "paper": "This is real data with the paper's own settings.",
 }
+_ASIDE = {"smoke": " (a test, no number means anything)", "embedded": " (stand-in data, no claim about the paper)"}
 
 
-def build(table: ClaimTable, evidence: Mapping[str, Sequence[Evidence]], code: str, profile: str) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Result:
+    """What there is for a row.
+
+    Args:
+        value: ours.
+        evidence: the run it is from; None where it takes no training.
+    """
+
+    value: float | str
+    evidence: Evidence | None = None
+
+
+def build(table: ClaimTable, results: Mapping[str, Sequence[Result]], code: str, profile: str) -> pd.DataFrame:
     """Return the view of ``table``: one row for each claim, the columns of ``COLUMNS``, values not rounded.
 
     Evidence of this code is shown where there is any; otherwise that of the code with the most seeds, as ``stale``.
 
     Args:
         table: the claims.
-        evidence: by the id of the row, as far as there is any.
+        results: by the id of the row, as far as there are any.
         code: today's ``code_digest()``.
         profile: the profile asked for.
     """
+    claims = {claim.id: claim for claim in table.rows}
+    shown = {claim.id: _shown(results.get(claim.id, ()), code) for claim in table.rows}
     rows = [
-        _row(claim, table.datasets[claim.dataset], evidence.get(claim.id, ()), code, profile) for claim in table.rows
+        _row(claim, table.datasets[claim.dataset], shown[claim.id], code, profile)
+        | (_gain(claim, claims[claim.baseline], shown) if claim.baseline else {})
+        for claim in table.rows
     ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return frame.astype({**dict.fromkeys(_TWO_DECIMALS, "float64"), "timesteps": "int64", "n_seeds": "Int64"})
+    texts = {claim.quantity for claim in table.rows if isinstance(claim.paper, str)}
+    numbers = [name for name in _VALUES if not (texts and name in ("paper", "ours_mean"))]
+    whole = dict.fromkeys(("timesteps", "n_seeds", "gain_n"), "Int64")
+    return frame.astype({**dict.fromkeys((*numbers, "gain_p"), "float64"), **whole})
 
 
 def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: str) -> None:
@@ -83,53 +116,107 @@ def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: s
         InputError: the folder cannot be written.
     """
     folder = Path(folder)
+    title = f"{table.title}\nprofile: {profile}{_ASIDE.get(profile, '')}"
     cells = _cells(frame)
     write_atomically(folder / "table.csv", cells.to_csv(index=False, lineterminator="\n").encode())
     write_atomically(folder / "table.md", _markdown(cells, table, profile).encode())
-    write_atomically(folder / "table.png", _picture(frame, table, profile))
+    write_atomically(
+        folder / "table.png", picture.draw(frame, f"{table.title}\nprofile: {profile}{_ASIDE.get(profile, '')}")
+    )
 
 
 def summary(frame: pd.DataFrame) -> str:
-    """Return the own rows as a short table for a terminal."""
-    own = _cells(frame)[frame["kind"] == "own"]
-    columns = ["dataset", "timesteps", "paper", "paper_std", "ours_mean", "ours_std", "n_seeds", "status"]
-    return own[columns].to_markdown(index=False, disable_numparse=True)
+    """Return all rows but the reported ones as a short table for a terminal."""
+    ours = _cells(frame)[frame["status"] != "reported"]
+    columns = ["dataset", "method", "architecture", "timesteps", "paper", "ours_mean", "ours_std", "n_seeds", "status"]
+    if ours["quantity"].nunique() > 1:
+        columns.insert(4, "quantity")
+    return ours[columns].to_markdown(index=False, disable_numparse=True)
 
 
-def _row(claim: Claim, split: Split, evidence: Sequence[Evidence], code: str, profile: str) -> dict:
-    row = {column: getattr(claim, column, None) for column in COLUMNS}
-    if claim.kind == "reported":
-        return {**row, "status": "reported"}
-    if not evidence:
-        return {**row, "status": "not-run", "profile": profile, "n_seeds": 0}
-    shown = [e for e in evidence if e.code == code] or _largest_group(evidence)
-    values = [e.accuracy_last for e in shown]
-    row |= {
-        "ours_mean": statistics.fmean(values),
-        "ours_std": statistics.stdev(values) if len(values) > 1 else None,
-        "n_seeds": len({e.seed for e in shown}),
-        "delta": None if shown[0].dataset.get("stand_in") else statistics.fmean(values) - claim.paper,
-        "best": statistics.fmean(e.accuracy_best for e in shown),
-        "profile": _joined(e.profile for e in shown),
-        "commit": _joined(e.commit[:12] + ("+dirty" if e.dirty else "") for e in shown),
-    }
-    return {**row, "status": _status(row, split, shown, code)}
-
-
-def _largest_group(evidence: Sequence[Evidence]) -> list[Evidence]:
-    groups = [[e for e in evidence if e.code == code] for code in sorted({e.code for e in evidence})]
+def _shown(results: Sequence[Result], code: str) -> list[Result]:
+    """Those of this code, or else those of the code with the most seeds."""
+    codes = {result.evidence.code for result in results if result.evidence}
+    if not codes or code in codes:
+        return [result for result in results if not result.evidence or result.evidence.code == code]
+    groups = [[result for result in results if result.evidence.code == old] for old in sorted(codes)]
     return max(groups, key=len)
 
 
-def _status(row: dict, split: Split, shown: Sequence[Evidence], code: str) -> str:
-    if shown[0].code != code:
+def _row(claim: Claim, split: Split, shown: Sequence[Result], code: str, profile: str) -> dict:
+    row = {column: getattr(claim, column, None) for column in COLUMNS} | {"recipe": made_by(claim)}
+    if not shown:
+        untold = {"status": "reported"} if claim.kind == "reported" else {"status": "not-run", "n_seeds": 0}
+        return {**row, **untold, "profile": None if claim.kind == "reported" else profile}
+    if not shown[0].evidence:
+        return row | _compared_exactly(claim, shown[0].value)
+    values, evidence = [result.value for result in shown], [result.evidence for result in shown]
+    stand_in = evidence[0].dataset.get("stand_in")
+    row |= {
+        "ours_mean": statistics.fmean(values),
+        "ours_std": statistics.stdev(values) if len(values) > 1 else None,
+        "n_seeds": len({e.seed for e in evidence}),
+        "delta": None if stand_in or claim.paper is None else statistics.fmean(values) - claim.paper,
+        "best": statistics.fmean(e.accuracy_best for e in evidence) if claim.quantity == "accuracy" else None,
+        "profile": _joined(e.profile for e in evidence),
+        "commit": _joined(e.commit[:12] + ("+dirty" if e.dirty else "") for e in evidence),
+    }
+    return {**row, "status": _status(claim, row, split, evidence, code)}
+
+
+def made_by(claim: Claim) -> str | None:
+    """The recipe of a row, and what the row changes in it."""
+    if not claim.overrides:
+        return claim.recipe
+    return f"{claim.recipe} with {', '.join(_changes(claim.overrides))}"
+
+
+def _changes(overrides: Mapping, prefix: str = "") -> Iterator[str]:
+    for name, value in overrides.items():
+        if isinstance(value, Mapping):
+            yield from _changes(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name} = {'null' if value is None else value}"
+
+
+def _compared_exactly(claim: Claim, value: float | str) -> dict:
+    """What takes no training equals the printed value to its last place, or it does not."""
+    if isinstance(claim.paper, str):
+        return {"ours_mean": value, "status": "reproduced" if value == claim.paper else "differs"}
+    unit = claim.resolution or 1
+    places = math.floor(value / unit + _ROUNDING) if claim.truncated else math.floor(value / unit + 0.5 + _ROUNDING)
+    off = places - round(claim.paper / unit)
+    status = "reproduced" if off == 0 else "above" if off > 0 else "below"
+    return {"ours_mean": value, "delta": value - claim.paper, "status": status}
+
+
+_ROUNDING = 1e-9  # of binary fractions: 93.95 - 94.25 is not quite -0.3
+
+
+def _status(claim: Claim, row: dict, split: Split, evidence: Sequence[Evidence], code: str) -> str:
+    if evidence[0].code != code:
         return "stale"
-    if row["n_seeds"] < _SEEDS_NEEDED or not all(_is_the_papers(e, split) for e in shown):
+    complete = row["n_seeds"] >= _SEEDS_NEEDED and all(_is_the_papers(e, split) for e in evidence)
+    if not complete or claim.paper is None:
         return "partial"
-    tolerance = max(0.3, 2 * ((row["paper_std"] or 0) ** 2 + row["ours_std"] ** 2) ** 0.5)
-    if abs(row["delta"]) <= tolerance + 1e-9:  # 93.95 - 94.25 is not quite -0.3
+    least = claim.measures.tolerance or (claim.resolution or 0) / 2
+    tolerance = max(least, 2 * ((row["paper_std"] or 0) ** 2 + row["ours_std"] ** 2) ** 0.5)
+    if abs(row["delta"]) <= tolerance + _ROUNDING:
         return "reproduced"
     return "below" if row["delta"] < 0 else "above"
+
+
+def _gain(claim: Claim, baseline: Claim, shown: Mapping[str, Sequence[Result]]) -> dict:
+    """The difference to the baseline, seed by seed, and whether it is more than chance."""
+    ours, theirs = ({r.evidence.seed: r.value for r in shown[row.id] if r.evidence} for row in (claim, baseline))
+    differences = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    printed = None if None in (claim.paper, baseline.paper) else claim.paper - baseline.paper
+    gain = {"paper_gain": printed, "gain_n": len(differences)}
+    if differences:
+        gain |= {"gain": statistics.fmean(differences)}
+    if len(set(differences)) > 1:  # equal differences have no deviation, and t no value
+        gain |= {"gain_p": float(scipy.stats.ttest_1samp(differences, 0).pvalue)}
+    return gain
 
 
 def _is_the_papers(evidence: Evidence, split: Split) -> bool:
@@ -147,95 +234,24 @@ def _joined(values) -> str:
 
 def _cells(frame: pd.DataFrame) -> pd.DataFrame:
     """Return ``frame`` as text, so that no writer takes a commit for a number or rounds in its own way."""
-    decimals = {column: frame[column].map(_two_decimals) for column in _TWO_DECIMALS}
-    return frame.assign(**decimals).map(lambda value: "" if pd.isna(value) else str(value))
+    return pd.DataFrame([_texts(row) for row in frame.to_dict("records")], columns=frame.columns)
 
 
-def _two_decimals(value: float) -> str:
-    return "" if pd.isna(value) else f"{round(value, 2) + 0.0:.2f}"  # + 0.0 turns -0.0 into 0.0
+def _texts(row: dict) -> dict:
+    quantity = QUANTITIES[row["quantity"]]
+    p = "" if pd.isna(row["gain_p"]) else f"{row['gain_p']:.3f}"
+    texts = {name: "" if pd.isna(value) else str(value) for name, value in row.items()}
+    return texts | {name: quantity.text(row[name]) for name in _VALUES} | {"gain_p": p}
 
 
 def _markdown(cells: pd.DataFrame, table: ClaimTable, profile: str) -> str:
+    filled = [name for name in cells if cells[name].any()]
+    legend = _LEGEND + (_GAINS if "paper_gain" in filled or "gain" in filled else "")
     return "\n\n".join(
         [
             f"# {table.title}",
-            f"{table.printed_in}; {table.metric}. Profile: `{profile}`. {_PROFILES[profile]}",
-            cells.to_markdown(index=False, disable_numparse=True),
-            _LEGEND,
+            f"{table.printed_in}. Profile: `{profile}`. {_PROFILES[profile]}",
+            cells[filled].to_markdown(index=False, disable_numparse=True),
+            legend,
         ]
     )
-
-
-def _picture(frame: pd.DataFrame, table: ClaimTable, profile: str) -> bytes:
-    """Return a PNG: a panel for each data set, a line for each row, the numbers beside it."""
-    groups = [(name, list(rows)) for name, rows in groupby(frame.itertuples(), key=lambda row: row.dataset)]
-    heights = [len(rows) + 0.6 for _, rows in groups]
-    with matplotlib.style.context("default", after_reset=True):
-        figure = Figure(figsize=(9, 1.5 + 0.3 * sum(heights)), dpi=150)
-        panels = figure.subplots(len(groups), squeeze=False, height_ratios=heights)[:, 0]
-        for panel, (name, rows) in zip(panels, groups, strict=True):
-            _draw_panel(panel, name, rows)
-        _write_beside(panels[0], -1, "paper", "ours", "status", color="0.45")
-        stand_in = " (stand-in data, no claim about the paper)" if profile == "embedded" else ""
-        figure.suptitle(f"{table.title}\nprofile: {profile}{stand_in}", fontsize=11)
-        panels[-1].set_xlabel(table.metric)
-        figure.legend(*_legend_of(panels), loc="lower center", ncols=3, frameon=False, fontsize=9)
-        figure.tight_layout(rect=(0, 0.35 / figure.get_figheight(), 1, 1))
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _draw_panel(panel: Axes, dataset: str, rows: Sequence) -> None:
-    panel.set_title(dataset, loc="left", fontsize=10, fontweight="bold")
-    panel.set_ylim(len(rows) - 0.4, -0.6)
-    panel.set_yticks(range(len(rows)), [f"{row.method}, {row.architecture}, T = {row.timesteps}" for row in rows])
-    panel.tick_params(axis="y", length=0, labelsize=9)
-    panel.grid(axis="x", color="0.9")
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right", "left"]].set_visible(False)
-    for y, (row, label) in enumerate(zip(rows, panel.get_yticklabels(), strict=True)):
-        if row.kind == "own":
-            label.set_fontweight("bold")
-            _draw_own(panel, y, row)
-        else:
-            label.set_color("0.45")
-            panel.plot(row.paper, y, "D", color="0.6", markerfacecolor="white", markersize=5, label=_LABELS[2])
-            _write_beside(panel, y, _two_decimals(row.paper), color="0.45")
-
-
-def _draw_own(panel: Axes, y: float, row) -> None:
-    panel.axhspan(y - 0.46, y + 0.46, color="0.96", zorder=0)
-    style = {"linestyle": "none", "capsize": 3, "markersize": 6}
-    panel.errorbar(row.paper, y - 0.18, xerr=row.paper_std, fmt="s", color="0.25", label=_LABELS[0], **style)
-    if not pd.isna(row.ours_mean):
-        panel.errorbar(row.ours_mean, y + 0.18, xerr=row.ours_std, fmt="o", color="#d55e00", label=_LABELS[1], **style)
-    paper, ours = _with_deviation(row.paper, row.paper_std), _with_deviation(row.ours_mean, row.ours_std)
-    _write_beside(panel, y, paper, ours, row.status.replace("-", " "))
-
-
-def _with_deviation(mean: float, deviation: float) -> str:
-    return _two_decimals(mean) + ("" if pd.isna(deviation) else f" ± {_two_decimals(deviation)}")
-
-
-def _write_beside(panel: Axes, y: float, *texts: str, **style) -> None:
-    for x, text in zip(_BESIDE, texts, strict=False):
-        panel.annotate(
-            text,
-            (1, y),
-            (x, 0),
-            xycoords=panel.get_yaxis_transform(),
-            textcoords="offset points",
-            va="center_baseline",
-            fontsize=9,
-            annotation_clip=False,
-            **style,
-        )
-
-
-def _legend_of(panels: Sequence[Axes]) -> tuple[list, list]:
-    entries = {
-        label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    labels = [label for label in _LABELS if label in entries]
-    return [entries[label] for label in labels], labels

@@ -1,0 +1,116 @@
+"""Quantity: what the numbers of a table are, and where a value of ours comes from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from jellyplus.op_counter import OperationCounter
+from jellyplus.reproduction.evidence import Evidence
+from jellyplus.training.network import build_network
+from jellyplus.training.recipe import Recipe
+
+__all__ = ["QUANTITIES", "Quantity"]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Something that papers print.
+
+    Args:
+        label: with its unit.
+        source: ``run``, a run's evidence; ``network``, the paper's own recipe, untrained; ``cells``, two other cells.
+        of: the value, from a run's evidence or what was measured on its network, a recipe, or two printed values.
+        measure: what has to be measured on the run's network, of :mod:`jellyplus.reproduction.measures`.
+        tolerance: how far ours may be from the paper's, where the deviations over seeds do not allow more; None: half
+            of the row's last printed place.
+    """
+
+    label: str
+    source: Literal["run", "network", "cells"]
+    of: Callable[..., Any]
+    measure: str | None = None
+    tolerance: float | None = None
+
+    def text(self, value: float | str | None) -> str:
+        """A value as views show it."""
+        if value is None or value != value:
+            return ""
+        if isinstance(value, str):
+            return value
+        return f"{round(value, 2) + 0.0:.2f}" if self.label.endswith("(%)") else f"{value:.4g}"
+
+
+def _accuracy(evidence: Evidence) -> float:
+    return evidence.accuracy_last
+
+
+def _operations(name: str) -> Callable[[Evidence], float]:
+    return lambda evidence: evidence.operations[name]
+
+
+_SIDES = {"cifar10": 32, "cifar100": 32, "mnist": 28}
+
+
+def _macs(recipe: Recipe) -> float:
+    """Multiply-accumulates of convolutions and linear layers for one example in one time-step, padding included."""
+    data = recipe.data
+    side = data.images.side if data.images else _SIDES[data.dataset]
+    net = build_network(recipe).eval()
+    with torch.no_grad(), OperationCounter(net) as counter:
+        net(torch.zeros(1, 1, recipe.model.in_channels, side, side))
+    return counter.count(1, recipe.model.time_steps).total.macs / recipe.model.time_steps
+
+
+def _batch_size(recipe: Recipe) -> int:
+    return recipe.data.batch_size
+
+
+def _layers(recipe: Recipe) -> str:
+    """A residual network as Table 4 of Zheng et al. 2021 has it: kernels, channels, blocks, strides, linear layers."""
+    with torch.device("meta"):
+        net = build_network(recipe)
+    blocks = [f"block{number} {_stage(stage)}" for number, stage in enumerate(net.stages, 1)]
+    linear = [module.out_features for module in (*net.head.modules(), net.fc) if isinstance(module, nn.Linear)]
+    stem = f"conv1 {_convolution(net.conv1)}, s{net.conv1.stride[0]}"
+    return " | ".join([stem, *blocks, f"fc {', '.join(map(str, linear))}"])
+
+
+def _stage(stage: nn.Sequential) -> str:
+    convolutions = [module for module in stage[0].branch if isinstance(module, nn.Conv2d)]
+    strided = any(convolution.stride != (1, 1) for convolution in convolutions)
+    text = [*map(_convolution, convolutions), f"x{len(stage)}"]
+    return "; ".join(text) + (", s2" if strided else "")
+
+
+def _convolution(convolution: nn.Conv2d) -> str:
+    height, width = convolution.kernel_size
+    return f"{height}x{width}, {convolution.out_channels}"
+
+
+def _energy_of_counts(additions: float, multiplications: float) -> float:
+    """Dspike's Table 3: an addition takes 0.9 pJ, a multiplication 4.6 pJ (45 nm CMOS)."""
+    return (0.9 * additions + 4.6 * multiplications) / 1e6
+
+
+def _number(name: str) -> Callable[[Any], float]:
+    return lambda measured: measured.numbers[name]
+
+
+#: Every quantity by the name that claims give it.
+QUANTITIES = {
+    "accuracy": Quantity("top-1 accuracy (%)", "run", _accuracy, tolerance=0.3),
+    "additions": Quantity("additions", "run", _operations("additions")),
+    "multiplications": Quantity("multiplications", "run", _operations("multiplications")),
+    "energy_uj": Quantity("energy (uJ)", "run", _operations("energy_uj")),
+    "quantisation_error_before": Quantity(
+        "quantisation error before MPR", "run", _number("before"), "quantisation_error"
+    ),
+    "quantisation_error_after": Quantity("quantisation error after MPR", "run", _number("after"), "quantisation_error"),
+    "macs": Quantity("multiply-accumulates", "network", _macs),
+    "batch_size": Quantity("batch size of all GPUs", "network", _batch_size),
+    "layers": Quantity("layers", "network", _layers),
+    "energy_of_counts": Quantity("energy of the printed operations (uJ)", "cells", _energy_of_counts),
+}
