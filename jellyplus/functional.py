@@ -174,12 +174,13 @@ def finite_difference_gradient(
     with torch.random.fork_rng(_devices(x)):
         owner_name, _, own_name = name.rpartition(".")
         owner = net.get_submodule(owner_name)
-        owner_input, working_set, decoder = _trial_pass(net, owner, x)
+        owner_input, working_set, readout = _trial_pass(net, owner, x)
         folded = max(1, max_bytes // working_set)
-        if decoder and own_name == "weight" and decoder.features.dim() > batch_dim + 1:
+        if readout and own_name == "weight" and owner_input.dim() > batch_dim + 3:
             outputs = _outputs_of_all_channels(copy.deepcopy(owner), owner_input, epsilon)
-            loss = functools.partial(decoder.losses, loss, owner.out_channels)
-            decoder.layer.forward = _as_it_is
+            loss = functools.partial(readout.losses, loss)
+            for module in readout.modules:
+                module.forward = _as_it_is
         else:
             outputs = _perturbed_outputs(copy.deepcopy(owner), own_name, owner_input, epsilon)
         losses = torch.cat(list(_losses(net, owner, loss, x, outputs, folded, batch_dim)))
@@ -199,8 +200,8 @@ def _refuse_dropout(net: nn.Module) -> None:
             raise ValueError(f"the loss is random under dropout: put {name} into evaluation mode first")
 
 
-def _trial_pass(net: nn.Module, owner: nn.Module, x: Tensor) -> tuple[Tensor, int, "_Decoder | None"]:
-    """The owner's input, the bytes that one perturbed pass holds at a time, and the decoder if channels stay apart."""
+def _trial_pass(net: nn.Module, owner: nn.Module, x: Tensor) -> tuple[Tensor, int, "_Readout | None"]:
+    """The owner's input, the bytes that one perturbed pass holds at a time, and the readout if channels stay apart."""
     owner_inputs, sizes, steps = [], [x.nbytes], []
 
     def measure(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -222,7 +223,7 @@ def _trial_pass(net: nn.Module, owner: nn.Module, x: Tensor) -> tuple[Tensor, in
         handle.remove()
     if len(owner_inputs) != 1:
         raise ValueError(f"the module that owns the parameter ran {len(owner_inputs)} times in one pass, not once")
-    return owner_inputs[0], _LIVE_ACTIVATIONS * max(sizes), _decoder(steps, y)
+    return owner_inputs[0], _LIVE_ACTIVATIONS * max(sizes), _readout(steps, y)
 
 
 # A residual block holds its input, and a norm or node its input, its output and two temporaries.
@@ -305,7 +306,7 @@ def _apart(forward: Callable[[Tensor], Tensor], parts: int, batch_dim: int, x: T
 
 
 def _as_it_is(features: Tensor) -> Tensor:
-    """In place of the decoder's forward: its input."""
+    """In place of the forward of a module in the readout: its input."""
     return features
 
 
@@ -313,12 +314,12 @@ def _as_it_is(features: Tensor) -> Tensor:
 _CONVOLUTIONS = (nn.Conv2d, layer.Conv2d)
 _CHANNELWISE = (  # on [*, C, H, W]
     *(nn.ReLU, IterativeLIFNode, SRIFNode, neuron.IFNode, neuron.LIFNode),
-    *(nn.AvgPool2d, layer.AvgPool2d, nn.MaxPool2d, layer.MaxPool2d, nn.AdaptiveAvgPool2d, layer.AdaptiveAvgPool2d),
-    *(nn.BatchNorm2d, layer.BatchNorm2d, ThresholdDependentBatchNorm2d),
+    *(nn.BatchNorm2d, layer.BatchNorm2d, ThresholdDependentBatchNorm2d, nn.MaxPool2d, layer.MaxPool2d),
 )
+_AVERAGES = (nn.AvgPool2d, layer.AvgPool2d, nn.AdaptiveAvgPool2d, layer.AdaptiveAvgPool2d)
 _FLATTENS = (nn.Flatten, layer.Flatten)
 _LINEARS = (nn.Linear, layer.Linear)
-_KNOWN = _CONVOLUTIONS + _CHANNELWISE + _FLATTENS + _LINEARS
+_KNOWN = _CONVOLUTIONS + _CHANNELWISE + _AVERAGES + _FLATTENS + _LINEARS
 
 
 class _Step(NamedTuple):
@@ -331,40 +332,56 @@ class _Step(NamedTuple):
     gave_version: int
 
 
-class _Decoder(NamedTuple):
-    """The linear layer that ends a network, and one pass's input and output of it: [*, C F] and [*, classes]."""
+class _Readout(NamedTuple):
+    """The linear end of a network: modules that map features [*, C, H, W] to [*, classes].
 
-    layer: nn.Linear
-    features: Tensor
-    output: Tensor
+    ``weight`` is what they come to, [classes, C, H, W], and ``others`` the output in one pass without the part of
+    one channel, [C, *, classes].
+    """
 
-    def losses(self, loss: Loss, channels: int, features: Tensor) -> Tensor:
+    modules: list[nn.Module]
+    weight: Tensor
+    others: Tensor
+
+    @classmethod
+    def of(cls, modules: list[nn.Module], features: Tensor, y: Tensor) -> "_Readout":
+        """From the features and output of a pass."""
+        classes = y.shape[-1]
+        with torch.enable_grad():
+            zeros = features.new_zeros(*[1] * (features.dim() - 4), classes, *features.shape[-3:], requires_grad=True)
+            outputs = nn.Sequential(*modules)(zeros).view(classes, classes)
+            weight = torch.autograd.grad(outputs.trace(), zeros)[0].view(classes, *features.shape[-3:])
+        return cls(modules, weight, y - _by_channel(features, weight))
+
+    def losses(self, loss: Loss, features: Tensor) -> Tensor:
         """The losses, [C], if each channel alone were as in ``features`` and the others as in that pass."""
-        change = (features - self.features).unflatten(-1, (channels, -1))
-        weight = self.layer.weight.unflatten(1, (channels, -1))
-        return torch.stack([loss(self.output + moved) for moved in torch.einsum("...cf,kcf->c...k", change, weight)])
+        return torch.stack([loss(y) for y in self.others + _by_channel(features, self.weight)])
 
 
-def _decoder(steps: list[_Step], y: Tensor) -> _Decoder | None:
-    """The last of these steps, if they lead from a convolution to ``y`` and no channel meets another before it.
+def _by_channel(features: Tensor, weight: Tensor) -> Tensor:
+    """[*, C, H, W] and [classes, C, H, W] to each channel's part of the output, [C, *, classes]."""
+    return torch.einsum("...cf,kcf->c...k", features.flatten(-2), weight.flatten(-2))
+
+
+def _readout(steps: list[_Step], y: Tensor) -> _Readout | None:
+    """The linear end of these steps, if they lead from a convolution to ``y`` and no channel meets another before it.
 
     What happens beside the modules, such as a residual addition, shows in a tensor that is another one or changed.
     """
-    if len(steps) < 3:
+    end = _Step(nn.Identity(), y, y._version, y, y._version)
+    if len(steps) < 3 or not all(itertools.starmap(_is_handed_on, itertools.pairwise([*steps, end]))):
         return None
-    (owner, *channelwise, flatten, last), end = steps, _Step(nn.Identity(), y, y._version, y, y._version)
-    kinds = [(owner, _CONVOLUTIONS), *((s, _CHANNELWISE) for s in channelwise), (flatten, _FLATTENS), (last, _LINEARS)]
-    apart = (
-        all(type(step.module) in kind and not _has_hooks(step.module) for step, kind in kinds)
-        and owner.module.groups == 1
-        and flatten.gave.shape == flatten.received.flatten(-3).shape
-        and all(itertools.starmap(_is_handed_on, itertools.pairwise([*steps, end])))
-    )
-    return _Decoder(last.module, last.received, y) if apart else None
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    owner, *middle, flatten, last = steps
+    kinds = [_CONVOLUTIONS, *[_CHANNELWISE + _AVERAGES] * len(middle), _FLATTENS, _LINEARS]
+    if (
+        any(type(step.module) not in kind or _has_hooks(step.module) for step, kind in zip(steps, kinds, strict=True))
+        or owner.module.groups > 1
+        or flatten.gave.shape != flatten.received.flatten(-3).shape
+    ):
+        return None
+    averages = itertools.takewhile(lambda step: type(step.module) in _AVERAGES, reversed(middle))
+    linear = [*reversed(list(averages)), flatten, last]
+    return _Readout.of([step.module for step in linear], linear[0].received, y)
 
 
 def _is_handed_on(before: _Step, after: _Step) -> bool:
@@ -373,6 +390,10 @@ def _is_handed_on(before: _Step, after: _Step) -> bool:
     same_memory = received.data_ptr() == given.data_ptr() and before.gave_version == after.received_version
     same_shape = received.shape[1:] == given.shape[1:] and len(given) in (1, len(received))
     return same_memory and same_shape and received.stride() == given.expand_as(received).stride()
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 # --- Dspike's temperature (Li et al. 2021, Algorithm 1, whose body the paper's text lacks) -----------------------
