@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +121,10 @@ def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: s
     cells = _cells(frame)
     write_atomically(folder / "table.csv", cells.to_csv(index=False, lineterminator="\n").encode())
     write_atomically(folder / "table.md", _markdown(cells, table, profile).encode())
-    write_atomically(
-        folder / "table.png", picture.draw(frame, f"{table.title}\nprofile: {profile}{_ASIDE.get(profile, '')}")
-    )
+    write_atomically(folder / "table.png", picture.draw(frame, title))
+
+
+_WIDEST = 44  # characters of a column
 
 
 def summary(frame: pd.DataFrame) -> str:
@@ -131,7 +133,9 @@ def summary(frame: pd.DataFrame) -> str:
     columns = ["dataset", "method", "architecture", "timesteps", "paper", "ours_mean", "ours_std", "n_seeds", "status"]
     if ours["quantity"].nunique() > 1:
         columns.insert(4, "quantity")
-    return ours[columns].to_markdown(index=False, disable_numparse=True)
+    return (
+        ours[columns].map(lambda text: textwrap.shorten(text, _WIDEST)).to_markdown(index=False, disable_numparse=True)
+    )
 
 
 def _shown(results: Sequence[Result], code: str) -> list[Result]:
