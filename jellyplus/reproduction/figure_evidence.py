@@ -1,0 +1,89 @@
+"""From the claim of a figure to what its series show: runs trained, networks measured, formulas computed."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from jellyplus.reproduction.figure_claims import FigureClaim, Panel, Series
+from jellyplus.reproduction.figure_view import Shown
+from jellyplus.reproduction.measurements import Measurements
+from jellyplus.training.job import once
+from jellyplus.training.recipe import Run, load_run
+
+__all__ = ["Planned", "make", "plan", "view"]
+
+
+class Planned(NamedTuple):
+    """A series and the run that it measures, None where it needs none."""
+
+    panel: Panel
+    series: Series
+    run: Run | None
+
+
+def plan(claim: FigureClaim, profile: str, recipes: Path) -> list[Planned]:
+    """Resolve the recipe of every series.
+
+    Raises:
+        InputError: a recipe is missing, or the overrides do not fit it.
+    """
+    return [
+        Planned(panel, s, load_run(s.recipe, profile, recipes, s.overrides) if s.recipe else None)
+        for panel in claim.panels
+        for s in panel.series
+    ]
+
+
+def make(planned: Sequence[Planned], measurements: Measurements, seed: int) -> None:
+    """Train what has to be trained, then measure what this code has not measured.
+
+    Raises:
+        InputError: a run or a measurement cannot be made.
+    """
+    runner = measurements.runner
+    if missing := once(runner.missing, [(run, seed) for _, series, run in planned if series.needs_training]):
+        runner.make(missing)
+    asked = [(run, series.measure, series.settings, seed) for _, series, run in planned if series.measures_network]
+    once(_measure, measurements, asked)
+
+
+def _measure(measurements: Measurements, asked: Sequence[tuple]) -> None:
+    for what in tqdm(asked, desc="measuring", unit="series", leave=False, disable=not asked):
+        if not measurements.is_made(*what):
+            measurements.make(*what)
+
+
+def view(planned: Sequence[Planned], measurements: Measurements, seed: int) -> list[tuple[Panel, Series, Shown]]:
+    """What there is for every series.
+
+    Evidence of this code is shown where there is any, otherwise that of another one, as ``stale``.
+    """
+    return [(panel, series, _shown(series, run, measurements, seed)) for panel, series, run in planned]
+
+
+def _shown(series: Series, run: Run | None, measurements: Measurements, seed: int) -> Shown:
+    if run is None:
+        curve = series.how.function(**series.settings)
+        return Shown(curve.x, curve.y, curve.numbers, "computed")
+    return next(_found(series, run, measurements, seed), Shown())
+
+
+def _found(series: Series, run: Run, measurements: Measurements, seed: int) -> Iterator[Shown]:
+    """What evidence has, best first."""
+    if series.measures_network:
+        if m := measurements.find(run, series.measure, series.settings, seed):
+            yield Shown(m.x, m.y, m.numbers, _status(run, m.code == measurements.code), m.stand_in)
+        return
+    code = measurements.runner.code
+    of_seed = [e for e in measurements.runner.store.find_any(run.key) if e.seed == seed]
+    for e in sorted(of_seed, key=lambda e: e.code != code):
+        curve = series.how.function(e.history, **series.settings)
+        yield Shown(curve.x, curve.y, curve.numbers, _status(run, e.code == code), e.dataset.get("stand_in", False))
+
+
+def _status(run: Run, is_current: bool) -> str:
+    if not is_current:
+        return "stale"
+    return "measured" if run.profile == "paper" else "partial"

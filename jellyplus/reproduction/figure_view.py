@@ -1,0 +1,183 @@
+"""View of a figure: claim and measurements as a CSV file and a picture, and nothing that is not in one of the two."""
+
+import io
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from jellyplus._files import write_atomically
+from jellyplus.reproduction.figure_claims import FigureClaim, Panel, Series
+
+__all__ = ["Shown", "frame", "summary", "write"]
+
+_COLUMNS = ("panel", "series", "x", "y", "profile", "status")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What there is for a series.
+
+    Args:
+        x, y: of the curve; empty where the series is ``not-run``.
+        numbers: what sums it up.
+        status: ``computed`` from a formula; ``measured`` on the paper's data with its settings, ``partial`` on others;
+            ``stale`` by other code; ``not-run``.
+        stand_in: whether the data take the place of the paper's.
+    """
+
+    x: Sequence[float] = ()
+    y: Sequence[float] = ()
+    numbers: dict[str, float] | None = None
+    status: str = "not-run"
+    stand_in: bool = False
+
+
+View = Sequence[tuple[Panel, Series, Shown]]
+
+
+def frame(view: View, profile: str) -> pd.DataFrame:
+    """A row for each point; one without numbers for a series that was not run. A formula has no profile."""
+    rows = []
+    for panel, series, shown in view:
+        made_by = "" if shown.status == "computed" else profile
+        points = list(zip(shown.x, shown.y, strict=True)) or [(None, None)]
+        rows += [(panel.title, series.label, x, y, made_by, shown.status) for x, y in points]
+    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"x": "float64", "y": "float64"})
+
+
+def summary(view: View) -> str:
+    """One line for each series: its status, and the numbers that sum it up."""
+    rows = [(panel.title, series.label, shown.status, _numbers(shown)) for panel, series, shown in view]
+    return pd.DataFrame(rows, columns=["panel", "series", "status", "in numbers"]).to_markdown(index=False)
+
+
+def write(claim: FigureClaim, view: View, folder: Path, profile: str) -> None:
+    """Write ``figure.csv``, ``figure.png`` and ``figure.pdf`` to ``folder``; the same view gives the same bytes.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    content = frame(view, profile).to_csv(index=False, lineterminator="\n", float_format="%.7g")
+    write_atomically(folder / "figure.csv", content.encode())
+    for kind, content in _pictures(claim, view, profile).items():
+        write_atomically(folder / f"figure.{kind}", content)
+
+
+# --- The picture: readable in grey, at the width of a column ---------------------------------------------------------
+
+_STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "hatch.linewidth": 0.5,
+    "pdf.fonttype": 42,  # fonts that publishers accept
+    "figure.dpi": 200,
+}
+_METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}
+_COLORS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#999999")  # Okabe and Ito: for colour-blind eyes
+_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v", "x")
+_FILLS = (("0.82", ""), ("none", "////"), ("none", "...."), ("none", "xxxx"), ("none", "\\\\\\\\"), ("none", "oo"))
+_WIDTHS = {1: 3.6, 2: 3.4, 3: 2.7}  # of a panel, in inches, by their number
+_MANY = 40  # points that are not marked one by one
+
+
+def _pictures(claim: FigureClaim, view: View, profile: str) -> dict[str, bytes]:
+    with matplotlib.style.context("default", after_reset=True), matplotlib.rc_context(_STYLE):
+        number = len(claim.panels)
+        figure = Figure(figsize=(number * _WIDTHS.get(number, 2.5), 3.0), layout="constrained")
+        axes = figure.subplots(1, number, squeeze=False)[0]
+        for panel, ax in zip(claim.panels, axes, strict=True):
+            _draw(ax, panel, [(series, shown) for owner, series, shown in view if owner is panel and shown.x])
+        figure.suptitle(f"{claim.title}\n{_provenance(view, profile)}", fontsize=8.5)
+        return {kind: _saved(figure, kind) for kind in _METADATA}
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, metadata=_METADATA[kind])
+    return buffer.getvalue()
+
+
+def _provenance(view: View, profile: str) -> str:
+    seen = {shown.status for *_, shown in view}
+    if seen == {"computed"}:
+        return "computed, no data"
+    words = [f"profile: {profile}"]
+    if any(shown.stand_in for *_, shown in view):
+        words.append("stand-in data, no claim about the paper")
+    if "stale" in seen:
+        words.append("stale: measured by other code")
+    if "not-run" in seen:
+        words.append("incomplete")
+    return "; ".join(words)
+
+
+def _draw(ax: Axes, panel: Panel, drawn: Sequence[tuple[Series, Shown]]) -> None:
+    ax.set_title(panel.title)
+    ax.set_xlabel(panel.x)
+    ax.set_ylabel(panel.y)
+    ax.set_yscale(panel.y_scale)
+    ax.grid(color="0.92", linewidth=0.6)
+    ax.set_axisbelow(True)
+    if not drawn:
+        ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center", color="0.45")
+        return
+    for number, (series, shown) in enumerate(drawn):
+        _DRAW[series.style](ax, shown, number, _legend(series, shown))
+    if all(float(x).is_integer() for _, shown in drawn for x in shown.x):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(loc="best", handlelength=2.6)
+
+
+def _legend(series: Series, shown: Shown) -> str:
+    return f"{series.label} ({_numbers(shown)})" if shown.numbers else series.label
+
+
+def _numbers(shown: Shown) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in (shown.numbers or {}).items())
+
+
+def _draw_line(ax: Axes, shown: Shown, number: int, label: str) -> None:
+    marked = {"marker": _MARKERS[number % len(_MARKERS)]} if len(shown.x) <= _MANY else {}
+    style = {"linestyle": _LINES[number % len(_LINES)], "color": _COLORS[number % len(_COLORS)]}
+    ax.plot(shown.x, shown.y, label=label, **style, **marked)
+
+
+def _draw_points(ax: Axes, shown: Shown, number: int, label: str) -> None:
+    style = {"marker": _MARKERS[number % len(_MARKERS)], "color": _COLORS[number % len(_COLORS)]}
+    ax.plot(shown.x, shown.y, linestyle="none", markersize=6, label=label, **style)
+
+
+def _draw_bars(ax: Axes, shown: Shown, number: int, label: str) -> None:
+    width = 0.8 * _spacing(shown.x)
+    fill, hatch = _FILLS[number % len(_FILLS)]
+    ax.bar(shown.x, shown.y, width, facecolor=fill, hatch=hatch, edgecolor=_COLORS[number % len(_COLORS)], label=label)
+
+
+def _draw_histogram(ax: Axes, shown: Shown, number: int, label: str) -> None:
+    half = _spacing(shown.x) / 2
+    edges = [shown.x[0] - half, *(x + half for x in shown.x)]
+    fill, hatch = _FILLS[number % len(_FILLS)]
+    style = {"facecolor": fill, "hatch": hatch, "edgecolor": _COLORS[number % len(_COLORS)], "linewidth": 0.9}
+    ax.stairs(shown.y, edges, fill=True, label=label, **style)
+
+
+_DRAW = {"line": _draw_line, "points": _draw_points, "bars": _draw_bars, "histogram": _draw_histogram}
+
+
+def _spacing(x: Sequence[float]) -> float:
+    return min((b - a for a, b in itertools.pairwise(x)), default=1.0)

@@ -1,0 +1,74 @@
+"""The command line that every figure script has: claim to evidence to figure."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from jellyplus._distributed import rank
+from jellyplus._errors import InputError
+from jellyplus._options import add_run_options
+
+__all__ = ["main"]
+
+
+def main(script: str) -> int:
+    """Reproduce the figure that ``script``, a file in ``reproductions/``, is named after.
+
+    Args:
+        script: its ``__file__``.
+
+    Returns:
+        The exit code: 0, 2 for bad input, 130 when interrupted.
+    """
+    path = Path(script).resolve()
+    options = _parser(path).parse_args()
+    try:
+        _reproduce(path, options)
+    except InputError as error:
+        print(f"{path.name}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{path.name}: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser(path: Path) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=path.name,
+        description="Without options: train and measure on stand-in data, then write the figure.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_run_options(parser, profile="embedded")
+    parser.add_argument(
+        "--render", action="store_true", help="draw the evidence there is; no training, no measuring of networks"
+    )
+    return parser
+
+
+def _reproduce(path: Path, options: argparse.Namespace) -> None:
+    # Lightning and matplotlib come after the options are parsed, so that a mistyped option answers at once
+    from jellyplus.reproduction import figure_evidence, figure_view
+    from jellyplus.reproduction.cli import check_out
+    from jellyplus.reproduction.evidence import Store
+    from jellyplus.reproduction.figure_claims import load_figure
+    from jellyplus.reproduction.measurements import Measurements
+    from jellyplus.reproduction.runner import Runner
+    from jellyplus.training.job import joined
+    from jellyplus.training.train import choose_device
+
+    with joined(choose_device(options.device)):
+        claim = load_figure(path.parent / "claims" / f"{path.stem}.yaml")
+        check_out(options.out)
+        planned = figure_evidence.plan(claim, options.profile, path.parent.parent / "recipes")
+        runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
+        measurements, seed = Measurements(runner), options.seeds[0]
+        if not options.render:
+            figure_evidence.make(planned, measurements, seed)
+        if rank() > 0:
+            return
+        view = figure_evidence.view(planned, measurements, seed)
+        folder = options.out / options.profile / path.stem
+        figure_view.write(claim, view, folder, options.profile)
+        print(figure_view.summary(view))
+        print(f"\nWritten: {folder}/figure.csv, figure.png, figure.pdf")

@@ -1,0 +1,14 @@
+"""Dspike (Li et al., NeurIPS 2021), Fig. 4: activation sparsity by LIF layer.
+
+    python reproductions/figure4_dspike.py                # stand-in data, minutes on two cores
+    python reproductions/figure4_dspike.py --help
+
+What the figure shows, and how each of its series is measured, stands in claims/figure4_dspike.yaml.
+"""
+
+import sys
+
+from jellyplus.reproduction.figures import main
+
+if __name__ == "__main__":
+    sys.exit(main(__file__))
