@@ -98,7 +98,7 @@ _MANY = 40  # points that are not marked one by one
 def _pictures(claim: FigureClaim, view: View, profile: str) -> dict[str, bytes]:
     with matplotlib.style.context("default", after_reset=True), matplotlib.rc_context(_STYLE):
         number = len(claim.panels)
-        figure = Figure(figsize=(number * _WIDTHS.get(number, 2.5), 3.0), layout="constrained")
+        figure = Figure(figsize=(number * _WIDTHS.get(number, 2.5), 3.3), layout="constrained")
         axes = figure.subplots(1, number, squeeze=False)[0]
         for panel, ax in zip(claim.panels, axes, strict=True):
             _draw(ax, panel, [(series, shown) for owner, series, shown in view if owner is panel and shown.x])
@@ -140,7 +140,7 @@ def _draw(ax: Axes, panel: Panel, drawn: Sequence[tuple[Series, Shown]]) -> None
         _DRAW[series.style](ax, shown, number, _legend(series, shown))
     if all(float(x).is_integer() for _, shown in drawn for x in shown.x):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(loc="best", handlelength=2.6)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), handlelength=2.6, ncols=1 if len(drawn) < 4 else 3)
 
 
 def _legend(series: Series, shown: Shown) -> str:

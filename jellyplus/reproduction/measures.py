@@ -127,7 +127,8 @@ def spike(*, v_threshold: float, span: float) -> Curve:
 @_measure("function")
 def constant(*, y: float, start: float, end: float) -> Curve:
     """One value from ``start`` to ``end``."""
-    return Curve([start, end], [y, y])
+    x = torch.linspace(start, end, _POINTS, dtype=torch.float64)
+    return _curve(x, torch.full_like(x, y))
 
 
 @_measure("function")
