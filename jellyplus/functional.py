@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from spikingjelly.activation_based import layer, neuron
+from spikingjelly.activation_based import layer
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -178,15 +178,13 @@ def finite_difference_gradient(
         folded = max(1, max_bytes // working_set)
         if readout and own_name == "weight" and owner_input.dim() > batch_dim + 3:
             outputs = _outputs_of_all_channels(copy.deepcopy(owner), owner_input, epsilon)
-            loss = functools.partial(readout.losses, loss)
-            for module in readout.modules:
-                module.forward = _as_it_is
+            net, loss = readout.head, functools.partial(readout.losses, loss)
         else:
             outputs = _perturbed_outputs(copy.deepcopy(owner), own_name, owner_input, epsilon)
         losses = torch.cat(list(_losses(net, owner, loss, x, outputs, folded, batch_dim)))
     up, down = losses.unflatten(0, (-1, 2)).unbind(1)  # each [k], or [k / channels, channels]
     gradient = ((up - down) / (2 * epsilon)).t()
-    return gradient.reshape(net.get_parameter(name).shape).to(net.get_parameter(name).dtype)
+    return gradient.reshape(owner.get_parameter(own_name).shape).to(owner.get_parameter(own_name).dtype)
 
 
 def _devices(x: Tensor) -> list[torch.device]:
@@ -202,12 +200,13 @@ def _refuse_dropout(net: nn.Module) -> None:
 
 def _trial_pass(net: nn.Module, owner: nn.Module, x: Tensor) -> tuple[Tensor, int, "_Readout | None"]:
     """The owner's input, the bytes that one perturbed pass holds at a time, and the readout if channels stay apart."""
-    owner_inputs, sizes, steps = [], [x.nbytes], []
+    owner_inputs, sizes, steps, times = [], [x.nbytes], [], Counter()
 
     def measure(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if module is owner:
             owner_inputs.append(inputs[0].detach().clone())
         sizes.append(output.nbytes)
+        times[module] += 1
         if not (module is owner or steps) or output is inputs[0]:
             return
         if type(module) in _KNOWN and not output.is_inference():
@@ -223,7 +222,8 @@ def _trial_pass(net: nn.Module, owner: nn.Module, x: Tensor) -> tuple[Tensor, in
         handle.remove()
     if len(owner_inputs) != 1:
         raise ValueError(f"the module that owns the parameter ran {len(owner_inputs)} times in one pass, not once")
-    return owner_inputs[0], _LIVE_ACTIVATIONS * max(sizes), _readout(steps, y)
+    readout = _readout(steps, y) if all(times[step.module] == 1 for step in steps) else None
+    return owner_inputs[0], _LIVE_ACTIVATIONS * max(sizes), readout
 
 
 # A residual block holds its input, and a norm or node its input, its output and two temporaries.
@@ -243,28 +243,28 @@ def _linear_outputs(owner: nn.Module, x: Tensor, epsilon: float) -> Iterator[Ten
     elements = torch.eye(owner.weight[0].numel()).to(owner.weight)
     for channel in range(owner.weight.shape[0]):
         for element in elements:
-            shift = _one_channel(owner, x, element).select(channel_dim, 0)
+            shift = _without_bias(owner, x, element[None]).select(channel_dim, 0)
             for step in (epsilon, -epsilon):
                 output = base.clone()
                 output.select(channel_dim, channel).add_(shift, alpha=step)
                 yield output
 
 
-def _one_channel(owner: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
-    """The layer without bias and with one output channel, whose weights are ``weight``, [fan-in]."""
-    parameters = {"weight": weight.view(1, *owner.weight.shape[1:])}
+def _without_bias(owner: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
+    """The layer without bias and with ``weights``, [output channels, fan-in]."""
+    parameters = {"weight": weights.view(-1, *owner.weight.shape[1:])}
     if owner.bias is not None:
-        parameters["bias"] = weight.new_zeros(1)
+        parameters["bias"] = weights.new_zeros(len(weights))
     return torch.func.functional_call(owner, parameters, x)
 
 
 def _outputs_of_all_channels(owner: nn.Module, x: Tensor, epsilon: float) -> Iterator[Tensor]:
     """A convolution's outputs with one element of every channel moved up, then down."""
     base = owner(x)
-    for element in torch.eye(owner.weight[0].numel()).to(owner.weight):
-        shift = _one_channel(owner, x, element)
-        for step in (epsilon, -epsilon):
-            yield torch.add(base, shift, alpha=step)
+    for elements in torch.eye(owner.weight[0].numel()).to(owner.weight).split(owner.out_channels):
+        for shift in _without_bias(owner, x, elements).split(1, -3):
+            for step in (epsilon, -epsilon):
+                yield torch.add(base, shift, alpha=step)
 
 
 def _general_outputs(owner: nn.Module, name: str, x: Tensor, epsilon: float) -> Iterator[Tensor]:
@@ -284,7 +284,7 @@ def _losses(
     forwards = [norm.forward for norm in norms]
     while group := list(itertools.islice(outputs, folded)):
         n = len(group)
-        owner.forward = functools.partial(_replaced, torch.cat(group, batch_dim))
+        owner.forward = functools.partial(_replaced, torch.cat(group, batch_dim) if n > 1 else group[0])
         group.clear()  # what is no longer needed goes before the next pass, or max_bytes would not hold
         for norm, forward in zip(norms, forwards, strict=True):
             norm.forward = functools.partial(_apart, forward, n, batch_dim)
@@ -305,16 +305,11 @@ def _apart(forward: Callable[[Tensor], Tensor], parts: int, batch_dim: int, x: T
     return torch.cat([forward(part) for part in x.chunk(parts, batch_dim)], batch_dim)
 
 
-def _as_it_is(features: Tensor) -> Tensor:
-    """In place of the forward of a module in the readout: its input."""
-    return features
-
-
 # Types are compared, since a subclass may do anything.
 _CONVOLUTIONS = (nn.Conv2d, layer.Conv2d)
 _CHANNELWISE = (  # on [*, C, H, W]
-    *(nn.ReLU, IterativeLIFNode, SRIFNode, neuron.IFNode, neuron.LIFNode),
-    *(nn.BatchNorm2d, layer.BatchNorm2d, ThresholdDependentBatchNorm2d, nn.MaxPool2d, layer.MaxPool2d),
+    *(nn.ReLU, IterativeLIFNode, SRIFNode, nn.MaxPool2d, layer.MaxPool2d),
+    *(nn.BatchNorm2d, layer.BatchNorm2d, ThresholdDependentBatchNorm2d),
 )
 _AVERAGES = (nn.AvgPool2d, layer.AvgPool2d, nn.AdaptiveAvgPool2d, layer.AdaptiveAvgPool2d)
 _FLATTENS = (nn.Flatten, layer.Flatten)
@@ -333,25 +328,26 @@ class _Step(NamedTuple):
 
 
 class _Readout(NamedTuple):
-    """The linear end of a network: modules that map features [*, C, H, W] to [*, classes].
+    """A network cut where features [*, C, H, W] become outputs [*, classes] by linear modules alone.
 
-    ``weight`` is what they come to, [classes, C, H, W], and ``others`` the output in one pass without the part of
-    one channel, [C, *, classes].
+    ``head`` makes the features. ``weight`` is what the linear modules come to, [C, classes, H W], and ``others`` the
+    output in one pass without the part of one channel, [C, *, classes].
     """
 
-    modules: list[nn.Module]
+    head: nn.Sequential
     weight: Tensor
     others: Tensor
 
     @classmethod
-    def of(cls, modules: list[nn.Module], features: Tensor, y: Tensor) -> "_Readout":
-        """From the features and output of a pass."""
+    def of(cls, head: nn.Sequential, linear: nn.Sequential, features: Tensor, y: Tensor) -> "_Readout":
+        """From its two parts, and the features and output of a pass."""
         classes = y.shape[-1]
         with torch.enable_grad():
             zeros = features.new_zeros(*[1] * (features.dim() - 4), classes, *features.shape[-3:], requires_grad=True)
-            outputs = nn.Sequential(*modules)(zeros).view(classes, classes)
-            weight = torch.autograd.grad(outputs.trace(), zeros)[0].view(classes, *features.shape[-3:])
-        return cls(modules, weight, y - _by_channel(features, weight))
+            outputs = linear(zeros).view(classes, classes)
+            (gradient,) = torch.autograd.grad(outputs.trace(), zeros)
+        weight = gradient.view(classes, features.shape[-3], -1).transpose(0, 1)
+        return cls(head, weight, y - _by_channel(features, weight))
 
     def losses(self, loss: Loss, features: Tensor) -> Tensor:
         """The losses, [C], if each channel alone were as in ``features`` and the others as in that pass."""
@@ -359,19 +355,33 @@ class _Readout(NamedTuple):
 
 
 def _by_channel(features: Tensor, weight: Tensor) -> Tensor:
-    """[*, C, H, W] and [classes, C, H, W] to each channel's part of the output, [C, *, classes]."""
-    return torch.einsum("...cf,kcf->c...k", features.flatten(-2), weight.flatten(-2))
+    """[*, C, H, W] and [C, classes, H W] to each channel's part of the output, [C, *, classes]."""
+    channels = features.flatten(-2).movedim(-2, 0)
+    parts = torch.bmm(weight, channels.flatten(1, -2).mT)  # in this order it is the fastest
+    return parts.mT.unflatten(1, channels.shape[1:-1])
+
+
+class _Presented(nn.Module):
+    """One output at every time-step."""
+
+    def __init__(self, time_steps: int):
+        super().__init__()
+        self.time_steps = time_steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[1, *] to [T, *]."""
+        return x.expand(self.time_steps, *x.shape[1:])
 
 
 def _readout(steps: list[_Step], y: Tensor) -> _Readout | None:
-    """The linear end of these steps, if they lead from a convolution to ``y`` and no channel meets another before it.
+    """The cut behind these steps, if they lead from a convolution to ``y`` and no channel meets another before it.
 
     What happens beside the modules, such as a residual addition, shows in a tensor that is another one or changed.
     """
     end = _Step(nn.Identity(), y, y._version, y, y._version)
     if len(steps) < 3 or not all(itertools.starmap(_is_handed_on, itertools.pairwise([*steps, end]))):
         return None
-    owner, *middle, flatten, last = steps
+    owner, *middle, flatten, _ = steps
     kinds = [_CONVOLUTIONS, *[_CHANNELWISE + _AVERAGES] * len(middle), _FLATTENS, _LINEARS]
     if (
         any(type(step.module) not in kind or _has_hooks(step.module) for step, kind in zip(steps, kinds, strict=True))
@@ -379,9 +389,16 @@ def _readout(steps: list[_Step], y: Tensor) -> _Readout | None:
         or flatten.gave.shape != flatten.received.flatten(-3).shape
     ):
         return None
-    averages = itertools.takewhile(lambda step: type(step.module) in _AVERAGES, reversed(middle))
-    linear = [*reversed(list(averages)), flatten, last]
-    return _Readout.of([step.module for step in linear], linear[0].received, y)
+    cut = len(steps) - 2
+    while type(steps[cut - 1].module) in _AVERAGES:
+        cut -= 1
+    head = [owner.module]
+    for before, after in itertools.pairwise(steps[: cut + 1]):
+        if len(before.gave) < len(after.received):
+            head.append(_Presented(len(after.received)))
+        head.append(after.module)
+    linear = nn.Sequential(*(step.module for step in steps[cut:]))
+    return _Readout.of(nn.Sequential(*head[:-1]), linear, steps[cut].received, y)
 
 
 def _is_handed_on(before: _Step, after: _Step) -> bool:
