@@ -1,0 +1,14 @@
+"""InfLoR (Guo et al., ECCV 2022), Table 2: SRIF with and without the membrane potential rectificator.
+
+    python reproductions/table2_inflor.py                # stand-in data, some minutes on two cores
+    python reproductions/table2_inflor.py --help
+
+What the paper prints stands in claims/table2_inflor.yaml, how each row is made in recipes/inflor/.
+"""
+
+import sys
+
+from jellyplus.reproduction.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(__file__))

@@ -1,0 +1,14 @@
+"""Shortcut back-propagation (Guo et al., 2024), Table 4: CIFAR10-DVS, beside other methods.
+
+    python reproductions/table4_shortcut.py                # stand-in data, some minutes on two cores
+    python reproductions/table4_shortcut.py --help
+
+What the paper prints stands in claims/table4_shortcut.yaml, how each row is made in recipes/shortcut/.
+"""
+
+import sys
+
+from jellyplus.reproduction.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(__file__))
