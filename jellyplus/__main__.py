@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add_run_options(train, profile="paper")
     train.set_defaults(run=_train)
     _add_data_commands(commands)
+    _add_report_command(commands)
     return parser
 
 
@@ -64,6 +65,23 @@ def _add_data_commands(commands: argparse._SubParsersAction) -> None:
     prepare.add_argument("--profile", choices=PROFILES, default="paper", help="of the recipe")
     prepare.add_argument("--workers", type=count, metavar="N", default=4, help="threads")
     prepare.set_defaults(run=_prepare_data)
+
+
+def _add_report_command(commands: argparse._SubParsersAction) -> None:
+    summary = "write one page that has every table and figure of the papers beside what was measured"
+    report = commands.add_parser("report", help=summary, description=f"{summary.capitalize()}.")
+    report.add_argument(
+        "--root",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="folders of results; default: results, where there is one, and what is committed under reproductions",
+    )
+    report.add_argument(
+        "--reproductions", type=Path, metavar="FOLDER", default=Path("reproductions"), help="has claims/"
+    )
+    report.add_argument("--out", type=Path, metavar="FOLDER", default=Path("results"), help="for index.html, .md, .tex")
+    report.set_defaults(run=_report)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -91,6 +109,10 @@ def _prepare_data(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     return _with_extra("jellyplus.reproduction.cli", "train").train(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    return _with_extra("jellyplus.reproduction.page", "report").report(options)
 
 
 def _with_extra(module: str, command: str) -> ModuleType:

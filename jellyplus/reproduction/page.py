@@ -1,0 +1,434 @@
+"""One page that has every table and figure of the papers beside what was measured: HTML, Markdown and LaTeX.
+
+Like the tables it is a view: claims and evidence decide it, and nothing else does.
+"""
+
+import argparse
+import base64
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import jinja2
+import pandas as pd
+
+from jellyplus._errors import InputError
+from jellyplus._files import write_atomically
+from jellyplus.reproduction import tables, view
+from jellyplus.reproduction.claims import Claim, ClaimTable, Split, load_claims
+from jellyplus.reproduction.evidence import Evidence, Store, code_digest
+from jellyplus.reproduction.figure_claims import FigureClaim, load_figure
+from jellyplus.training.recipe import Run
+
+__all__ = ["collect", "render", "report"]
+
+PAPERS = {
+    "tdbn": ("tdBN", "Zheng et al., AAAI 2021"),
+    "dspike": ("Dspike", "Li et al., NeurIPS 2021"),
+    "imloss": ("IM-Loss", "Guo et al., NeurIPS 2022"),
+    "inflor": ("InfLoR", "Guo et al., ECCV 2022"),
+    "shortcut": ("shortcut", "Guo et al., arXiv 2401.04486"),
+}
+#: What a value can come from, the most telling first; all but the last are profiles.
+SCALES = {
+    "paper": "the paper's own data and settings",
+    "small": "real data, smaller networks, fewer epochs",
+    "embedded": "stand-in data, small networks",
+    "computed": "exact, nothing trained",
+}
+STATUSES = {
+    "reproduced": "within the tolerance of the paper's value, measured as the paper did or computed exactly",
+    "below": "the same, but further below the paper's value than the tolerance",
+    "above": "the same, but further above the paper's value than the tolerance",
+    "differs": "a text that follows from our network and is another than the printed one",
+    "partial": "fewer seeds, fewer epochs, a narrower network or stand-in data: no statement about the paper",
+    "stale": "measured, but the code that decides numbers has changed since",
+    "not-run": "not measured yet",
+    "reported": "quoted by the paper from others: shown, not measured by us",
+}
+COMPARED = ("reproduced", "below", "above", "differs")
+_MEANS = {"paper": "", "ours": "_mean"}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of evidence and its file."""
+
+    evidence: Evidence
+    path: Path
+
+    @property
+    def commit(self) -> str:
+        """The commit, marked where the checkout differed from it."""
+        return self.evidence.commit[:12] + ("+dirty" if self.evidence.dirty else "")
+
+    @property
+    def versions(self) -> str:
+        """Of Python and the libraries."""
+        return ", ".join(f"{name} {version}" for name, version in self.evidence.versions.items())
+
+
+@dataclass(frozen=True)
+class Row:
+    """A printed cell beside what was measured for it.
+
+    Args:
+        claim: what is printed.
+        split: sizes of the data set that it is about.
+        values: the row of the table's view.
+        recipe: the file of its recipe, None where it has none.
+        pieces: all evidence that there is for it, of one profile.
+        scale: one of ``SCALES``; empty where nothing was measured.
+    """
+
+    claim: Claim
+    split: Split
+    values: Mapping[str, Any]
+    recipe: Path | None
+    pieces: tuple[Piece, ...]
+    scale: str
+
+    @property
+    def status(self) -> str:
+        """One of ``STATUSES``."""
+        return self.values["status"]
+
+    @property
+    def data(self) -> str:
+        """What the value was measured on, in words."""
+        if not self.pieces:
+            return ""
+        held = self.pieces[0].evidence.dataset
+        if held.get("stand_in"):
+            return f"stand-in data: {held['name']}"
+        return f"real data, {held['train_examples']:,} of {self.split.train_examples:,} examples"
+
+    @property
+    def measured_on(self) -> str:
+        """Scale and data."""
+        return ", ".join(filter(None, (self.scale, self.data)))
+
+    def text(self, side: Literal["paper", "ours"]) -> str:
+        """The value of a side with its deviation."""
+        value, deviation = (self.values[f"{side}{suffix}"] for suffix in (_MEANS[side], "_std"))
+        text = self.claim.measures.text(value)
+        return f"{text} ± {self.claim.measures.text(deviation)}" if deviation is not None else text
+
+    def signed(self, column: str) -> str:
+        """A difference."""
+        value = self.values[column]
+        return ("+" if value is not None and value > 0 else "") + self.claim.measures.text(value)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A table or figure as it was last drawn."""
+
+    path: Path
+    scale: str
+
+    @property
+    def uri(self) -> str:
+        """The PNG itself."""
+        return "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a paper, row by row."""
+
+    name: str
+    claims: ClaimTable
+    rows: tuple[Row, ...]
+    picture: Picture | None
+
+    @property
+    def quantities(self) -> list[str]:
+        """What its values are, each once."""
+        return list(dict.fromkeys(row.claim.measures.label for row in self.rows))
+
+    @property
+    def compares(self) -> bool:
+        """Whether any row is compared with another."""
+        return any(row.claim.baseline for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a paper; ``statuses`` counts its curves."""
+
+    name: str
+    claims: FigureClaim
+    statuses: Counter
+    picture: Picture | None
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What a paper prints."""
+
+    name: str
+    tables: tuple[Table, ...]
+    figures: tuple[Figure, ...]
+
+    @property
+    def short(self) -> str:
+        """Its method's name."""
+        return PAPERS[self.name][0]
+
+    @property
+    def citation(self) -> str:
+        """Authors, venue and year."""
+        return PAPERS[self.name][1]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Every cell of its tables."""
+        return [row for table in self.tables for row in table.rows]
+
+    @property
+    def statuses(self) -> Counter:
+        """How many of them have which status."""
+        return Counter(row.status for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that the templates read."""
+
+    papers: tuple[Paper, ...]
+    code: str
+
+    @property
+    def rows(self) -> list[Row]:
+        """Every cell of every table."""
+        return [row for paper in self.papers for row in paper.rows]
+
+    @property
+    def statuses(self) -> Counter:
+        """How many of them have which status."""
+        return Counter(row.status for row in self.rows)
+
+    @property
+    def scales(self) -> dict[str, Counter]:
+        """How many of them have which status, by what they were measured on."""
+        return {scale: Counter(row.status for row in self.rows if row.scale == scale) for scale in SCALES}
+
+    @property
+    def shown(self) -> list[str]:
+        """The statuses of what was measured; the usual ones also where there are none."""
+        rare = {"differs"} - self.statuses.keys()
+        return [name for name in STATUSES if name not in {"not-run", "reported", *rare}]
+
+    @property
+    def devices(self) -> Counter:
+        """How many runs were made on which device."""
+        return Counter({piece.path: piece.evidence.device for row in self.rows for piece in row.pieces}.values())
+
+    @property
+    def verdict(self) -> str:
+        """What the page says of the papers."""
+        trained = [row.status for row in self.rows if row.claim.trained]
+        computed = Counter(row.status for row in self.rows if row.scale == "computed")
+        compared = Counter(status for status in trained if status in COMPARED)
+        text = f"{compared.total()} of {len(trained)} trained results can be held against their papers"
+        text += f": {_listed(compared)}." if compared else " yet."
+        return text + (f" {computed.total()} more need no training: {_listed(computed)}." if computed else "")
+
+
+def collect(reproductions: Path, roots: Sequence[Path]) -> Page:
+    """Return what the page shows.
+
+    Of every cell, the evidence is that of the most telling profile that has any.
+
+    Args:
+        reproductions: has ``claims/``; the recipes are in ``recipes/`` beside it.
+        roots: folders of results; of evidence that several have, that of the first counts.
+
+    Raises:
+        InputError: there are no claims or no such root, or a claim, a recipe or a piece of evidence cannot be read.
+    """
+    for root in roots:
+        if not root.is_dir():
+            raise InputError(f"--root {root} is no folder; give one that has evidence/ in it, such as results")
+    paths = sorted((reproductions / "claims").glob("*.yaml"), key=_order)
+    if not paths:
+        raise InputError(f"there are no claims in {reproductions / 'claims'}; name the folder with --reproductions")
+    code, stores = code_digest(), _Stores(roots)
+    recipes = reproductions.parent / "recipes"
+    printed = [_table(path, roots, stores, recipes, code) for path in paths if _is_table(path)]
+    figures = [_figure(path, roots) for path in paths if not _is_table(path)]
+    papers = [
+        Paper(
+            name,
+            tuple(table for table in printed if table.claims.paper == name),
+            tuple(figure for figure in figures if figure.claims.paper == name),
+        )
+        for name in PAPERS
+    ]
+    return Page(tuple(paper for paper in papers if paper.tables or paper.figures), code)
+
+
+def render(page: Page, folder: Path) -> dict[str, bytes]:
+    """Return the files ``index.html``, ``index.md`` and ``index.tex``; links start from ``folder``."""
+    return {f"index.{kind}": _render(page, kind, folder).encode() for kind in ("html", "md", "tex")}
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write the page of ``options.reproductions`` and ``options.root`` to ``options.out``."""
+    defaults = filter(Path.is_dir, (Path("results"), options.reproductions / "measured"))
+    page = collect(options.reproductions, options.root or list(defaults))
+    for name, content in render(page, options.out).items():
+        write_atomically(options.out / name, content)
+    print(f"{page.verdict}\nOf {len(page.rows)} cells: {_listed(page.statuses)}.")
+    print(f"Written: {options.out}/index.html, index.md, index.tex")
+    return 0
+
+
+def _listed(statuses: Counter) -> str:
+    return ", ".join(f"{statuses[status]} {status}" for status in STATUSES if statuses[status])
+
+
+_NAME = re.compile(r"(table|figure)(\d+)_(\w+)")
+
+
+def _order(path: Path) -> tuple[int, str]:
+    """Tables before figures, 2 before 10."""
+    name = _NAME.fullmatch(path.stem)
+    if not name or name[3] not in PAPERS:
+        raise InputError(f"{path} has another name than table<N>_<paper>.yaml and figure<N>_<paper>.yaml; rename it")
+    return name[1] == "figure", int(name[2])
+
+
+def _is_table(path: Path) -> bool:
+    return path.stem.startswith("table")
+
+
+class _Stores:
+    """The evidence of several folders of results, as if of one; of what several have, the first counts."""
+
+    def __init__(self, roots: Sequence[Path]):
+        self._stores = [Store(root / "evidence") for root in roots]
+
+    def pieces(self, key: str) -> list[Piece]:
+        found = {}
+        for store in self._stores:
+            for evidence in store.find_any(key):
+                path = store.checkpoint_path(key, evidence.seed, evidence.code).with_suffix(".json")
+                found.setdefault((evidence.seed, evidence.code), Piece(evidence, path))
+        return [found[name] for name in sorted(found)]
+
+    def find_any(self, key: str) -> list[Evidence]:
+        return [piece.evidence for piece in self.pieces(key)]
+
+
+def _table(path: Path, roots: Sequence[Path], stores: _Stores, recipes: Path, code: str) -> Table:
+    claims = load_claims(path)
+    made = _most_telling(claims, stores, recipes)
+    results = tables.results(claims, made, stores, recipes)
+    frame = view.build(claims, results, code, "paper")
+    rows = []
+    for claim, values in zip(claims.rows, frame.to_dict("records"), strict=True):
+        run = made.get(claim.id)
+        pieces = tuple(stores.pieces(run.key)) if run else ()
+        rows.append(
+            Row(
+                claim,
+                claims.datasets[claim.dataset],
+                {column: None if pd.isna(value) else value for column, value in values.items()},
+                recipes / f"{claim.recipe}.yaml" if claim.recipe else None,
+                pieces,
+                run.profile if pieces else "computed" if pd.notna(values["ours_mean"]) else "",
+            )
+        )
+    return Table(path.stem, claims, tuple(rows), _picture(roots, path.stem, "table.png"))
+
+
+def _most_telling(claims: ClaimTable, stores: _Stores, recipes: Path) -> dict[str, Run]:
+    """Return the run of every row that trains, under the first profile that has evidence of it."""
+    made: dict[str, Run] = {}
+    for profile in _PROFILES[::-1]:
+        runs = tables.runs(claims, profile, recipes)
+        made |= {name: run for name, run in runs.items() if name not in made or stores.pieces(run.key)}
+    return made
+
+
+def _figure(path: Path, roots: Sequence[Path]) -> Figure:
+    claims = load_figure(path)
+    picture = _picture(roots, path.stem, "figure.png")
+    statuses = _curves(picture.path.with_name("figure.csv")) if picture else Counter({"not-run": 1})
+    return Figure(path.stem, claims, statuses, picture)
+
+
+def _curves(path: Path) -> Counter:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            curves = {(line["panel"], line["series"]): line["status"] for line in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read ({error}); render the figure again with its script") from error
+    return Counter(curves.values())
+
+
+_PROFILES = ("paper", "small", "embedded")
+
+
+def _picture(roots: Sequence[Path], name: str, file: str) -> Picture | None:
+    paths = ((root / profile / name / file, profile) for profile in _PROFILES for root in roots)
+    return next((Picture(path, profile) for path, profile in paths if path.is_file()), None)
+
+
+def _render(page: Page, kind: str, folder: Path) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("jellyplus.reproduction"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **_ESCAPING[kind],
+    )
+    environment.filters["link"] = lambda path: quote(os.path.relpath(path, folder))
+    template = environment.get_template(f"page.{kind}.jinja")
+    return template.render(page=page, statuses=STATUSES, scales=SCALES)
+
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~&])")
+_TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "[": "{[}",  # \\[ and \\* are other commands than \\
+    "*": "{*}",
+    "±": r"\ensuremath{\pm}",
+}
+
+
+def _markdown(value: object) -> str:
+    return _MARKDOWN.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def _tex(value: object) -> str:
+    return "".join(_TEX.get(character, character) for character in str(value))
+
+
+#: Escaping is no matter of the single place: everything that a template puts out goes through it.
+_ESCAPING = {
+    "html": {"autoescape": True},
+    "md": {"finalize": _markdown},
+    "tex": {
+        "finalize": _tex,
+        "block_start_string": "((*",
+        "block_end_string": "*))",
+        "variable_start_string": "((",
+        "variable_end_string": "))",
+        "comment_start_string": "((=",
+        "comment_end_string": "=))",
+    },
+}
