@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from jellyplus import functional
 from jellyplus.functional import finite_difference_gradient, fuse_tdbn, search_temperature, set_temperature
 from jellyplus.layer import ThresholdDependentBatchNorm1d, ThresholdDependentBatchNorm2d
-from jellyplus.model import dspike_resnet18
+from jellyplus.model import dspike_resnet18, toy_cnn
 from jellyplus.neuron import IterativeLIFNode
 from jellyplus.surrogate import Dspike, Rectangular
 
@@ -280,6 +280,133 @@ def test_equals_the_naive_loop_however_many_run_at_a_time(case, training):
         torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-10)
 
 
+class Toy(nn.Module):
+    """Convolution, neurons, pooling and a linear layer on [T, N, 1, 6, 6], joined by a given function."""
+
+    def __init__(self, wiring):
+        super().__init__()
+        torch.manual_seed(3)
+        self.conv, self.twin = (sj_layer.Conv2d(1, 3, 3, padding=1, step_mode="m") for _ in range(2))
+        self.norm = ThresholdDependentBatchNorm2d(1.0, 0.5, 3)
+        self.node, self.pool, self.flatten = node(), sj_layer.AvgPool2d(2, step_mode="m"), nn.Flatten(2)
+        self.most, self.mean = sj_layer.MaxPool2d(2, 1, step_mode="m"), sj_layer.AdaptiveAvgPool2d(3, step_mode="m")
+        self.rows, self.cube, self.mixing = nn.Flatten(3), nn.AvgPool3d((3, 1, 1), 1, (1, 0, 0)), MixingNode(0.25)
+        self.relu, self.norm_of_all = nn.ReLU(inplace=True), nn.GroupNorm(1, 3)
+        self.fc, self.side, self.row = (sj_layer.Linear(n, 3, step_mode="m") for n in (27, 27, 9))
+        self.wiring = wiring
+
+    def forward(self, x):
+        return self.wiring(self, x)
+
+
+class MixingNode(IterativeLIFNode):
+    """Neurons that inhibit those of the other channels."""
+
+    def multi_step_forward(self, x_seq):
+        return super().multi_step_forward(x_seq - 0.2 * x_seq.mean(2, keepdim=True))
+
+
+def plain(net, x):
+    return net.fc(net.flatten(net.pool(net.node(net.conv(x)))))
+
+
+def ends(net, spikes):
+    return net.fc(net.flatten(net.pool(spikes)))
+
+
+def changed(tensor, change):
+    change(tensor)
+    return tensor
+
+
+APART = {
+    "plain": plain,
+    "a norm": lambda net, x: net.fc(net.flatten(net.pool(net.node(net.norm(net.conv(x)))))),
+    "a norm last": lambda net, x: net.fc(net.flatten(net.norm(net.pool(net.node(net.conv(x)))))),
+    "three kinds of pooling": lambda net, x: net.fc(net.flatten(net.mean(net.most(net.node(net.conv(x)))))),
+    "another layer before": lambda net, x: plain(net, net.twin(x)[:, :, :1]),
+    "an output at every time-step": lambda net, x: ends(net, net.node(net.conv(x[:1]).expand(2, -1, -1, -1, -1))),
+    "spikes at every time-step": lambda net, x: ends(net, net.node(net.conv(x[:1])).expand(2, -1, -1, -1, -1)),
+    "logits at every time-step": lambda net, x: plain(net, x[:1]).expand(2, -1, -1),
+    "what is looked at": lambda net, x: ends(net, changed(net.node(net.conv(x)), torch.mean)),
+}
+MET = {
+    "an output used twice": lambda net, x: ends(net, net.node((y := net.conv(x)) + y.mean(2, keepdim=True))),
+    "a sum before the last layer": lambda net, x: net.fc(
+        (f := net.flatten(net.pool(net.node(net.conv(x))))) + f * f[..., :1]
+    ),
+    "two linear layers": lambda net, x: net.fc(f := net.flatten(net.pool(net.node(net.conv(x))))) * net.side(f),
+    "another way to the output": lambda net, x: (
+        ends(net, net.node(y := net.conv(x))) + net.twin(y[:, :, :1] * y[:, :, 1:2]).mean((3, 4))
+    ),
+    "a change in place": lambda net, x: ends(net, changed(net.node(net.conv(x)), lambda s: s.sub_(s.mean(2, True)))),
+    "a change of what is expanded": lambda net, x: ends(
+        net, net.node(changed(net.conv(x[:1]), lambda y: y.sub_(y.mean(2, True))).expand(2, -1, -1, -1, -1))
+    ),
+    "a change of the output": lambda net, x: changed(plain(net, x), lambda y: y.square_().mul_(y.sum(-1, True))),
+    "a permutation": lambda net, x: ends(net, net.node(net.conv(x)).transpose(2, 3).reshape(*x.shape[:2], 3, 6, 6)),
+    "a module that changes in place": lambda net, x: ends(net, net.relu(net.node(net.conv(x)))),
+    "a second pass through a module": lambda net, x: net.fc(
+        net.flatten(net.mean(net.node(net.mean(net.node(net.mean(net.conv(x)))))))
+    ),
+    "a pool that is shared": lambda net, x: net.fc(net.flatten(net.mean(net.most(net.mean(net.conv(x)))))),
+    "rows as features": lambda net, x: net.row(net.rows(net.pool(net.node(net.conv(x))))).sum(2),
+    "channels pooled": lambda net, x: net.fc(net.flatten(net.pool(net.cube(net.node(net.conv(x)))))),
+    "channels normalised": lambda net, x: ends(
+        net, net.node(sj_functional.seq_to_ann_forward(net.conv(x), net.norm_of_all))
+    ),
+    "neurons that mix": lambda net, x: ends(net, net.mixing(net.conv(x))),
+}  # fmt: skip
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The number of sequences that neurons have run."""
+    counted, original = [], IterativeLIFNode.multi_step_forward
+    monkeypatch.setattr(IterativeLIFNode, "multi_step_forward", lambda self, x: counted.append(1) or original(self, x))
+    return counted
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("case", APART)
+def test_channels_that_stay_apart_move_together(case, training, runs):
+    net, x = trained(Toy(APART[case]).double(), normal(2, 3, 1, 6, 6)).train(training), normal(2, 3, 1, 6, 6, seed=40)
+    expected = naive(net, "conv.weight", loss, x, 0.2)
+    assert expected.abs().max() > 1e-3
+    for max_bytes, passes in ((ONE_AT_A_TIME, 2 * 9), (ALL, 1)):
+        runs.clear()
+        result = finite_difference_gradient(net, "conv.weight", loss, x, 0.2, max_bytes)
+        torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
+        assert len(runs) == 1 + passes
+
+
+@pytest.mark.parametrize("case", [*MET, "a hook that mixes"])
+def test_channels_that_meet_do_not(case):
+    net, x = Toy(MET.get(case, plain)).double(), normal(2, 3, 1, 6, 6, seed=40)
+    if case not in MET:
+        net.node.register_forward_hook(lambda module, inputs, spikes: spikes.cumsum(2))
+    expected = naive(net, "conv.weight", loss, x, 0.2)
+    assert expected.abs().max() > 1e-3
+    result = finite_difference_gradient(net, "conv.weight", loss, x, 0.2)
+    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_papers_toy_takes_2_passes_for_each_of_9_weights(dtype, runs):
+    """A hook, under which the channels move one after the other, makes no difference but rounding."""
+    torch.manual_seed(0)
+    net = toy_cnn(width=6, time_steps=4, input_size=8, num_classes=3).to(dtype)
+    x = normal(1, 3, 1, 8, 8, dtype=dtype).relu()
+    result = finite_difference_gradient(net, "conv1.weight", loss, x, 0.1, ONE_AT_A_TIME)
+    assert len(runs) == 1 + 2 * 9
+    net.neuron1.register_forward_hook(lambda *_: None)
+    expected = finite_difference_gradient(net, "conv1.weight", loss, x, 0.1, ONE_AT_A_TIME)
+    assert len(runs) == 1 + 2 * 9 + 1 + 2 * 54
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(result, expected, rtol=0, atol=tolerance)
+    assert (expected != 0).float().mean() > 0.5
+
+
 @settings(max_examples=8, deadline=None)
 @given(
     kernel=st.sampled_from([1, 2, 3]),
@@ -349,11 +476,24 @@ def test_approaches_autograd_for_a_smooth_network():
     assert (result - gradient).norm() < 1e-2 * gradient.norm()
 
 
+def small_net_and_dropout():
+    return small_net().append(sj_layer.Dropout(0.5, step_mode="m")), 2, ("0.weight", "1.weight")
+
+
+def toy():
+    return Toy(APART["a norm"]).double(), 1, ("conv.weight", "norm.weight")
+
+
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("name", ["0.weight", "1.weight"])
-def test_network_state_and_random_state_are_left_alone(name, training):
-    net, x = small_net().train(training), normal(2, 3, 2, 6, 6, seed=40)
-    net.append(sj_layer.Dropout(0.5, step_mode="m").eval())
+@pytest.mark.parametrize("index", [0, 1], ids=["convolution", "norm"])
+@pytest.mark.parametrize("make", [small_net_and_dropout, toy])
+def test_network_state_and_random_state_are_left_alone(make, index, training):
+    net, channels, names = make()
+    name, x = names[index], normal(2, 3, channels, 6, 6, seed=40)
+    net.train(training)
+    for module in net.modules():
+        if isinstance(module, sj_layer.Dropout):
+            module.eval()
     net(x)  # leaves neuron state, with its graph
     nodes = [m for m in net.modules() if isinstance(m, IterativeLIFNode)]
     before, v = copy.deepcopy(net.state_dict()), [n.v for n in nodes]
@@ -446,6 +586,22 @@ def test_the_working_set_stays_within_max_bytes(name, training):
     bounds = [40 * x.nbytes, 80 * x.nbytes, 240 * x.nbytes]  # a few perturbations at a time, many, nearly all
     least, peaks = peak_within(ONE_AT_A_TIME), [peak_within(bound) for bound in bounds]
     print(f"one at a time {least:,} bytes; " + "; ".join(f"{p:,} of {b:,}" for p, b in zip(peaks, bounds, strict=True)))
+    assert all(p <= least + bound for p, bound in zip(peaks, bounds, strict=True))
+    assert least < peaks[0] < peaks[1] < peaks[2]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_so_does_that_of_channels_that_move_together(training):
+    """There are 2 x 9 passes."""
+    net, x = Toy(APART["a norm"]).double().train(training), normal(2, 8, 1, 6, 6)
+
+    def peak_within(max_bytes):
+        return peak(
+            lambda: finite_difference_gradient(net, "conv.weight", lambda y: y.square().sum(), x, 0.1, max_bytes)
+        )
+
+    bounds = [40 * x.nbytes, 80 * x.nbytes, 240 * x.nbytes]
+    least, peaks = peak_within(ONE_AT_A_TIME), [peak_within(bound) for bound in bounds]
     assert all(p <= least + bound for p, bound in zip(peaks, bounds, strict=True))
     assert least < peaks[0] < peaks[1] < peaks[2]
 
