@@ -1,4 +1,4 @@
-"""IM-Loss (Guo et al., NeurIPS 2022), Table 1: CIFARNet and ResNet-19 on CIFAR-10, with and without IM-Loss, ESG and tdBN.
+"""IM-Loss (Guo et al., NeurIPS 2022), Table 1: CIFARNet and ResNet-19 on CIFAR-10, by method.
 
     python reproductions/table1_imloss.py                # stand-in data, some minutes on two cores
     python reproductions/table1_imloss.py --help

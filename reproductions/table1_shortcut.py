@@ -1,4 +1,4 @@
-"""Shortcut back-propagation (Guo et al., 2024), Table 1: ResNet-18 and ResNet-34 on CIFAR-100, with and without shortcut branches.
+"""Shortcut back-propagation (Guo et al., 2024), Table 1: ResNet-18 and ResNet-34 on CIFAR-100, by training.
 
     python reproductions/table1_shortcut.py                # stand-in data, some minutes on two cores
     python reproductions/table1_shortcut.py --help
