@@ -63,7 +63,9 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     from jellyplus.reproduction import tables, view
     from jellyplus.reproduction.claims import load_claims
     from jellyplus.reproduction.evidence import Store
+    from jellyplus.reproduction.measurements import Measurements
     from jellyplus.reproduction.runner import Runner
+    from jellyplus.training.job import once
 
     table = load_claims(path.parent / "claims" / f"{path.stem}.yaml")
     trained = {row.id: row for row in table.rows if row.trained}
@@ -76,11 +78,14 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     recipes = path.parent.parent / "recipes"
     runs = tables.runs(table, options.profile, recipes)
     runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
+    measurements = Measurements(runner)
     if not options.render:
-        make(runner, [runs[name] for name in options.rows or trained], options)
+        wanted = {name: runs[name] for name in options.rows or trained}
+        make(runner, wanted.values(), options)
+        once(tables.measure, table, wanted, measurements, options.seeds)
     if rank() > 0:
         return
-    frame = view.build(table, tables.results(table, runs, runner.store, recipes), runner.code, options.profile)
+    frame = view.build(table, tables.results(table, runs, measurements, recipes), runner.code, options.profile)
     folder = options.out / options.profile / path.stem
     view.write(frame, table, folder, options.profile)
     print(view.summary(frame))

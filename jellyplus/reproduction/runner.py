@@ -102,14 +102,18 @@ class Runner:
         return itertools.chain.from_iterable(parallel(joblib.delayed(_make)(alike, chain) for chain in chains(planned)))
 
     def _add_missing(self, run: Run, seed: int, needed: dict) -> None:
-        if (run.key, seed) in needed or self._is_made(run, seed):
+        if (run.key, seed) in needed or self.is_made(run, seed):
             return
         if run.parent:
             self._add_missing(run.parent, seed, needed)
         needed[run.key, seed] = (run, seed)
 
-    def _is_made(self, run: Run, seed: int) -> bool:
-        """A checkpoint is written before its evidence, so evidence without one has been copied from elsewhere."""
+    def is_made(self, run: Run, seed: int) -> bool:
+        """Whether a run has evidence from this code.
+
+        Raises:
+            InputError: it is damaged, or has no checkpoint: that is written before, so it was copied from elsewhere.
+        """
         checkpoint = self.store.checkpoint_path(run.key, seed, self.code)
         found = self.store.find(run.key, seed, self.code)
         if found and not checkpoint.exists():

@@ -1,13 +1,15 @@
 """From a table's rows to their runs, and to what there is for them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from jellyplus.reproduction.claims import Claim, ClaimTable
-from jellyplus.reproduction.evidence import Store
+from jellyplus.reproduction.evidence import Evidence
+from jellyplus.reproduction.measurements import Measurement, Measurements
 from jellyplus.reproduction.view import Result
 from jellyplus.training.recipe import Run, load_run
 
-__all__ = ["results", "runs"]
+__all__ = ["measure", "results", "runs"]
 
 
 def runs(table: ClaimTable, profile: str, recipes: Path) -> dict[str, Run]:
@@ -24,19 +26,42 @@ def runs(table: ClaimTable, profile: str, recipes: Path) -> dict[str, Run]:
     return {row.id: load_run(row.recipe, profile, recipes, row.overrides) for row in table.rows if row.trained}
 
 
-def results(table: ClaimTable, made: dict[str, Run], store: Store, recipes: Path) -> dict[str, list[Result]]:
+def measure(table: ClaimTable, made: dict[str, Run], measurements: Measurements, seeds: Iterable[int]) -> None:
+    """Measure on the networks of finished runs what rows need measured.
+
+    Args:
+        table: the claims.
+        made: from :func:`runs`, of the rows that are wanted.
+        measurements: of the results folder.
+        seeds: of the runs.
+
+    Raises:
+        InputError: a measurement cannot be made or written.
+    """
+    needed = {
+        (made[r.id].key, r.measures.measure): made[r.id] for r in table.rows if r.id in made and r.measures.measure
+    }
+    for (_, name), run in needed.items():
+        for seed in seeds:
+            if measurements.runner.is_made(run, seed) and not measurements.is_made(run, name, {}, seed):
+                measurements.make(run, name, {}, seed)
+
+
+def results(
+    table: ClaimTable, made: dict[str, Run], measurements: Measurements, recipes: Path
+) -> dict[str, list[Result]]:
     """What there is for every row, by its id: of its run whatever the seed and the code, or what takes no run.
 
     Args:
         table: the claims.
         made: from :func:`runs`.
-        store: of the evidence.
+        measurements: of the results folder.
         recipes: folder of the recipes.
 
     Raises:
         InputError: damaged evidence, or as :func:`runs`.
     """
-    found = {row.id: _of_run(row, made[row.id], store) for row in table.rows if row.trained}
+    found = {row.id: _of_run(row, made[row.id], measurements) for row in table.rows if row.trained}
     cells = {row.id: row.paper for row in table.rows}
     for row in table.rows:
         if row.measures.source == "network" and row.recipe:
@@ -47,5 +72,14 @@ def results(table: ClaimTable, made: dict[str, Run], store: Store, recipes: Path
     return found
 
 
-def _of_run(row: Claim, run: Run, store: Store) -> list[Result]:
-    return [Result(row.measures.of(evidence), evidence) for evidence in store.find_any(run.key)]
+def _of_run(row: Claim, run: Run, measurements: Measurements) -> list[Result]:
+    evidence = measurements.runner.store.find_any(run.key)
+    if not row.measures.measure:
+        return [Result(row.measures.of(e), e) for e in evidence]
+    measured = [(e, measurements.find(run, row.measures.measure, {}, e.seed)) for e in evidence]
+    return [Result(row.measures.of(m), e) for e, m in measured if m and _same_age(e, m, measurements)]
+
+
+def _same_age(evidence: Evidence, measurement: Measurement, measurements: Measurements) -> bool:
+    """Whether run and measurement are both of this code, or neither is."""
+    return (evidence.code == measurements.runner.code) == (measurement.code == measurements.code)

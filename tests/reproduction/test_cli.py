@@ -62,7 +62,7 @@ def plant(folder):
         ("dvs-t10", "DVS", "own", 10, 75.4, "dspike/cifar10dvs_t10"),
     ]
     names = ("id", "dataset", "kind", "t", "paper", "recipe")
-    text = "title: A table\npaper: dspike\nprinted_in: here\nmetric: top-1 accuracy (%)\n"
+    text = "title: A table\npaper: dspike\nprinted_in: here\n"
     text += f"datasets: {{CIFAR-10: {counts}, DVS: {counts}}}\nrows:\n"
     text += "".join(CLAIM.format(**dict(zip(names, row, strict=True))) for row in rows)
     (folder / "reproductions/claims/table2_dspike.yaml").write_text(text)
@@ -322,11 +322,15 @@ def recordings_still_in_archives(tree):
 
 
 def unknown_row(tree):
-    return ("--rows", "cifar10-t6", "cifar10-t3"), r"there is no own row cifar10-t3; choose from cifar10-t6, cifar10-t4"
+    return (
+        "--rows",
+        "cifar10-t6",
+        "cifar10-t3",
+    ), r"there is no row cifar10-t3 that trains; choose from cifar10-t6, cifar10-t4"
 
 
 def reported_row(tree):
-    return ("--rows", "reported-row"), r"there is no own row reported-row"
+    return ("--rows", "reported-row"), r"there is no row reported-row that trains"
 
 
 def no_cuda(tree):
@@ -469,7 +473,7 @@ def test_bad_input_ends_the_process_with_2_and_nothing_else_on_stderr(tree):
     process = start(tree, "--rows", "cifar10-t3")
     _, err = process.communicate()
     assert process.returncode == 2
-    assert re.fullmatch(rf"{SCRIPT}: error: there is no own row cifar10-t3[^\n]*\n", err)
+    assert re.fullmatch(rf"{SCRIPT}: error: there is no row cifar10-t3 that trains[^\n]*\n", err)
 
 
 def test_an_interrupted_process_says_so_and_the_same_command_goes_on(tree, monkeypatch, capsys):

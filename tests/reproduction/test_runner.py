@@ -65,11 +65,15 @@ def runner_in(folder):
     return Runner(Store(folder / "evidence"), None, "cpu")
 
 
-def make(folder, *asked, seeds=(0,)):
+def pairs(runs, seeds):
+    return [(run, seed) for seed in seeds for run in runs]
+
+
+def make(folder, *asked, seeds=(0,), jobs=1):
     """Plan and make, as the command line does; return the plan as (T, seed)."""
     runner = runner_in(folder)
-    planned = runner.missing([runs()[t] for t in asked], seeds)
-    runner.make(planned)
+    planned = runner.missing(pairs([runs()[t] for t in asked], seeds))
+    runner.make(planned, jobs)
     return [(run.recipe.model.time_steps, seed) for run, seed in planned]
 
 
@@ -99,21 +103,24 @@ def made(tmp_path_factory):
     [((1,), [1]), ((6,), [1, 6]), ((2,), [1, 6, 4, 2]), ((2, 4, 6), [1, 6, 4, 2]), ((6, 6, 2), [1, 6, 4, 2])],
 )
 def test_ancestors_come_first_and_every_run_once(tmp_path, asked, plan):
-    planned = runner_in(tmp_path).missing([runs()[t] for t in asked], [0])
+    planned = runner_in(tmp_path).missing(pairs([runs()[t] for t in asked], [0]))
     assert [run.recipe.model.time_steps for run, _ in planned] == plan
     assert list(tmp_path.iterdir()) == []  # planning writes nothing
 
 
 def test_every_seed_has_its_own_chain(tmp_path):
-    planned = runner_in(tmp_path).missing([runs()[6], runs()[4]], [3, 5])
+    planned = runner_in(tmp_path).missing(pairs([runs()[6], runs()[4]], [3, 5]))
     assert [(run.recipe.model.time_steps, seed) for run, seed in planned] == [
         (t, seed) for seed in (3, 5) for t in (1, 6, 4)
     ]
 
 
 def test_what_is_made_is_not_planned_again(made):
-    assert runner_in(made).missing([runs()[t] for t in (6, 4, 2)], [0]) == []
-    assert [(r.recipe.model.time_steps, s) for r, s in runner_in(made).missing([runs()[6]], [0, 1])] == [(1, 1), (6, 1)]
+    assert runner_in(made).missing(pairs([runs()[t] for t in (6, 4, 2)], [0])) == []
+    assert [(r.recipe.model.time_steps, s) for r, s in runner_in(made).missing(pairs([runs()[6]], [0, 1]))] == [
+        (1, 1),
+        (6, 1),
+    ]
 
 
 def test_a_second_call_trains_nothing(made, monkeypatch):
@@ -134,7 +141,7 @@ def test_a_recipe_that_does_not_fit_the_data_is_refused_before_any_run(tmp_path)
     six = runs()[6]
     wrong = dataclasses.replace(six.recipe, model=dataclasses.replace(six.recipe.model, num_classes=100))
     with pytest.raises(InputError, match=r"model\.num_classes is 100 and digits has 10"):
-        runner_in(tmp_path).missing([Run("wrong", "embedded", wrong, six.parent)], [0])
+        runner_in(tmp_path).missing(pairs([Run("wrong", "embedded", wrong, six.parent)], [0]))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -151,7 +158,7 @@ def test_a_recipe_that_cannot_run_is_refused_before_its_ancestors_are_trained(tm
     part = dataclasses.replace(getattr(six.recipe, section), **{key: value})
     wrong = Run("wrong", "embedded", dataclasses.replace(six.recipe, **{section: part}), six.parent)
     with pytest.raises(InputError, match=reason):
-        runner_in(tmp_path).missing([wrong], [0])
+        runner_in(tmp_path).missing(pairs([wrong], [0]))
 
 
 def test_cuda_is_refused_at_once_where_there_is_none(tmp_path, monkeypatch):
@@ -163,7 +170,7 @@ def test_cuda_is_refused_at_once_where_there_is_none(tmp_path, monkeypatch):
 def test_a_data_set_is_loaded_once(tmp_path, monkeypatch):
     loaded = []
     monkeypatch.setattr(datasets, "load", lambda name, root, **_: loaded.append((name, root)) or digits())
-    Runner(Store(tmp_path), "somewhere", "cpu").missing([runs()[t] for t in (6, 4, 2)], [0, 1])
+    Runner(Store(tmp_path), "somewhere", "cpu").missing(pairs([runs()[t] for t in (6, 4, 2)], [0, 1]))
     assert loaded == [("digits", "somewhere")]
 
 

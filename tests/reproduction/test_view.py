@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from jellyplus._errors import InputError
-from jellyplus.reproduction import view
+from jellyplus.reproduction import picture, view
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
 
 NEW, OLD = "c" * 64, "0" * 64
@@ -16,11 +16,17 @@ NEW, OLD = "c" * 64, "0" * 64
 def table(paper=90.0, paper_std=None):
     own = Claim("own", "digits", "Ours", "own", "Net", 4, paper, paper_std, "dspike/a", "as printed, twice")
     other = Claim("other", "digits", "Theirs", "reported", "Net", 8, 88.5, None, None, "")
-    return ClaimTable("Table 0", "dspike", "Nowhere", "top-1 accuracy (%)", {"digits": Split(100, 20)}, (other, own))
+    return ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, (other, own))
+
+
+def build(table, evidence, code=NEW, profile="paper"):
+    """With the accuracy of each evidence as its row's result."""
+    results = {name: [view.Result(e.accuracy_last, e) for e in runs] for name, runs in evidence.items()}
+    return view.build(table, results, code, profile)
 
 
 def own_row(evidence, profile="paper", **claim):
-    return view.build(table(**claim), {"own": evidence}, NEW, profile).iloc[1]
+    return build(table(**claim), {"own": evidence}, NEW, profile).iloc[1]
 
 
 @pytest.fixture
@@ -32,13 +38,14 @@ def runs(make_evidence):
 
 
 def test_columns_and_numbers(runs):
-    frame = view.build(table(paper_std=0.1), {"own": runs(89.0, 90.0, 92.0)}, NEW, "paper")
+    frame = build(table(paper_std=0.1), {"own": runs(89.0, 90.0, 92.0)}, NEW, "paper")
     assert list(frame.columns) == [
         "dataset",
         "method",
         "kind",
         "architecture",
         "timesteps",
+        "quantity",
         "paper",
         "paper_std",
         "ours_mean",
@@ -46,6 +53,11 @@ def test_columns_and_numbers(runs):
         "n_seeds",
         "delta",
         "best",
+        "baseline",
+        "paper_gain",
+        "gain",
+        "gain_n",
+        "gain_p",
         "status",
         "profile",
         "recipe",
@@ -62,7 +74,7 @@ def test_columns_and_numbers(runs):
 
 
 def test_reported_and_not_run():
-    other, own = view.build(table(), {}, NEW, "paper").itertuples(index=False)
+    other, own = build(table(), {}, NEW, "paper").itertuples(index=False)
     assert (other.status, other.paper) == ("reported", 88.5)
     assert pd.isna(other.n_seeds)
     assert pd.isna(other.profile)
@@ -140,7 +152,7 @@ def test_profile_and_commit_are_the_evidences(make_evidence):
 
 @pytest.fixture
 def written(runs, tmp_path):
-    frame = view.build(table(paper_std=0.1), {"own": runs(89.0, 90.0, 92.0, commit="1234567")}, NEW, "embedded")
+    frame = build(table(paper_std=0.1), {"own": runs(89.0, 90.0, 92.0, commit="1234567")}, NEW, "embedded")
     view.write(frame, table(), tmp_path, "embedded")
     return frame, tmp_path
 
@@ -156,12 +168,12 @@ def test_csv_round_trip(written):
     assert (own.commit, own.note) == ("1234567", "as printed, twice")
     for column in ("dataset", "method", "kind", "architecture", "timesteps", "status", "recipe"):
         assert list(read[column].fillna("")) == list(frame[column].fillna(""))
-    line = "digits,Theirs,reported,Net,8,88.50,,,,,,,reported,,,,"
+    line = "digits,Theirs,reported,Net,8,accuracy,88.50,,,,,,,,,,,,reported,,,,"
     assert (folder / "table.csv").read_text().splitlines()[1] == line
 
 
 def test_no_minus_zero(runs, tmp_path):
-    frame = view.build(table(), {"own": runs(89.999)}, NEW, "paper")
+    frame = build(table(), {"own": runs(89.999)}, NEW, "paper")
     view.write(frame, table(), tmp_path, "paper")
     assert "-0.00" not in (tmp_path / "table.csv").read_text()
 
@@ -171,10 +183,10 @@ def test_markdown(written):
     assert text.startswith("# Table 0\n")
     assert "Profile: `embedded`. This is stand-in data" in text
     assert "no number here is a claim about the paper" in text
-    for status in ("reproduced", "below", "above", "partial", "stale", "not-run", "reported"):
+    for status in ("reproduced", "below", "above", "differs", "partial", "stale", "not-run", "reported"):
         assert f"`{status}`" in text
     row = next(line for line in text.splitlines() if line.startswith("| digits") and "Ours" in line)
-    assert [cell.strip() for cell in row.split("|")[6:13]] == ["90.00", "0.10", "90.33", "1.53", "3", "0.33", "91.00"]
+    assert [cell.strip() for cell in row.split("|")[7:14]] == ["90.00", "0.10", "90.33", "1.53", "3", "0.33", "91.00"]
     assert "1234567 " in row  # a commit of digits only stays text
 
 
@@ -190,15 +202,15 @@ def test_png_is_a_picture_without_dates(written):
     from PIL import Image
 
     content = (written[1] / "table.png").read_bytes()
-    with Image.open(io.BytesIO(content)) as picture:
-        assert picture.size[0] >= 1000
-        assert set(picture.info) <= {"dpi"}
-        assert len(picture.convert("L").getcolors()) > 10
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.size[0] >= 1000
+        assert set(image.info) <= {"dpi"}
+        assert len(image.convert("L").getcolors()) > 10
 
 
 def test_picture_tells_not_run_from_run(runs):
-    frames = [view.build(table(), evidence, NEW, "paper") for evidence in ({}, {"own": runs(90.0)})]
-    pictures = [view._picture(frame, table(), "paper") for frame in frames]
+    frames = [build(table(), evidence, NEW, "paper") for evidence in ({}, {"own": runs(90.0)})]
+    pictures = [picture.draw(frame, "title") for frame in frames]
     assert pictures[0] != pictures[1]
 
 
@@ -206,3 +218,81 @@ def test_a_folder_that_cannot_be_written(written, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"):
         view.write(written[0], table(), tmp_path / "file" / "below", "embedded")
+
+
+# --- Values that take no training, gains over a baseline -----------------------------------------------------------
+
+
+def exact_row(paper, ours, **more):
+    claim = Claim("own", "digits", "Ours", "own", "Net", 4, paper, None, "dspike/a", "", quantity="macs", **more)
+    one = ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, (claim,))
+    return view.build(one, {"own": [view.Result(ours)]}, NEW, "embedded").iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("paper", "ours", "more", "status"),
+    [
+        (36, 36, {}, "reproduced"),
+        (36, 37, {}, "above"),
+        (1.9e8, 187_372_544, {"resolution": 1e7}, "reproduced"),  # 18.7 tens of millions round to 19
+        (1.87e8, 187_372_544, {"resolution": 1e6}, "reproduced"),
+        (1.88e8, 187_372_544, {"resolution": 1e6}, "below"),
+        (2.2e9, 2_285_373_952, {"resolution": 1e8}, "above"),  # rounds to 2.3e9
+        (2.2e9, 2_285_373_952, {"resolution": 1e8, "truncated": True}, "reproduced"),
+        (80.3, 80.272, {"resolution": 0.1}, "reproduced"),
+    ],
+)
+def test_what_takes_no_training_equals_the_last_printed_place_or_not(paper, ours, more, status):
+    row = exact_row(paper, ours, **more)
+    assert (row.status, row.ours_mean, row.delta) == (status, ours, pytest.approx(ours - paper))
+    assert pd.isna(row.n_seeds)
+    assert pd.isna(row.profile)
+
+
+@pytest.mark.parametrize(("ours", "status"), [("conv 3x3", "reproduced"), ("conv 5x5", "differs")])
+def test_a_printed_text_is_ours_or_differs(ours, status):
+    claim = Claim("own", "digits", "m", "own", "Net", None, "conv 3x3", None, "dspike/a", "", quantity="layers")
+    one = ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, (claim,))
+    row = view.build(one, {"own": [view.Result(ours)]}, NEW, "embedded").iloc[0]
+    assert (row.ours_mean, row.status) == (ours, status)
+
+
+def ablation(with_method, without):
+    """A row and the row without its method, by (seed, value)."""
+    claims = [
+        Claim("with", "digits", "With", "own", "Net", 4, 93.0, None, "dspike/a", "", baseline="without"),
+        Claim("without", "digits", "Without", "ablation", "Net", 4, 91.5, None, "dspike/b", ""),
+    ]
+    both = ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, tuple(claims))
+    return build(both, {"with": with_method, "without": without}).iloc[0]
+
+
+def test_a_gain_is_paired_over_the_seeds_that_both_rows_have(make_evidence):
+    ours = [make_evidence(seed=s, accuracy_last=v) for s, v in ((0, 90.0), (1, 92.0), (2, 95.0), (7, 10.0))]
+    theirs = [make_evidence(seed=s, accuracy_last=v) for s, v in ((2, 92.0), (0, 89.0), (1, 90.0))]
+    row = ablation(ours, theirs)
+    # differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t = 2 sqrt(3) with 2 degrees of freedom;
+    # there P(|t| > x) = 1 - x / sqrt(x^2 + 2)
+    t = 2 * 3**0.5
+    assert (row.gain, row.gain_n, row.paper_gain) == (pytest.approx(2.0), 3, 1.5)
+    assert row.gain_p == pytest.approx(1 - t / (t**2 + 2) ** 0.5)
+
+
+@pytest.mark.parametrize("seeds", [(), (0,), (0, 1)])
+def test_a_gain_of_too_few_or_equal_differences_has_no_p(make_evidence, seeds):
+    ours, theirs = ([make_evidence(seed=s, accuracy_last=v) for s in seeds] for v in (91.0, 90.0))
+    row = ablation(ours, theirs)
+    assert row.gain_n == len(seeds)
+    assert pd.isna(row.gain_p)
+    assert pd.isna(row.gain) == (not seeds)
+
+
+def test_no_paper_value_no_delta_and_only_partial(runs):
+    row = own_row(runs(90.0, 90.0, 90.0), paper=None)
+    assert (row.status, row.ours_mean) == ("partial", 90.0)
+    assert pd.isna(row.delta)
+
+
+def test_what_a_row_changes_in_its_recipe_is_said():
+    claim = Claim("a", "d", "m", "own", "n", 4, 1.0, None, "dspike/a", "", {"norm": None, "model": {"time_steps": 2}})
+    assert view.made_by(claim) == "dspike/a with norm = null, model.time_steps = 2"
