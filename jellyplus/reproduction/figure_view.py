@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,16 +94,22 @@ _MARKERS = ("o", "s", "^", "D", "v", "x")
 _FILLS = (("0.82", ""), ("none", "////"), ("none", "...."), ("none", "xxxx"), ("none", "\\\\\\\\"), ("none", "oo"))
 _WIDTHS = {1: 3.6, 2: 3.4, 3: 2.7}  # of a panel, in inches, by their number
 _MANY = 40  # points that are not marked one by one
+_LETTERS = 15  # of a legend or title, for each inch
 
 
 def _pictures(claim: FigureClaim, view: View, profile: str) -> dict[str, bytes]:
     with matplotlib.style.context("default", after_reset=True), matplotlib.rc_context(_STYLE):
         number = len(claim.panels)
-        figure = Figure(figsize=(number * _WIDTHS.get(number, 2.5), 3.3), layout="constrained")
-        axes = figure.subplots(1, number, squeeze=False)[0]
+        width = _WIDTHS.get(number, 2.5)
+        figure = Figure(figsize=(number * width, 3.2), layout="constrained")
+        alike = len({(panel.y, panel.y_scale) for panel in claim.panels}) == 1
+        axes = figure.subplots(1, number, squeeze=False, sharey=alike)[0]
         for panel, ax in zip(claim.panels, axes, strict=True):
-            _draw(ax, panel, [(series, shown) for owner, series, shown in view if owner is panel and shown.x])
-        figure.suptitle(f"{claim.title}\n{_provenance(view, profile)}", fontsize=8.5)
+            drawn = [(series, shown) for owner, series, shown in view if owner is panel and shown.x]
+            _draw(ax, panel, drawn, letters=int(_LETTERS * width))
+            ax.yaxis.label.set_visible(ax is axes[0] or not alike)
+        lines = [claim.title, *textwrap.wrap(_provenance(view, profile), int(_LETTERS * number * width))]
+        figure.suptitle("\n".join(lines), fontsize=8.5)
         return {kind: _saved(figure, kind) for kind in _METADATA}
 
 
@@ -126,7 +133,7 @@ def _provenance(view: View, profile: str) -> str:
     return "; ".join(words)
 
 
-def _draw(ax: Axes, panel: Panel, drawn: Sequence[tuple[Series, Shown]]) -> None:
+def _draw(ax: Axes, panel: Panel, drawn: Sequence[tuple[Series, Shown]], letters: int) -> None:
     ax.set_title(panel.title)
     ax.set_xlabel(panel.x)
     ax.set_ylabel(panel.y)
@@ -139,8 +146,10 @@ def _draw(ax: Axes, panel: Panel, drawn: Sequence[tuple[Series, Shown]]) -> None
     for number, (series, shown) in enumerate(drawn):
         _DRAW[series.style](ax, shown, number, _legend(series, shown))
     if all(float(x).is_integer() for _, shown in drawn for x in shown.x):
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), handlelength=2.6, ncols=1 if len(drawn) < 4 else 3)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    longest = 7 + max(len(_legend(*what)) for what in drawn)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4.5}
+    ax.legend(**below, handlelength=2.6, columnspacing=1, ncols=max(1, letters // longest))
 
 
 def _legend(series: Series, shown: Shown) -> str:
