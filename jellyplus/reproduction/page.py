@@ -22,8 +22,10 @@ from jellyplus._errors import InputError
 from jellyplus._files import write_atomically
 from jellyplus.reproduction import tables, view
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split, load_claims
-from jellyplus.reproduction.evidence import Evidence, Store, code_digest
+from jellyplus.reproduction.evidence import Evidence, Store
 from jellyplus.reproduction.figure_claims import FigureClaim, load_figure
+from jellyplus.reproduction.measurements import Measurements
+from jellyplus.reproduction.runner import Runner
 from jellyplus.training.recipe import Run
 
 __all__ = ["collect", "render", "report"]
@@ -51,6 +53,11 @@ STATUSES = {
     "stale": "measured, but the code that decides numbers has changed since",
     "not-run": "not measured yet",
     "reported": "quoted by the paper from others: shown, not measured by us",
+}
+#: Of a figure's curves; those that tables have too mean the same.
+CURVES = STATUSES | {
+    "measured": "measured on the paper's data with its settings; there are no printed numbers to compare with",
+    "computed": "a formula or a simulation, nothing trained",
 }
 COMPARED = ("reproduced", "below", "above", "differs")
 _MEANS = {"paper": "", "ours": "_mean"}
@@ -168,6 +175,13 @@ class Figure:
     statuses: Counter
     picture: Picture | None
 
+    @property
+    def scale(self) -> str:
+        """One of ``SCALES``; empty where nothing was drawn."""
+        if not self.picture:
+            return ""
+        return "computed" if set(self.statuses) == {"computed"} else self.picture.scale
+
 
 @dataclass(frozen=True)
 class Paper:
@@ -186,6 +200,11 @@ class Paper:
     def citation(self) -> str:
         """Authors, venue and year."""
         return PAPERS[self.name][1]
+
+    @property
+    def drawn(self) -> int:
+        """How many of its figures there are pictures of."""
+        return sum(figure.picture is not None for figure in self.figures)
 
     @property
     def rows(self) -> list[Row]:
@@ -249,20 +268,17 @@ def collect(reproductions: Path, roots: Sequence[Path]) -> Page:
 
     Args:
         reproductions: has ``claims/``; the recipes are in ``recipes/`` beside it.
-        roots: folders of results; of evidence that several have, that of the first counts.
+        roots: folders of results, which need not be there; of evidence that several have, that of the first counts.
 
     Raises:
-        InputError: there are no claims or no such root, or a claim, a recipe or a piece of evidence cannot be read.
+        InputError: there are no claims, or a claim, a recipe or a piece of evidence cannot be read.
     """
-    for root in roots:
-        if not root.is_dir():
-            raise InputError(f"--root {root} is no folder; give one that has evidence/ in it, such as results")
     paths = sorted((reproductions / "claims").glob("*.yaml"), key=_order)
     if not paths:
         raise InputError(f"there are no claims in {reproductions / 'claims'}; name the folder with --reproductions")
-    code, stores = code_digest(), _Stores(roots)
-    recipes = reproductions.parent / "recipes"
-    printed = [_table(path, roots, stores, recipes, code) for path in paths if _is_table(path)]
+    runner = Runner(_Stores(roots), data_root=None, device="cpu")
+    measurements, recipes = Measurements(runner), reproductions.parent / "recipes"
+    printed = [_table(path, roots, measurements, recipes) for path in paths if _is_table(path)]
     figures = [_figure(path, roots) for path in paths if not _is_table(path)]
     papers = [
         Paper(
@@ -272,7 +288,7 @@ def collect(reproductions: Path, roots: Sequence[Path]) -> Page:
         )
         for name in PAPERS
     ]
-    return Page(tuple(paper for paper in papers if paper.tables or paper.figures), code)
+    return Page(tuple(paper for paper in papers if paper.tables or paper.figures), runner.code)
 
 
 def render(page: Page, folder: Path) -> dict[str, bytes]:
@@ -282,8 +298,10 @@ def render(page: Page, folder: Path) -> dict[str, bytes]:
 
 def report(options: argparse.Namespace) -> int:
     """Write the page of ``options.reproductions`` and ``options.root`` to ``options.out``."""
-    defaults = filter(Path.is_dir, (Path("results"), options.reproductions / "measured"))
-    page = collect(options.reproductions, options.root or list(defaults))
+    for root in options.root or ():
+        if not root.is_dir():
+            raise InputError(f"--root {root} is no folder; give one that has evidence/ in it, such as results")
+    page = collect(options.reproductions, options.root or [Path("results"), options.reproductions / "measured"])
     for name, content in render(page, options.out).items():
         write_atomically(options.out / name, content)
     print(f"{page.verdict}\nOf {len(page.rows)} cells: {_listed(page.statuses)}.")
@@ -310,11 +328,18 @@ def _is_table(path: Path) -> bool:
     return path.stem.startswith("table")
 
 
-class _Stores:
+class _Stores(Store):
     """The evidence of several folders of results, as if of one; of what several have, the first counts."""
 
     def __init__(self, roots: Sequence[Path]):
         self._stores = [Store(root / "evidence") for root in roots]
+
+    def folder(self, key: str) -> Path:
+        folders = [store.folder(key) for store in self._stores]
+        return next(filter(Path.is_dir, folders), folders[0])
+
+    def find_any(self, key: str) -> list[Evidence]:
+        return [piece.evidence for piece in self.pieces(key)]
 
     def pieces(self, key: str) -> list[Piece]:
         found = {}
@@ -324,15 +349,13 @@ class _Stores:
                 found.setdefault((evidence.seed, evidence.code), Piece(evidence, path))
         return [found[name] for name in sorted(found)]
 
-    def find_any(self, key: str) -> list[Evidence]:
-        return [piece.evidence for piece in self.pieces(key)]
 
-
-def _table(path: Path, roots: Sequence[Path], stores: _Stores, recipes: Path, code: str) -> Table:
+def _table(path: Path, roots: Sequence[Path], measurements: Measurements, recipes: Path) -> Table:
     claims = load_claims(path)
+    stores = measurements.runner.store
     made = _most_telling(claims, stores, recipes)
-    results = tables.results(claims, made, stores, recipes)
-    frame = view.build(claims, results, code, "paper")
+    results = tables.results(claims, made, measurements, recipes)
+    frame = view.build(claims, results, measurements.runner.code, "paper")
     rows = []
     for claim, values in zip(claims.rows, frame.to_dict("records"), strict=True):
         run = made.get(claim.id)
@@ -362,16 +385,20 @@ def _most_telling(claims: ClaimTable, stores: _Stores, recipes: Path) -> dict[st
 def _figure(path: Path, roots: Sequence[Path]) -> Figure:
     claims = load_figure(path)
     picture = _picture(roots, path.stem, "figure.png")
-    statuses = _curves(picture.path.with_name("figure.csv")) if picture else Counter({"not-run": 1})
-    return Figure(path.stem, claims, statuses, picture)
+    if not picture:
+        return Figure(path.stem, claims, Counter({"not-run": sum(len(panel.series) for panel in claims.panels)}), None)
+    return Figure(path.stem, claims, _curves(picture.path.with_name("figure.csv")), picture)
 
 
 def _curves(path: Path) -> Counter:
+    """How many curves of a figure have which status, as its own script wrote it."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             curves = {(line["panel"], line["series"]): line["status"] for line in csv.DictReader(file)}
+        if unknown := set(curves.values()) - CURVES.keys():
+            raise ValueError(f"there is no status {unknown.pop()!r}")
     except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read ({error}); render the figure again with its script") from error
+        raise InputError(f"{path} is damaged ({error}); let the figure's script draw it again") from error
     return Counter(curves.values())
 
 
@@ -394,7 +421,7 @@ def _render(page: Page, kind: str, folder: Path) -> str:
     )
     environment.filters["link"] = lambda path: quote(os.path.relpath(path, folder))
     template = environment.get_template(f"page.{kind}.jinja")
-    return template.render(page=page, statuses=STATUSES, scales=SCALES)
+    return template.render(page=page, statuses=STATUSES, curves=CURVES, scales=SCALES)
 
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~&])")
