@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add_run_options(train, profile="paper")
     train.set_defaults(run=_train)
     _add_data_commands(commands)
+    _add_render_command(commands)
     _add_report_command(commands)
     return parser
 
@@ -65,6 +66,17 @@ def _add_data_commands(commands: argparse._SubParsersAction) -> None:
     prepare.add_argument("--profile", choices=PROFILES, default="paper", help="of the recipe")
     prepare.add_argument("--workers", type=count, metavar="N", default=4, help="threads")
     prepare.set_defaults(run=_prepare_data)
+
+
+def _add_render_command(commands: argparse._SubParsersAction) -> None:
+    summary = "write every table and figure of a results folder again from its evidence, or check that they are as then"
+    render = commands.add_parser("render", help=summary, description=f"{summary.capitalize()}.")
+    render.add_argument("--out", type=Path, metavar="FOLDER", default=Path("results"), help="the results folder")
+    render.add_argument(
+        "--reproductions", type=Path, metavar="FOLDER", default=Path("reproductions"), help="where claims/ is"
+    )
+    render.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a view differs")
+    render.set_defaults(run=_render)
 
 
 def _add_report_command(commands: argparse._SubParsersAction) -> None:
@@ -105,6 +117,10 @@ def _prepare_data(options: argparse.Namespace) -> int:
         options.root, recipe.data.dataset, recipe.data.events, recipe.model.time_steps, max(options.workers, 1)
     )
     return 0
+
+
+def _render(options: argparse.Namespace) -> int:
+    return _with_extra("jellyplus.reproduction.views", "render").main(options)
 
 
 def _train(options: argparse.Namespace) -> int:
