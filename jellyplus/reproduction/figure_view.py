@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +93,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "x")
 _FILLS = (("0.82", ""), ("none", "////"), ("none", "...."), ("none", "xxxx"), ("none", "\\\\\\\\"), ("none", "oo"))
 _WIDTHS = {1: 3.6, 2: 3.4, 3: 2.7}  # of a panel, in inches, by their number
 _MANY = 40  # points that are not marked one by one
-_LETTERS = 15  # of a legend or title, for each inch
+_LETTERS = 16  # of a legend or title, for each inch
 
 
 def _pictures(claim: FigureClaim, view: View, profile: str) -> dict[str, bytes]:
@@ -108,8 +107,9 @@ def _pictures(claim: FigureClaim, view: View, profile: str) -> dict[str, bytes]:
             drawn = [(series, shown) for owner, series, shown in view if owner is panel and shown.x]
             _draw(ax, panel, drawn, letters=int(_LETTERS * width))
             ax.yaxis.label.set_visible(ax is axes[0] or not alike)
-        lines = [claim.title, *textwrap.wrap(_provenance(view, profile), int(_LETTERS * number * width))]
-        figure.suptitle("\n".join(lines), fontsize=8.5)
+        provenance = _provenance(view, profile)
+        between = "; " if len("; ".join(provenance)) <= _LETTERS * number * width else "\n"
+        figure.suptitle(f"{claim.title}\n{between.join(provenance)}", fontsize=8.5)
         return {kind: _saved(figure, kind) for kind in _METADATA}
 
 
@@ -119,18 +119,17 @@ def _saved(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _provenance(view: View, profile: str) -> str:
+def _provenance(view: View, profile: str) -> list[str]:
     seen = {shown.status for *_, shown in view}
     if seen == {"computed"}:
-        return "computed, no data"
-    words = [f"profile: {profile}"]
-    if any(shown.stand_in for *_, shown in view):
-        words.append("stand-in data, no claim about the paper")
-    if "stale" in seen:
-        words.append("stale: measured by other code")
-    if "not-run" in seen:
-        words.append("incomplete")
-    return "; ".join(words)
+        return ["computed, no data"]
+    said = {
+        f"profile: {profile}": True,
+        "stand-in data, no claim about the paper": any(shown.stand_in for *_, shown in view),
+        "stale: measured by other code": "stale" in seen,
+        "incomplete": "not-run" in seen,
+    }
+    return [words for words, holds in said.items() if holds]
 
 
 def _draw(ax: Axes, panel: Panel, drawn: Sequence[tuple[Series, Shown]], letters: int) -> None:

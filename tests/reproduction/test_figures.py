@@ -1,0 +1,392 @@
+"""Claim to evidence to figure: whatever a figure shows is in one of the two, and is made once."""
+
+import dataclasses
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from jellyplus._errors import InputError
+from jellyplus.reproduction import figure_evidence, figure_view, figures, measurements
+from jellyplus.reproduction.evidence import Store
+from jellyplus.reproduction.figure_claims import load_figure
+from jellyplus.reproduction.figure_view import Shown
+from jellyplus.reproduction.measurements import Measurements, code_of_measures
+from jellyplus.reproduction.measures import MEASURES
+from jellyplus.reproduction.runner import Runner
+from jellyplus.training.recipe import load_run
+
+ROOT = Path(__file__).parents[2]
+CLAIMS = sorted((ROOT / "reproductions" / "claims").glob("figure*.yaml"))
+TOY = "dspike/mnist_toy_rectangular"
+HISTOGRAM = {"parameter": "conv1.weight", "epoch_parts": 1, "low": -0.1, "high": 0.1, "bins": 4}
+CLAIM = {
+    "title": "Toy, Fig. 1: everything at once",
+    "paper": "dspike",
+    "printed_in": "nowhere",
+    "says": "Nothing.",
+    "panels": [
+        {
+            "title": "(a) formula",
+            "x": "u",
+            "y": "y",
+            "series": [{"label": "V_th", "measure": "constant", "settings": {"y": 0.5, "start": 0, "end": 1}}],
+        },
+        {
+            "title": "(b) network",
+            "x": "epoch",
+            "y": "value",
+            "series": [
+                {"label": "accuracy", "measure": "course", "recipe": TOY, "settings": {"of": "accuracy"}},
+                {"label": "rates", "measure": "spike_rates", "recipe": TOY, "style": "bars"},
+                {"label": "fresh", "measure": "spike_rates_untrained", "recipe": TOY, "style": "points"},
+                {
+                    "label": "gradient",
+                    "measure": "gradient_histogram",
+                    "recipe": TOY,
+                    "style": "histogram",
+                    "settings": HISTOGRAM,
+                },
+            ],
+        },
+    ],
+}
+
+
+def claim_with(**changes):
+    """The claim with values of the second panel's last series replaced."""
+    claim = json.loads(json.dumps(CLAIM))
+    claim["panels"][1]["series"][-1].update(changes)
+    return claim
+
+
+def written(folder, claim=CLAIM):
+    """A checkout with this one figure; returns its script."""
+    (folder / "reproductions" / "claims").mkdir(parents=True, exist_ok=True)
+    (folder / "reproductions" / "claims" / "figure1_toy.yaml").write_text(yaml.safe_dump(claim))
+    shutil.copytree(ROOT / "recipes", folder / "recipes", dirs_exist_ok=True)
+    return folder / "reproductions" / "figure1_toy.py"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The figure, made once: the folder of results, and the script."""
+    folder = tmp_path_factory.mktemp("figure")
+    script = written(folder)
+    assert run(script, folder / "results", pictures=True) == 0
+    return script, folder / "results"
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """What was made, to be changed."""
+    script, results = made
+    shutil.copytree(results, tmp_path / "results")
+    return script, tmp_path / "results"
+
+
+def run(script, out, *options, pictures=False):
+    """The command line; pictures take most of its time, and only some tests look at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not pictures:
+            patch.setattr(figure_view, "_pictures", lambda *_: {})
+        patch.setattr(sys, "argv", ["figure", "--profile", "smoke", "--device", "cpu", "--out", str(out), *options])
+        return figures.main(str(script))
+
+
+def table(results):
+    return pd.read_csv(results / "smoke" / "figure1_toy" / "figure.csv")
+
+
+def status(results):
+    return table(results).groupby("series")["status"].unique().map(list).to_dict()
+
+
+def files(results):
+    folder = results / "smoke" / "figure1_toy"
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def measurements_in(results):
+    return Measurements(Runner(Store(results / "evidence"), None, "cpu"))
+
+
+def toy():
+    return load_run(TOY, "smoke", ROOT / "recipes")
+
+
+# --- The claims in the repository
+
+
+@pytest.mark.parametrize("path", CLAIMS, ids=lambda path: path.stem)
+def test_claims_and_recipes_fit_in_every_profile(path):
+    claim = load_figure(path)
+    for profile in ("smoke", "embedded", "small", "paper"):
+        planned = figure_evidence.plan(claim, profile, ROOT / "recipes")
+        assert all((run is None) == (series.recipe is None) for _, series, run in planned)
+
+
+def test_every_figure_has_its_script():
+    scripts = {path.stem for path in (ROOT / "reproductions").glob("figure*.py")}
+    assert scripts == {path.stem for path in CLAIMS}
+    assert len(scripts) == 16
+
+
+def test_every_measure_but_the_tables_is_in_a_figure():
+    used = {series.measure for path in CLAIMS for panel in load_figure(path).panels for series in panel.series}
+    assert MEASURES.keys() - used == {"quantisation_error"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"measure": "nothing"}, "has the measure nothing; choose from"),
+        ({"label": "rates"}, "2 series of panel '(b) network' have the label 'rates'"),
+        ({"recipe": None}, "gradient_histogram measures a network: name its recipe"),
+        ({"settings": {}}, "settings of series 'gradient': key 'parameter' is missing"),
+        ({"settings": HISTOGRAM | {"bins": 0}}, "key 'bins' is 0"),
+        ({"style": "pie"}, "it must be one of 'line', 'points', 'bars', 'histogram'"),
+        ({"colour": "red"}, "unknown key"),
+    ],
+)
+def test_a_claim_that_does_not_fit_is_refused(tmp_path, change, said):
+    written(tmp_path, claim_with(**change))
+    with pytest.raises(InputError) as error:
+        load_figure(tmp_path / "reproductions" / "claims" / "figure1_toy.yaml")
+    assert said in str(error.value)
+    assert "figure1_toy.yaml" in str(error.value)
+
+
+def test_a_formula_has_no_recipe(tmp_path):
+    claim = json.loads(json.dumps(CLAIM))
+    claim["panels"][0]["series"][0]["recipe"] = TOY
+    written(tmp_path, claim)
+    with pytest.raises(InputError, match="constant needs no recipe"):
+        load_figure(tmp_path / "reproductions" / "claims" / "figure1_toy.yaml")
+
+
+# --- From claim to figure
+
+
+def test_everything_is_made_and_shown(made):
+    _, results = made
+    frame = table(results)
+    assert list(frame) == ["panel", "series", "x", "y", "profile", "status"]
+    assert status(results) == {
+        "V_th": ["computed"],
+        "accuracy": ["partial"],
+        "rates": ["partial"],
+        "fresh": ["partial"],
+        "gradient": ["partial"],
+    }
+    assert frame.loc[frame["series"] == "V_th", "profile"].isna().all()
+    assert set(frame.loc[frame["series"] != "V_th", "profile"]) == {"smoke"}
+    (evidence,) = Store(results / "evidence").find_any(toy().key)
+    assert frame.loc[frame["series"] == "accuracy", "y"].item() == pytest.approx(evidence.accuracy_last)
+    assert len(frame[frame["series"] == "gradient"]) == 4
+
+
+def test_measurements_are_beside_the_runs_evidence_and_not_taken_for_it(made):
+    _, results = made
+    store = Store(results / "evidence")
+    names = {path.name.partition("-")[0] for path in store.folder(toy().key).glob("*-seed0-*.json")}
+    assert names == {"spike_rates", "spike_rates_untrained", "gradient_histogram"}
+    assert len(store.find_any(toy().key)) == 1
+
+
+def test_a_second_call_makes_nothing_and_writes_the_same(copied, monkeypatch):
+    script, results = copied
+    before = files(results)
+    assert before.keys() == {"figure.csv", "figure.png", "figure.pdf"}
+    monkeypatch.setattr(Runner, "make", None)
+    monkeypatch.setattr(Measurements, "make", None)
+    assert run(script, results, pictures=True) == 0
+    assert files(results) == before
+
+
+def test_render_shows_what_is_missing_and_makes_nothing(copied):
+    script, results = copied
+    (measurement,) = (results / "evidence").glob("*/spike_rates-*.json")
+    measurement.unlink()
+    before = sorted((results / "evidence").rglob("*"))
+    assert run(script, results, "--render") == 0
+    assert status(results)["rates"] == ["not-run"]
+    assert status(results)["fresh"] == ["partial"]
+    assert table(results).set_index("series").loc["rates", ["x", "y"]].isna().all()
+    assert sorted((results / "evidence").rglob("*")) == before
+    assert run(script, results) == 0
+    assert status(results)["rates"] == ["partial"]
+
+
+def test_render_without_any_evidence(made, tmp_path):
+    script, _ = made
+    assert run(script, tmp_path, "--render") == 0
+    assert set(table(tmp_path)["status"]) == {"computed", "not-run"}
+    assert not (tmp_path / "evidence").exists()
+
+
+def test_another_seed_is_another_figure(copied):
+    script, results = copied
+    assert run(script, results, "--render", "--seeds", "1", "0") == 0
+    assert set(table(results)["status"]) == {"computed", "not-run"}
+
+
+def test_measures_that_changed_make_it_stale(copied, monkeypatch):
+    script, results = copied
+    monkeypatch.setattr(measurements, "code_of_measures", lambda code: "f" * 64)
+    assert run(script, results, "--render") == 0
+    assert status(results) == {
+        "V_th": ["computed"],
+        "accuracy": ["partial"],
+        "rates": ["stale"],
+        "fresh": ["stale"],
+        "gradient": ["stale"],
+    }
+    assert run(script, results) == 0  # measured again, beside the old one
+    assert status(results)["rates"] == ["partial"]
+    assert len(list((results / "evidence").glob("*/spike_rates-*.json"))) == 2
+
+
+def test_code_that_changed_makes_runs_stale(copied, monkeypatch):
+    script, results = copied
+    monkeypatch.setattr("jellyplus.reproduction.runner.code_digest", lambda: "e" * 64)
+    assert run(script, results, "--render") == 0
+    assert status(results)["accuracy"] == ["stale"]
+
+
+def test_on_the_papers_data_with_its_settings_it_is_measured():
+    planned = figure_evidence.Planned(None, None, dataclasses.replace(toy(), profile="paper"))
+    assert figure_evidence._status(planned.run, is_current=True) == "measured"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"settings": HISTOGRAM | {"parameter": "conv7.weight"}}, "no parameter 'conv7.weight'"),
+        ({"settings": HISTOGRAM | {"low": 1.0}}, "bin_edges must be two or more increasing numbers"),
+        ({"recipe": "dspike/nothing"}, "nothing.yaml"),
+        ({"overrides": {"neuron": {"colour": "red"}}}, "unknown key 'neuron.colour'"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_a_sentence(copied, tmp_path, capsys, change, said):
+    _, results = copied
+    assert run(written(tmp_path, claim_with(**change)), results) == 2
+    assert said in capsys.readouterr().err
+
+
+# --- Measurements as evidence
+
+
+def test_a_measurement_is_read_as_it_was_written(made):
+    _, results = made
+    found = measurements_in(results).find(toy(), "gradient_histogram", _checked(HISTOGRAM), 0)
+    assert (found.recipe_name, found.profile, found.seed, found.key) == (TOY, "smoke", 0, toy().key)
+    assert (found.dataset, found.stand_in, found.examples) == ("digits", True, 64)
+    assert found.code == code_of_measures(Runner(Store(results), None, "cpu").code)
+    assert len(found.x) == len(found.y) == 4
+    assert found.numbers.keys() == {"deviation"}
+
+
+def _checked(settings):
+    return MEASURES["gradient_histogram"].check(settings, "test")
+
+
+def test_other_settings_are_another_measurement(made):
+    _, results = made
+    assert measurements_in(results).find(toy(), "gradient_histogram", _checked(HISTOGRAM | {"bins": 5}), 0) is None
+
+
+def test_a_measurement_is_never_overwritten(copied):
+    _, results = copied
+    with pytest.raises(InputError, match="evidence is never overwritten"):
+        measurements_in(results).make(toy(), "spike_rates", {}, 0)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-20],
+        lambda text: text.replace('"seed": 0', '"seed": 1'),
+        lambda text: text.replace('"schema": 1', '"schema": 2'),
+        lambda text: text.replace('"measure": "spike_rates"', '"measure": "spikes"'),
+        lambda text: text.replace('"numbers": {}', '"numbers": {"a": NaN}'),
+        lambda text: text.replace('"x": [', '"x": [1.0,'),
+    ],
+    ids=["truncated", "another seed", "another schema", "another measure", "not finite", "too many x"],
+)
+def test_a_damaged_measurement_is_left_alone_and_said(copied, damage, capsys):
+    script, results = copied
+    (path,) = (results / "evidence").glob("*/spike_rates-*.json")
+    path.write_text(damage(path.read_text()))
+    content = path.read_bytes()
+    assert run(script, results, "--render") == 2
+    assert f"{path.name} is damaged or from another version" in capsys.readouterr().err
+    assert path.read_bytes() == content
+
+
+def test_comments_do_not_change_the_code_of_the_measures(monkeypatch):
+    code = code_of_measures("c" * 64)
+    source = measurements.inspect.getsource(measurements.measures)
+    for changed, same in ((f"# a comment\n{source}", True), (f"{source}\nx = 1\n", False)):
+        monkeypatch.setattr(measurements.inspect, "getsource", lambda _, changed=changed: changed)
+        assert (code_of_measures("c" * 64) == code) == same
+    monkeypatch.undo()
+    assert code_of_measures("d" * 64) != code
+
+
+# --- The picture
+
+
+def drawn(monkeypatch, claim_file, shown):
+    """The matplotlib figure of a claim whose series all show the same."""
+    seen = []
+    monkeypatch.setattr(figure_view, "_saved", lambda figure, kind: seen.append(figure) or b"")
+    claim = load_figure(claim_file)
+    view = [(panel, series, shown) for panel in claim.panels for series in panel.series]
+    figure_view._pictures(claim, view, "smoke")
+    return claim, seen[0]
+
+
+SHOWN = Shown([1.0, 2.0, 3.0], [0.1, 0.2, 0.3], {"slope": 0.5}, "partial", stand_in=True)
+
+
+@pytest.mark.parametrize("path", CLAIMS, ids=lambda path: path.stem)
+def test_pictures_name_axes_and_series_and_can_be_read_in_grey(path, monkeypatch):
+    claim, figure = drawn(monkeypatch, path, SHOWN)
+    title = figure.get_suptitle()
+    assert claim.title in title
+    assert "smoke" in title
+    assert "stand-in data, no claim about the paper" in title
+    for panel, ax in zip(claim.panels, figure.axes, strict=True):
+        assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == (panel.title, panel.x, panel.y)
+        legend = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert legend == [f"{series.label} (slope 0.5)" for series in panel.series]
+        styles = {(line.get_linestyle(), line.get_marker()) for line in ax.lines}
+        assert len(styles) == len(ax.lines)
+
+
+def test_a_picture_says_what_is_stale_and_what_is_missing(monkeypatch):
+    for status, words in (("stale", "stale: measured by other code"), ("not-run", "incomplete")):
+        shown = dataclasses.replace(SHOWN, status=status)
+        _, figure = drawn(monkeypatch, CLAIMS[0], shown)
+        assert words in figure.get_suptitle()
+
+
+def test_a_formula_alone_has_no_profile(monkeypatch):
+    _, figure = drawn(monkeypatch, CLAIMS[0], Shown([1.0, 2.0], [1.0, 2.0], {}, "computed"))
+    assert "computed, no data" in figure.get_suptitle()
+
+
+def test_summary_has_the_numbers(made):
+    script, results = made
+    claim = load_figure(script.parent / "claims" / "figure1_toy.yaml")
+    planned = figure_evidence.plan(claim, "smoke", ROOT / "recipes")
+    text = figure_view.summary(figure_evidence.view(planned, measurements_in(results), 0))
+    assert "deviation" in text
+    frame = pd.read_csv(io.StringIO(text), sep="|", skiprows=[1])
+    assert len(frame) == 5
