@@ -1,0 +1,300 @@
+"""The page says what claims and evidence say, in three formats; expectations are worked out by hand."""
+
+import base64
+import configparser
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from checkout import NASTY, PNG, Checkout, as_of_today
+
+from jellyplus.__main__ import main
+from jellyplus._errors import InputError
+from jellyplus.reproduction import page
+
+
+class Rows(HTMLParser):
+    """The text of the cells of every ``tbody.item``, by label, and the attributes of all elements."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.label, self.elements = [], None, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.elements.append((tag, attributes))
+        if tag == "tbody" and "item" in attributes.get("class", ""):
+            self.rows.append({})
+        if tag == "td":
+            self.label = attributes.get("data-label")
+
+    def handle_endtag(self, tag):
+        if tag == "td":
+            self.label = None
+
+    def handle_data(self, data):
+        if self.label:
+            self.rows[-1][self.label] = self.rows[-1].get(self.label, "") + data
+
+
+@pytest.fixture
+def checkout(tmp_path, make_evidence, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    as_of_today(monkeypatch)
+    return Checkout(tmp_path, make_evidence)
+
+
+@pytest.fixture
+def build(checkout):
+    """Return a function that makes the page's files, as text, by kind."""
+
+    def build(*roots):
+        made = page.collect(checkout.reproductions, roots or [checkout.results])
+        files = page.render(made, checkout.results)
+        return {name.removeprefix("index."): content.decode() for name, content in files.items()}
+
+    return build
+
+
+def rows_of(html, method):
+    return [row for row in Rows(html).rows if row["Method"].startswith(method)]
+
+
+def test_values_stand_beside_the_papers(build):
+    html = build()["html"]
+    (full,) = rows_of(html, "Full")
+    # 89.9, 90.0, 90.1: mean 90, deviation 0.1, as printed
+    assert (full["Paper"], full["Ours"], full["Ours − paper"]) == ("90.00± 0.10", "90.00± 0.10", "0.00")
+    assert (full["Seeds"], full["Status"]) == ("3", "reproduced")
+    assert full["Measured on"] == "paperreal data, 50,000 of 50,000 examples"
+    assert full["Method"] == "Fullthe text prints 91"
+    (bare,) = rows_of(html, "Bare")
+    assert (bare["Ours"], bare["Seeds"], bare["Status"]) == ("70.50± 0.71", "2", "partial")
+    assert bare["Measured on"] == "embeddedstand-in data: digits"
+    assert "Ours − paper" not in bare  # an empty cell: stand-in data are not compared
+    (never,) = rows_of(html, "Never")
+    assert (never["Status"], never.keys() & {"Ours", "Seeds", "Measured on"}) == ("not-run", set())
+    (exact,) = rows_of(html, "50%")
+    assert (exact["Paper"], exact["Ours"], exact["Status"], exact["Measured on"]) == (
+        "128",
+        "128",
+        "reproduced",
+        "computed",
+    )
+
+
+def test_a_gain_is_that_of_the_same_seeds(build, checkout):
+    # seeds 0 and 1 of 'full' minus those of 'bare': 89.9 - 70 and 90.0 - 71, 19.45 on average; printed: 90 - 88
+    (full,) = rows_of(build()["html"], "Full")
+    assert (full["Gain, paper"], full["Gain, ours"]) == ("+2.00", "+19.45")
+
+
+def test_the_first_lines_say_how_much_was_measured_and_on_what(build):
+    text = build()["md"].partition("## ")[0]
+    assert "**1 of 3 trained results can be held against their papers: 1 reproduced. 1 more need no training" in text
+    # quoted in both tables; full, bare, never and batch in the first
+    assert "Of 6 printed cells, 2 are quoted by a paper from others; the other 4 are for us" in text
+    table = dict(re.findall(r"^\| \**([\w-]+)[^|]*\|(.*)\|$", text, re.MULTILINE))
+    assert table["paper"].split("|") == [" 1 ", " 1 ", " 0 ", " 0 ", " 0 ", " 0 "]
+    assert table["embedded"].split("|") == [" 1 ", " 0 ", " 0 ", " 0 ", " 1 ", " 0 "]
+    assert table["small"].split("|")[0] == " 0 "
+    assert table["computed"].split("|")[:2] == [" 1 ", " 1 "]
+    assert table["not-run"].split("|")[0] == " 1 "
+    assert "stand-in data" in text
+    assert "* 5 runs on cpu" in text
+
+
+def test_deleting_evidence_changes_the_page(build, checkout):
+    checkout.add("small", accuracy_last=60.0)
+    (full,) = rows_of(build()["html"], "Full")
+    assert full["Status"] == "reproduced"  # the paper's profile before any other
+    checkout.full[0].unlink()
+    (full,) = rows_of(build()["html"], "Full")
+    assert (full["Ours"], full["Seeds"], full["Status"]) == ("90.05± 0.07", "2", "partial")
+    for path in checkout.full[1:]:
+        path.unlink()
+    (full,) = rows_of(build()["html"], "Full")
+    assert (full["Ours"], full["Ours − paper"], full["Status"]) == ("60.00", "-30.00", "partial")
+    assert full["Measured on"].startswith("smallreal data")
+
+
+def test_old_code_is_stale_and_said_to_be(build, checkout):
+    checkout.add("small", {"model": {"time_steps": 2}}, accuracy_last=50.0, code="0" * 64)
+    html = build()["html"]
+    (never,) = rows_of(html, "Never")
+    assert (never["Ours"], never["Status"]) == ("50.00", "stale")
+    assert html.count("which is not today") == 1
+
+
+def test_smoke_is_no_measurement(build, checkout):
+    checkout.add("smoke", {"model": {"time_steps": 2}})
+    (never,) = rows_of(build()["html"], "Never")
+    assert never["Status"] == "not-run"
+
+
+def test_of_several_folders_the_first_counts_and_others_add(build, checkout):
+    overrides = {"model": {"time_steps": 2}}
+    checkout.add("small", overrides, root="a", accuracy_last=50.0)
+    checkout.add("small", overrides, root="b", accuracy_last=90.0)
+    checkout.add("small", overrides, root="b", accuracy_last=60.0, seed=1)
+    html = build(checkout.folder / "a", checkout.folder / "b", checkout.folder / "none")["html"]
+    (never,) = rows_of(html, "Never")
+    assert (never["Ours"], never["Seeds"]) == ("55.00± 7.07", "2")
+
+
+def test_provenance_is_there_for_whom_asks(build, checkout):
+    html = build()["html"]
+    text = " ".join(re.sub(r"<[^>]+>", " ", html).split())
+    assert "imloss/cifar10_cifarnet_t4 with model.time_steps = 2" in text
+    assert "seed 1: 71.00 % accuracy after 3 of 3 epochs; 1,437 training and 360 test examples of digits" in text
+    assert "commit 0123456789ab, code" in text
+    assert "cpu, neurons by cpp, 2 s; torch 2.4" in text
+    links = {a["href"] for tag, a in Rows(html).elements if tag == "a" and not a["href"].startswith("#")}
+    targets = {(checkout.results / unquote(link)).resolve() for link in links}
+    assert targets == {*checkout.full, *checkout.bare, checkout.folder / "recipes/imloss/cifar10_cifarnet_t4.yaml"}
+
+
+def test_papers_and_tables_come_in_order(build):
+    files = build()
+    for kind, heading in {"html": "<h3>", "md": "### ", "tex": r"\subsection*{"}.items():
+        titles = [line.partition(heading)[2] for line in files[kind].splitlines() if line.startswith(heading)]
+        assert [re.match(r"[\w-]+, [\w.]+ \d+", title)[0] for title in titles] == [
+            "Dspike, Fig. 3",
+            "IM-Loss, Table 2",
+            "IM-Loss, Table 10",
+        ]
+
+
+def test_rows_keep_the_papers_order(build):
+    methods = [row["Method"] for row in Rows(build()["html"]).rows]
+    assert [method[:4] for method in methods] == ["Thei", "Bare", "Full", "Neve", "50% ", "Thei"]
+
+
+def test_html_shows_every_character_as_it_is(build):
+    html = build()["html"]
+    assert rows_of(html, "50%")[0]["Method"] == NASTY
+    assert "<b>*bold*" not in html
+
+
+def test_markdown_rows_have_as_many_cells_as_the_head(build):
+    text = build()["md"]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    width = None
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        cells = len(re.split(r"(?<!\\)\|", line))
+        width = cells if following.startswith("|:--") else width
+        assert cells == width
+    nasty = next(line for line in lines if "50%" in line)
+    assert r"\<b\>\*bold\*\</b\>" in nasty
+    assert re.sub(r"\\([^\w\s]|_)", r"\1", nasty).count(NASTY) == 1  # what a reader of Markdown makes of it
+
+
+def test_tex_is_balanced_and_has_no_bare_special(build):
+    text = build()["tex"]
+    assert text.count(r"\begin{") == text.count(r"\end{")
+    environments = []
+    for what, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        if what == "begin":
+            environments.append(name)
+        else:
+            assert environments.pop() == name
+    bare = re.sub(r"\\.", "", text)
+    assert bare.count("{") == bare.count("}")
+    row = next(line for line in text.splitlines() if "50" in line and "textbackslash" in line)
+    assert row.startswith("CIFAR-10 & 50\\% \\& \\$x\\_1\\$ \\#2 \\{a\\} \\textasciitilde{}b\\textasciicircum{}c ")
+    assert not set("#%$^~") & set(re.sub(r"\\.", "", row))
+    head = next(line for line in text.splitlines() if line.startswith("Data set") and "Gain" in line)
+    assert re.sub(r"\\.", "", row).count("&") == head.count("&")
+    assert not re.search(r"\\\\\s*[\[*]", text)  # would be read as a part of the line break
+
+
+def test_pictures_are_inside_the_page(build, checkout):
+    for profile in ("embedded", "small"):
+        checkout.draw(profile, "table2_imloss")
+    checkout.draw("embedded", "figure3_dspike", status="partial")
+    files = build()
+    sources = [attributes["src"] for tag, attributes in Rows(files["html"]).elements if tag == "img"]
+    prefix = "data:image/png;base64,"
+    assert [base64.b64decode(source.removeprefix(prefix)) for source in sources] == [PNG + b"embedded", PNG + b"small"]
+    for link in re.findall(r"\]\(([^)]*png)\)", files["md"]):
+        assert (checkout.results / re.sub(r"\\(.)", r"\1", unquote(link))).is_file()
+    assert "1 partial, 1 not-run" in files["md"]
+    assert "Measured on embedded: stand-in data" in files["md"]
+
+
+def test_a_figure_not_drawn_has_all_its_curves_not_run(build):
+    files = build()
+    assert "Our curves: 2 not-run." in files["md"]
+    assert "0 of 1" in files["md"]
+
+
+def test_a_page_needs_no_network(build, checkout):
+    checkout.draw("small", "table2_imloss")
+    html = build()["html"]
+    assert "http:" not in html
+    assert "https:" not in html
+    assert str(checkout.folder) not in html  # links are relative
+    for tag, attributes in Rows(html).elements:
+        assert tag != "script" or "src" not in attributes
+        assert tag != "link" or attributes["href"] == "data:,"
+
+
+def test_the_same_evidence_gives_the_same_page(build):
+    assert build() == build()
+
+
+def test_the_command_writes_the_three_files(checkout, capsys):
+    assert main(["report"]) == 0
+    assert {path.name for path in checkout.results.glob("index.*")} == {"index.html", "index.md", "index.tex"}
+    out = capsys.readouterr().out
+    assert "Of 6 cells: 2 reproduced, 1 partial, 1 not-run, 2 reported." in out
+    assert "Written: results/index.html" in out
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "reason"),
+    [
+        (lambda c: None, ["--reproductions", "nowhere"], "no claims in nowhere/claims"),
+        (lambda c: None, ["--root", "results", "nowhere"], "--root nowhere is no folder"),
+        (lambda c: c.full[0].write_text("{"), [], "damaged"),
+        (lambda c: c.claim("tableau_imloss", ""), [], "another name"),
+        (lambda c: c.claim("table1_lenet", ""), [], "another name"),
+        (lambda c: c.claim("table2_imloss", "title: 1"), [], "key"),
+        (lambda c: c.claim("figure3_dspike", "title: 1"), [], "key"),
+        (lambda c: c.draw("embedded", "figure3_dspike"), [], "damaged"),
+        (lambda c: c.draw("embedded", "figure3_dspike", status="fine"), [], "no status 'fine'"),
+        (lambda c: (c.folder / "recipes/imloss/profiles.yaml").unlink(), [], "profiles.yaml"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(checkout, capsys, spoil, words, reason):
+    spoil(checkout)
+    before = sorted(checkout.folder.rglob("*"))
+    assert main(["report", "--out", "out", *words]) == 2
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1
+    assert sorted(checkout.folder.rglob("*")) == before
+
+
+def test_an_out_that_is_a_file(checkout):
+    (checkout.folder / "out").touch()
+    assert main(["report", "--out", "out"]) == 2
+
+
+def test_the_templates_are_packaged():
+    root = Path(page.__file__).parents[2]
+    config = configparser.ConfigParser()
+    config.read(root / "setup.cfg")
+    patterns = [pattern.strip() for pattern in config["options.package_data"]["jellyplus"].split(",")]
+    packaged = {path for pattern in patterns for path in (root / "jellyplus").glob(pattern)}
+    templates = set((root / "jellyplus/reproduction/templates").iterdir())
+    assert len(templates) == 3
+    assert templates <= packaged
+
+
+def test_collect_names_what_is_missing(tmp_path):
+    with pytest.raises(InputError, match="no claims"):
+        page.collect(tmp_path, [])
