@@ -9,10 +9,9 @@ from tqdm import tqdm
 from jellyplus.reproduction.figure_claims import FigureClaim, Panel, Series
 from jellyplus.reproduction.figure_view import Shown
 from jellyplus.reproduction.measurements import Measurements
-from jellyplus.training.job import once
 from jellyplus.training.recipe import Run, load_run
 
-__all__ = ["Planned", "make", "plan", "view"]
+__all__ = ["Planned", "measure", "plan", "runs", "view"]
 
 
 class Planned(NamedTuple):
@@ -36,23 +35,29 @@ def plan(claim: FigureClaim, profile: str, recipes: Path) -> list[Planned]:
     ]
 
 
-def make(planned: Sequence[Planned], measurements: Measurements, seed: int) -> None:
-    """Train what has to be trained, then measure what this code has not measured.
+def runs(planned: Sequence[Planned]) -> list[Run]:
+    """Those that must be finished before anything can be shown of them."""
+    return [run for _, series, run in planned if series.needs_training]
+
+
+def measure(planned: Sequence[Planned], measurements: Measurements, seed: int, shard: tuple[int, int] = (1, 1)) -> None:
+    """Measure what this code has not measured, as far as the runs are there.
+
+    Args:
+        planned: the series.
+        measurements: of the results folder.
+        seed: of the runs.
+        shard: (i, n): only the i-th of n parts.
 
     Raises:
-        InputError: a run or a measurement cannot be made.
+        InputError: a measurement cannot be made or written.
     """
-    runner = measurements.runner
-    if missing := once(runner.missing, [(run, seed) for _, series, run in planned if series.needs_training]):
-        runner.make(missing)
-    asked = [(run, series.measure, series.settings, seed) for _, series, run in planned if series.measures_network]
-    once(_measure, measurements, asked)
-
-
-def _measure(measurements: Measurements, asked: Sequence[tuple]) -> None:
-    for what in tqdm(asked, desc="measuring", unit="series", leave=False, disable=not asked):
-        if not measurements.is_made(*what):
-            measurements.make(*what)
+    number, shards = shard
+    asked = [(run, series) for _, series, run in planned if series.measures_network][number - 1 :: shards]
+    for run, series in tqdm(asked, "measuring", unit="series", leave=False, disable=not asked):
+        there = not series.needs_training or measurements.runner.is_made(run, seed)
+        if there and not measurements.is_made(run, series.measure, series.settings, seed):
+            measurements.make(run, series.measure, series.settings, seed)
 
 
 def view(planned: Sequence[Planned], measurements: Measurements, seed: int) -> list[tuple[Panel, Series, Shown]]:

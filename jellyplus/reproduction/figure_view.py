@@ -43,13 +43,17 @@ View = Sequence[tuple[Panel, Series, Shown]]
 
 
 def frame(view: View, profile: str) -> pd.DataFrame:
-    """A row for each point; one without numbers for a series that was not run. A formula has no profile."""
+    """A row for each point; one without numbers for a series that was not run. A formula has no profile.
+
+    What is below 1e-12 is 0, since machines round formulas in their own ways.
+    """
     rows = []
     for panel, series, shown in view:
         made_by = "" if shown.status == "computed" else profile
         points = list(zip(shown.x, shown.y, strict=True)) or [(None, None)]
         rows += [(panel.title, series.label, x, y, made_by, shown.status) for x, y in points]
-    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"x": "float64", "y": "float64"})
+    points = pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"x": "float64", "y": "float64"})
+    return points.assign(x=points["x"].round(12) + 0.0, y=points["y"].round(12) + 0.0)  # + 0.0 turns -0.0 into 0.0
 
 
 def summary(view: View) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jellyplus._distributed import rank
 from jellyplus._errors import InputError
-from jellyplus._options import add_run_options
+from jellyplus._options import add_run_options, add_table_options
 
 __all__ = ["main"]
 
@@ -40,21 +40,19 @@ def _parser(path: Path) -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add_run_options(parser, profile="embedded")
-    parser.add_argument(
-        "--render", action="store_true", help="draw the evidence there is; no training, no measuring of networks"
-    )
+    add_table_options(parser)
     return parser
 
 
 def _reproduce(path: Path, options: argparse.Namespace) -> None:
     # Lightning and matplotlib come after the options are parsed, so that a mistyped option answers at once
     from jellyplus.reproduction import figure_evidence, figure_view
-    from jellyplus.reproduction.cli import check_out
+    from jellyplus.reproduction.cli import check_out, make
     from jellyplus.reproduction.evidence import Store
     from jellyplus.reproduction.figure_claims import load_figure
     from jellyplus.reproduction.measurements import Measurements
     from jellyplus.reproduction.runner import Runner
-    from jellyplus.training.job import joined
+    from jellyplus.training.job import joined, once
     from jellyplus.training.train import choose_device
 
     with joined(choose_device(options.device)):
@@ -62,9 +60,11 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
         check_out(options.out)
         planned = figure_evidence.plan(claim, options.profile, path.parent.parent / "recipes")
         runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
-        measurements, seed = Measurements(runner), options.seeds[0]
+        measurements, seed = Measurements(runner), options.seeds[0]  # a figure shows one seed
         if not options.render:
-            figure_evidence.make(planned, measurements, seed)
+            if runs := figure_evidence.runs(planned):
+                make(runner, runs, argparse.Namespace(**vars(options) | {"seeds": [seed]}))
+            once(figure_evidence.measure, planned, measurements, seed, options.shard)
         if rank() > 0:
             return
         view = figure_evidence.view(planned, measurements, seed)

@@ -107,14 +107,14 @@ def surrogate_primitive(*, name: Literal["dspike", "evaf"], shape: float, v_thre
     ``shape`` is Dspike's temperature b or EvAF's k.
     """
     u = _around(v_threshold, span)
-    return _curve(u, _SURROGATES[name](shape).primitive(u - v_threshold))
+    return _curve(u, _SURROGATES[name](shape).double().primitive(u - v_threshold))
 
 
 @_measure("function")
 def surrogate_gradient(*, name: Literal["dspike", "evaf"], shape: float, v_threshold: float, span: float) -> Curve:
     """The surrogate gradient over membrane potentials; see :func:`surrogate_primitive`."""
     u = _around(v_threshold, span)
-    return _curve(u, _SURROGATES[name](shape).gradient(u - v_threshold))
+    return _curve(u, _SURROGATES[name](shape).double().gradient(u - v_threshold))
 
 
 @_measure("function")

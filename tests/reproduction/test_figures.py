@@ -203,7 +203,7 @@ def test_a_second_call_makes_nothing_and_writes_the_same(copied, monkeypatch):
     script, results = copied
     before = files(results)
     assert before.keys() == {"figure.csv", "figure.png", "figure.pdf"}
-    monkeypatch.setattr(Runner, "make", None)
+    monkeypatch.setattr(Runner, "_train", None)
     monkeypatch.setattr(Measurements, "make", None)
     assert run(script, results, pictures=True) == 0
     assert files(results) == before
@@ -277,6 +277,26 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(copied, tmp_path, capsys,
     _, results = copied
     assert run(written(tmp_path, claim_with(**change)), results) == 2
     assert said in capsys.readouterr().err
+
+
+def test_shards_share_what_is_measured(made, tmp_path):
+    script, _ = made
+    assert run(script, tmp_path, "--shard", "2/2") == 0
+    assert status(tmp_path)["accuracy"] == ["not-run"]  # the one run is the first shard's
+    assert (status(tmp_path)["fresh"], status(tmp_path)["gradient"]) == (["partial"], ["not-run"])
+    assert run(script, tmp_path, "--shard", "1/2") == 0
+    assert set(table(tmp_path)["status"]) == {"computed", "partial"}
+
+
+def test_numbers_below_rounding_are_zero():
+    claim = load_figure(ROOT / "reproductions" / "claims" / "figure3_inflor.yaml")
+    (panel,) = claim.panels
+    view = [(panel, panel.series[0], Shown([-1e-17, 1.0], [1.5, -1e-13], {}, "computed"))]
+    frame = figure_view.frame(view, "paper")
+    assert frame.to_csv(index=False, float_format="%.7g").splitlines()[1:] == [
+        "MPR,φ(u),0,1.5,,computed",
+        "MPR,φ(u),1,0,,computed",
+    ]
 
 
 # --- Measurements as evidence

@@ -83,7 +83,8 @@ def at(curve, x):
 def test_dspike_by_hand():
     curve = measured("surrogate_primitive", name="dspike", shape=3.0, v_threshold=0.5, span=0.75)
     expected = (math.tanh(-0.75) + math.tanh(1.5)) / (2 * math.tanh(1.5))  # Eq. 12 at u = 0.25
-    assert at(curve, 0.25) == pytest.approx(expected, abs=1e-5)
+    assert curve.y[200] == pytest.approx(expected, abs=1e-12)  # a third of the way
+    assert curve.x[200] == pytest.approx(0.25)
     assert (at(curve, -0.2), at(curve, 1.2)) == (0, 1)
 
 
