@@ -33,7 +33,8 @@ def main(options: argparse.Namespace) -> int:
 def write_all(out: Path, reproductions: Path, target: Path) -> list[Path]:
     """Write every view that the evidence in ``out`` supports to ``target``; return their folders.
 
-    A table or figure has a view in every profile that it has evidence in; what takes no run has one in ``paper``.
+    A table or figure has a view in every profile that it has evidence in; what takes no run has one in ``paper``, and
+    wherever there is one already.
 
     Args:
         out: the results folder, with ``evidence/``.
@@ -52,29 +53,34 @@ def write_all(out: Path, reproductions: Path, target: Path) -> list[Path]:
     for claims in sorted((reproductions / "claims").glob("*.yaml")):
         write = _write_table if claims.stem.startswith("table") else _write_figure
         for profile in PROFILES:
-            folder = target / profile / claims.stem
-            if write(claims, profile, measurements, recipes, folder):
-                written.append(folder)
+            place = Path(profile) / claims.stem
+            asked = profile == "paper" or (out / place).is_dir()
+            if write(claims, profile, measurements, recipes, target / place, asked):
+                written.append(target / place)
     return written
 
 
-def _write_table(claims: Path, profile: str, measurements: Measurements, recipes: Path, folder: Path) -> bool:
-    """Whether there is anything to show."""
+def _write_table(
+    claims: Path, profile: str, measurements: Measurements, recipes: Path, folder: Path, asked: bool
+) -> bool:
+    """Whether there is anything to show: evidence, or, where it takes no run, that it is asked for."""
     table, runner = load_claims(claims), measurements.runner
     runs = tables.runs(table, profile, recipes)
-    if not any(runner.store.find_any(run.key) for run in runs.values()) and (runs or profile != "paper"):
+    if not (any(runner.store.find_any(run.key) for run in runs.values()) if runs else asked):
         return False
     frame = view.build(table, tables.results(table, runs, measurements, recipes), runner.code, profile)
     view.write(frame, table, folder, profile)
     return True
 
 
-def _write_figure(claims: Path, profile: str, measurements: Measurements, recipes: Path, folder: Path) -> bool:
+def _write_figure(
+    claims: Path, profile: str, measurements: Measurements, recipes: Path, folder: Path, asked: bool
+) -> bool:
     figure = load_figure(claims)
     planned = figure_evidence.plan(figure, profile, recipes)
     shown = figure_evidence.view(planned, measurements, _SEED)
     of_runs = [what.status != "not-run" for (_, _, what), series in zip(shown, planned, strict=True) if series.run]
-    if not any(of_runs) and (of_runs or profile != "paper"):
+    if not (any(of_runs) if of_runs else asked):
         return False
     figure_view.write(figure, shown, folder, profile)
     return True
