@@ -235,6 +235,16 @@ class Page:
         return Counter(row.status for row in self.rows)
 
     @property
+    def tables(self) -> int:
+        """How many tables there are."""
+        return sum(len(paper.tables) for paper in self.papers)
+
+    @property
+    def ours(self) -> int:
+        """How many cells are for us to measure."""
+        return len(self.rows) - self.statuses["reported"]
+
+    @property
     def scales(self) -> dict[str, Counter]:
         """How many of them have which status, by what they were measured on."""
         return {scale: Counter(row.status for row in self.rows if row.scale == scale) for scale in SCALES}
@@ -353,13 +363,14 @@ class _Stores(Store):
 def _table(path: Path, roots: Sequence[Path], measurements: Measurements, recipes: Path) -> Table:
     claims = load_claims(path)
     stores = measurements.runner.store
-    made = _most_telling(claims, stores, recipes)
+    made = _most_telling(claims, measurements, recipes)
     results = tables.results(claims, made, measurements, recipes)
     frame = view.build(claims, results, measurements.runner.code, "paper")
     rows = []
     for claim, values in zip(claims.rows, frame.to_dict("records"), strict=True):
         run = made.get(claim.id)
-        pieces = tuple(stores.pieces(run.key)) if run else ()
+        measured = pd.notna(values["ours_mean"])
+        pieces = tuple(stores.pieces(run.key)) if run and measured else ()
         rows.append(
             Row(
                 claim,
@@ -367,19 +378,25 @@ def _table(path: Path, roots: Sequence[Path], measurements: Measurements, recipe
                 {column: None if pd.isna(value) else value for column, value in values.items()},
                 recipes / f"{claim.recipe}.yaml" if claim.recipe else None,
                 pieces,
-                run.profile if pieces else "computed" if pd.notna(values["ours_mean"]) else "",
+                run.profile if pieces else "computed" if measured else "",
             )
         )
     return Table(path.stem, claims, tuple(rows), _picture(roots, path.stem, "table.png"))
 
 
-def _most_telling(claims: ClaimTable, stores: _Stores, recipes: Path) -> dict[str, Run]:
-    """Return the run of every row that trains, under the first profile that has evidence of it."""
+def _most_telling(claims: ClaimTable, measurements: Measurements, recipes: Path) -> dict[str, Run]:
+    """Return the run of every row that trains, under the first profile that has a value of it."""
+    rows = {claim.id: claim for claim in claims.rows}
     made: dict[str, Run] = {}
     for profile in _PROFILES[::-1]:
         runs = tables.runs(claims, profile, recipes)
-        made |= {name: run for name, run in runs.items() if name not in made or stores.pieces(run.key)}
+        made |= {name: run for name, run in runs.items() if name not in made or _has(rows[name], run, measurements)}
     return made
+
+
+def _has(claim: Claim, run: Run, measurements: Measurements) -> bool:
+    evidence, measure = measurements.runner.store.find_any(run.key), claim.measures.measure
+    return any(not measure or measurements.find(run, measure, {}, e.seed) for e in evidence)
 
 
 def _figure(path: Path, roots: Sequence[Path]) -> Figure:

@@ -67,12 +67,12 @@ def test_values_stand_beside_the_papers(build):
     html = build()["html"]
     (full,) = rows_of(html, "Full")
     # 89.9, 90.0, 90.1: mean 90, deviation 0.1, as printed
-    assert (full["Paper"], full["Ours"], full["Ours − paper"]) == ("90.00± 0.10", "90.00± 0.10", "0.00")
+    assert (full["Paper"], full["Ours"], full["Ours − paper"]) == ("90.00 ± 0.10", "90.00 ± 0.10", "0.00")
     assert (full["Seeds"], full["Status"]) == ("3", "reproduced")
     assert full["Measured on"] == "paperreal data, 50,000 of 50,000 examples"
     assert full["Method"] == "Fullthe text prints 91"
     (bare,) = rows_of(html, "Bare")
-    assert (bare["Ours"], bare["Seeds"], bare["Status"]) == ("70.50± 0.71", "2", "partial")
+    assert (bare["Ours"], bare["Seeds"], bare["Status"]) == ("70.50 ± 0.71", "2", "partial")
     assert bare["Measured on"] == "embeddedstand-in data: digits"
     assert "Ours − paper" not in bare  # an empty cell: stand-in data are not compared
     (never,) = rows_of(html, "Never")
@@ -96,7 +96,10 @@ def test_the_first_lines_say_how_much_was_measured_and_on_what(build):
     text = build()["md"].partition("## ")[0]
     assert "**1 of 3 trained results can be held against their papers: 1 reproduced. 1 more need no training" in text
     # quoted in both tables; full, bare, never and batch in the first
-    assert "Of 6 printed cells, 2 are quoted by a paper from others; the other 4 are for us" in text
+    assert (
+        "The papers' 2 tables print 6 results (cells). 2 are quoted from others; the\nother 4 are for us to measure"
+        in text
+    )
     table = dict(re.findall(r"^\| \**([\w-]+)[^|]*\|(.*)\|$", text, re.MULTILINE))
     assert table["paper"].split("|") == [" 1 ", " 1 ", " 0 ", " 0 ", " 0 ", " 0 "]
     assert table["embedded"].split("|") == [" 1 ", " 0 ", " 0 ", " 0 ", " 1 ", " 0 "]
@@ -113,7 +116,7 @@ def test_deleting_evidence_changes_the_page(build, checkout):
     assert full["Status"] == "reproduced"  # the paper's profile before any other
     checkout.full[0].unlink()
     (full,) = rows_of(build()["html"], "Full")
-    assert (full["Ours"], full["Seeds"], full["Status"]) == ("90.05± 0.07", "2", "partial")
+    assert (full["Ours"], full["Seeds"], full["Status"]) == ("90.05 ± 0.07", "2", "partial")
     for path in checkout.full[1:]:
         path.unlink()
     (full,) = rows_of(build()["html"], "Full")
@@ -142,7 +145,7 @@ def test_of_several_folders_the_first_counts_and_others_add(build, checkout):
     checkout.add("small", overrides, root="b", accuracy_last=60.0, seed=1)
     html = build(checkout.folder / "a", checkout.folder / "b", checkout.folder / "none")["html"]
     (never,) = rows_of(html, "Never")
-    assert (never["Ours"], never["Seeds"]) == ("55.00± 7.07", "2")
+    assert (never["Ours"], never["Seeds"]) == ("55.00 ± 7.07", "2")
 
 
 def test_provenance_is_there_for_whom_asks(build, checkout):
