@@ -202,6 +202,38 @@ def test_every_seed_is_a_run_and_repeated_ones_count_once(made):
     assert row["ours_mean"] == f"{sum(evidence['accuracy_last'] for evidence in found) / 2:.2f}"
 
 
+def made_runs(results):
+    """(recipe, seed) of every piece of evidence."""
+    found = [json.loads(path.read_text()) for path in (results / "evidence").rglob("seed*.json")]
+    return sorted((evidence["recipe_name"].removeprefix("dspike/"), evidence["seed"]) for evidence in found)
+
+
+def test_shards_share_one_folder_and_no_run(tree):
+    assert call(tree, "--shard", "1/2") == 0
+    assert made_runs(tree / "results") == [("cifar10_ann", 0), ("cifar10_t4", 0), ("cifar10_t6", 0)]
+    assert table(tree)["own 10"]["status"] == "not-run"
+    assert call(tree, "--shard", "2/2") == 0
+    assert made_runs(tree / "results")[-1] == ("cifar10dvs_t10", 0)
+    assert {row["status"] for name, row in table(tree).items() if name.startswith("own")} == {"partial"}
+
+
+def test_jobs_make_what_one_process_makes(tree, finished, capsys):
+    assert call(tree, "--rows", "cifar10-t6", "dvs-t10", "--jobs", "2") == 0
+    assert made_runs(tree / "results") == [("cifar10_ann", 0), ("cifar10_t6", 0), ("cifar10dvs_t10", 0)]
+    out = capsys.readouterr().out
+    assert all(f"dspike/{name}, seed 0: " in out for name in ("cifar10_ann", "cifar10_t6", "cifar10dvs_t10"))
+    ours, theirs = (json.loads(evidence_file(place, "cifar10_t6").read_text()) for place in (tree, finished))
+    assert ours["key"] == theirs["key"]
+    assert [epoch["samples"] for epoch in ours["history"]] == [epoch["samples"] for epoch in theirs["history"]]
+
+
+def test_bad_input_in_a_job_is_one_sentence(tree, capsys):
+    edit(tree, "cifar10_t6", "optimizer", learning_rate=1e4)  # the weights overflow
+    assert call(tree, "--rows", "cifar10-t6", "dvs-t10", "--jobs", "2") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(rf"{SCRIPT}: error: .* not finite.*", error)
+
+
 def test_out_says_where(tree):
     assert call(tree, "--render", "--out", tree / "elsewhere") == 0
     assert (tree / "elsewhere/embedded/table2_dspike/table.csv").exists()

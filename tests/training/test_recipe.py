@@ -243,6 +243,31 @@ def test_the_key_does_not_depend_on_where_the_recipes_are(recipes):
     assert load_run("dspike/cifar10_t2", "small", recipes).resolved == original("dspike/cifar10_t2", "small").resolved
 
 
+def test_overrides_come_last_and_leave_ancestors_as_they_are():
+    plain = original("dspike/cifar10_t4", "embedded")
+    changes = {"model": {"width": 2}, "temperature_search": None}
+    run = load_run("dspike/cifar10_t4", "embedded", RECIPES, changes)
+    assert (run.recipe.model.width, run.recipe.temperature_search) == (2, None)
+    assert run.recipe.model.time_steps == plain.recipe.model.time_steps
+    assert run.parent.key == plain.parent.key
+    assert run.key != plain.key
+    assert load_run("dspike/cifar10_t4", "embedded", RECIPES, {}).key == plain.key
+
+
+def test_an_override_that_does_not_fit_is_named():
+    with pytest.raises(InputError, match=r"cifar10_t4.yaml under profile small with .*model\.widths"):
+        load_run("dspike/cifar10_t4", "small", RECIPES, {"model": {"widths": 2}})
+
+
+def test_no_limit_of_examples_leaves_the_key_and_a_limit_changes_it():
+    plain = original("dspike/cifar10_ann")
+    assert "examples" not in plain.resolved["data"]
+    assert load_run("dspike/cifar10_ann", "paper", RECIPES, {"data": {"examples": None}}).key == plain.key
+    limited = load_run("dspike/cifar10_ann", "paper", RECIPES, {"data": {"examples": 64}})
+    assert limited.resolved["data"]["examples"] == 64
+    assert limited.key != plain.key
+
+
 # --- What is refused ---------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gc
 import math
 import os
 import pickle
@@ -92,6 +93,23 @@ def test_a_killed_process_ends_with_the_same_numbers(tmp_path, whole):
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
     assert numbers(run(tmp_path)) == whole
+
+
+def test_loading_processes_are_forked_before_training_with_all_objects_frozen(tmp_path, monkeypatch):
+    """Or the collector would write to what they share, and their memory would grow for many epochs."""
+    seen, original = [], DataModule.start_workers
+
+    def start(module):
+        original(module)
+        started = all(loader._iterator is not None for loader in (module.train_dataloader(), module.val_dataloader()))
+        seen.append((started, gc.get_freeze_count()))
+
+    monkeypatch.setattr(DataModule, "start_workers", start)
+    run(tmp_path, workers=1)
+    ((started, frozen),) = seen
+    assert started
+    assert frozen > 10_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_finished_state_trains_nothing_more(tmp_path, monkeypatch, whole):
