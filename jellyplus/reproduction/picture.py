@@ -52,7 +52,8 @@ def _draw_panel(panel: Axes, dataset: str, quantity: str, rows: Sequence) -> Non
     panel.spines[["top", "right", "left"]].set_visible(False)
     for y, (row, label) in enumerate(zip(rows, panel.get_yticklabels(), strict=True)):
         if isinstance(row.paper, str):
-            panel.set_xticks([])
+            panel.xaxis.set_visible(False)
+            panel.spines["bottom"].set_visible(False)
             _write_beside(panel, y, "in table.md", "in table.md", row.status)
         elif row.status == "reported":
             label.set_color("0.45")
