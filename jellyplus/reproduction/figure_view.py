@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,8 +152,9 @@ def _draw(ax: Axes, panel: Panel, drawn: Sequence[tuple[Series, Shown]], letters
     if all(float(x).is_integer() for _, shown in drawn for x in shown.x):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     longest = 7 + max(len(_legend(*what)) for what in drawn)
+    rows = math.ceil(len(drawn) / max(1, letters // longest))
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4.5}
-    ax.legend(**below, handlelength=2.6, columnspacing=1, ncols=max(1, letters // longest))
+    ax.legend(**below, handlelength=2.6, columnspacing=1, ncols=math.ceil(len(drawn) / rows))
 
 
 def _legend(series: Series, shown: Shown) -> str:
