@@ -161,9 +161,16 @@ class Table:
         return list(dict.fromkeys(row.claim.measures.label for row in self.rows))
 
     @property
-    def compares(self) -> bool:
-        """Whether any row is compared with another."""
-        return any(row.claim.baseline for row in self.rows)
+    def columns(self) -> dict[str, bool]:
+        """Which of the columns that not every table needs it has."""
+        claims = [row.claim for row in self.rows]
+        return {
+            "steps": any(claim.timesteps for claim in claims),
+            "quantity": len(self.quantities) > 1,
+            "difference": any(not isinstance(claim.paper, str) for claim in claims),
+            "gain": any(claim.baseline for claim in claims),
+            "seeds": any(claim.trained for claim in claims),
+        }
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="no browser here: apt-get install chromium chromium-driver"
 )
-DESKTOP, PHONE = (1280, 900), (390, 844)
+DESKTOP, TABLET, PHONE = (1280, 900), (900, 1200), (390, 844)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_details_open(shown):
 def test_on_a_phone_nothing_sticks_out(shown):
     for details in find(shown, "details"):
         shown.execute_script("arguments[0].open = true", details)
-    for size in (DESKTOP, PHONE):
+    for size in (DESKTOP, TABLET, PHONE):
         resize(shown, size)
         assert shown.execute_script("return document.documentElement.scrollWidth") <= size[0]
     assert methods(shown) == ["Their", "Bare", "Full", "Never", "50% &"]
