@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,10 @@ from jellyplus._options import add_run_options, add_table_options
 from jellyplus.training.recipe import Run, load_file
 
 if TYPE_CHECKING:
+    from jellyplus.reproduction.claims import Claim
     from jellyplus.reproduction.runner import Runner
 
-__all__ = ["check_out", "main", "make", "train"]
+__all__ = ["check_out", "exit_code", "main", "make", "train"]
 
 
 def main(script: str) -> int:
@@ -31,9 +32,14 @@ def main(script: str) -> int:
     """
     path = Path(script).resolve()
     options = _parser(path).parse_args()
+    return exit_code(path, _reproduce, options)
+
+
+def exit_code(path: Path, reproduce: Callable[[Path, argparse.Namespace], None], options: argparse.Namespace) -> int:
+    """Run ``reproduce`` in all processes of the job; say of bad input, and of an interruption, what to do."""
     try:
         with _job(options):
-            _reproduce(path, options)
+            reproduce(path, options)
     except InputError as error:
         print(f"{path.name}: error: {error}", file=sys.stderr)
         return 2
@@ -70,7 +76,7 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     table = load_claims(path.parent / "claims" / f"{path.stem}.yaml")
     trained = {row.id: row for row in table.rows if row.trained}
     if options.list:
-        print("\n".join(f"{row.id:<32} {row.dataset}, {view.made_by(row)}" for row in trained.values()))
+        print("\n".join(map(_listed, trained.values())))
         return
     if unknown := set(options.rows or ()) - trained.keys():
         raise InputError(f"there is no row {', '.join(sorted(unknown))} that trains; choose from {', '.join(trained)}")
@@ -95,6 +101,13 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
             "This is stand-in data (handwritten digits), no claim about the paper; the paper's numbers need its data "
             f"and a GPU: {path.name} --profile paper --data-root FOLDER --seeds 0 1 2"
         )
+
+
+def _listed(row: "Claim") -> str:
+    from jellyplus.reproduction.view import made_by
+
+    timesteps = f"T = {row.timesteps}" if row.timesteps else ""
+    return ", ".join(filter(None, (f"{row.id:<28} {row.dataset}", row.architecture, timesteps, made_by(row))))
 
 
 def make(runner: "Runner", runs: Iterable[Run], options: argparse.Namespace) -> None:

@@ -1,12 +1,11 @@
 """The command line that every figure script has: claim to evidence to figure."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from jellyplus._distributed import rank
-from jellyplus._errors import InputError
 from jellyplus._options import add_run_options, add_table_options
+from jellyplus.reproduction.cli import check_out, exit_code, make
 
 __all__ = ["main"]
 
@@ -22,15 +21,7 @@ def main(script: str) -> int:
     """
     path = Path(script).resolve()
     options = _parser(path).parse_args()
-    try:
-        _reproduce(path, options)
-    except InputError as error:
-        print(f"{path.name}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{path.name}: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(path, _reproduce, options)
 
 
 def _parser(path: Path) -> argparse.ArgumentParser:
@@ -47,28 +38,25 @@ def _parser(path: Path) -> argparse.ArgumentParser:
 def _reproduce(path: Path, options: argparse.Namespace) -> None:
     # Lightning and matplotlib come after the options are parsed, so that a mistyped option answers at once
     from jellyplus.reproduction import figure_evidence, figure_view
-    from jellyplus.reproduction.cli import check_out, make
     from jellyplus.reproduction.evidence import Store
     from jellyplus.reproduction.figure_claims import load_figure
     from jellyplus.reproduction.measurements import Measurements
     from jellyplus.reproduction.runner import Runner
-    from jellyplus.training.job import joined, once
-    from jellyplus.training.train import choose_device
+    from jellyplus.training.job import once
 
-    with joined(choose_device(options.device)):
-        claim = load_figure(path.parent / "claims" / f"{path.stem}.yaml")
-        check_out(options.out)
-        planned = figure_evidence.plan(claim, options.profile, path.parent.parent / "recipes")
-        runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
-        measurements, seed = Measurements(runner), options.seeds[0]  # a figure shows one seed
-        if not options.render:
-            if runs := figure_evidence.runs(planned):
-                make(runner, runs, argparse.Namespace(**vars(options) | {"seeds": [seed]}))
-            once(figure_evidence.measure, planned, measurements, seed, options.shard)
-        if rank() > 0:
-            return
-        view = figure_evidence.view(planned, measurements, seed)
-        folder = options.out / options.profile / path.stem
-        figure_view.write(claim, view, folder, options.profile)
-        print(figure_view.summary(view))
-        print(f"\nWritten: {folder}/figure.csv, figure.png, figure.pdf")
+    claim = load_figure(path.parent / "claims" / f"{path.stem}.yaml")
+    check_out(options.out)
+    planned = figure_evidence.plan(claim, options.profile, path.parent.parent / "recipes")
+    runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
+    measurements, seed = Measurements(runner), options.seeds[0]  # a figure shows one seed
+    if not options.render:
+        if runs := figure_evidence.runs(planned):
+            make(runner, runs, argparse.Namespace(**vars(options) | {"seeds": [seed]}))
+        once(figure_evidence.measure, planned, measurements, seed, options.shard)
+    if rank() > 0:
+        return
+    view = figure_evidence.view(planned, measurements, seed)
+    folder = options.out / options.profile / path.stem
+    figure_view.write(claim, view, folder, options.profile)
+    print(figure_view.summary(view))
+    print(f"\nWritten: {folder}/figure.csv, figure.png, figure.pdf")

@@ -22,7 +22,7 @@ from jellyplus._files import write_atomically
 from jellyplus._strict import from_mapping
 from jellyplus.reproduction import measures
 from jellyplus.reproduction.measures import MEASURES
-from jellyplus.reproduction.runner import Runner, _device_in_words
+from jellyplus.reproduction.runner import Runner, device_in_words
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import build_network, choose_backend
 from jellyplus.training.recipe import Run
@@ -130,7 +130,7 @@ class Measurements:
             measure=measure,
             settings=dict(settings),
             **self.runner.provenance,
-            device=_device_in_words(self.runner.device),
+            device=device_in_words(self.runner.device),
             dataset=data.data.name,
             stand_in=data.data.stand_in,
             examples=len(data.data.train) + len(data.data.test),
@@ -146,7 +146,7 @@ class Measurements:
         torch.manual_seed(seed)
         net = build_network(run.recipe, choose_backend(run.recipe, self.runner.device, say=False))
         if kind == "trained":
-            net.load_state_dict(self.runner._weights(run, seed))
+            net.load_state_dict(self.runner.weights(run, seed))
         return net.to(self.runner.device, memory_format=memory_format(net))
 
     def _write(self, measurement: Measurement) -> None:

@@ -26,7 +26,7 @@ from jellyplus.training.network import InitialState, build_network, check_parts,
 from jellyplus.training.recipe import Recipe, Run
 from jellyplus.training.train import Outcome, choose_device, train
 
-__all__ = ["Runner", "chains", "summary"]
+__all__ = ["Runner", "chains", "device_in_words", "summary"]
 
 
 class Runner:
@@ -168,10 +168,14 @@ class Runner:
                 f"{run.parent.name} was trained on other data: its fingerprint is {str(theirs)[:16]}, that of "
                 f"--data-root {ours[:16]}; bring the data back, or use another --out"
             )
-        return InitialState(self._weights(run.parent, seed), run.parent.recipe.spiking)
+        return InitialState(self.weights(run.parent, seed), run.parent.recipe.spiking)
 
-    def _weights(self, run: Run, seed: int) -> dict[str, torch.Tensor]:
-        """The last weights of a run that was made."""
+    def weights(self, run: Run, seed: int) -> dict[str, torch.Tensor]:
+        """The last weights of a run that was made.
+
+        Raises:
+            InputError: there is no checkpoint, or it is damaged or another run's.
+        """
         path = self.store.checkpoint_path(run.key, seed, self.code)
         content = load_checkpoint(path)
         if not (isinstance(content, dict) and content.get("key") == run.key and "weights" in content):
@@ -198,7 +202,7 @@ class Runner:
             recipe=run.resolved,
             parent=run.parent.key if run.parent else None,
             **self.provenance,
-            device=_times_processes(_device_in_words(self.device)),
+            device=_times_processes(device_in_words(self.device)),
             backend=outcome.backend,
             dataset=dataset,
             parameters=sum(parameter.numel() for parameter in outcome.net.parameters()),
@@ -354,7 +358,8 @@ def summary(evidence: Evidence) -> str:
     return line
 
 
-def _device_in_words(device: str) -> str:
+def device_in_words(device: str) -> str:
+    """What ``cpu`` or ``cuda`` is here."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
