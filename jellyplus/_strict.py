@@ -3,7 +3,9 @@
 jsonargparse turns "3" into 3 for an int field and names neither the file nor what would be right.
 """
 
+import copy
 import dataclasses
+import functools
 import os
 import re
 import sys
@@ -59,7 +61,7 @@ def load_yaml(path: str | os.PathLike) -> Any:
     """
     content = _content(Path(path))
     try:
-        return yaml.load(content.decode(), _Loader)
+        return copy.deepcopy(_parsed(content))
     except RecursionError as error:
         raise InputError(f"{path} is nested too deeply; give a file like those in recipes/") from error
     except Exception as error:  # KeyError, AttributeError and others, of scalars like 2024-13-45 and !!bool x
@@ -67,6 +69,11 @@ def load_yaml(path: str | os.PathLike) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise InputError(f"{path}{line} is not YAML: {reason}; correct it there") from error
+
+
+@functools.lru_cache(maxsize=512)  # a page of all tables reads the same profiles hundreds of times
+def _parsed(content: bytes) -> Any:
+    return yaml.load(content.decode(), _Loader)
 
 
 def _content(path: Path) -> bytes:

@@ -1,0 +1,48 @@
+"""Rows whose value is measured on the network of a finished run, in the smoke profile."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from jellyplus.reproduction import tables
+from jellyplus.reproduction.claims import Claim, ClaimTable, Split
+from jellyplus.reproduction.evidence import Store
+from jellyplus.reproduction.measurements import Measurements
+from jellyplus.reproduction.runner import Runner
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+CELL = Claim("before", "d", "m", "own", "n", 4, 0.28, None, "inflor/cifar10_resnet20_t4", "")
+CELLS = [dataclasses.replace(CELL, id=when, quantity=f"quantisation_error_{when}") for when in ("before", "after")]
+TABLE = ClaimTable("t", "inflor", "here", {"d": Split(1, 1)}, (*CELLS, dataclasses.replace(CELL, id="accuracy")))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Runs by row, and the measurements of a store in which they are made."""
+    runs = tables.runs(TABLE, "smoke", RECIPES)
+    runner = Runner(Store(tmp_path_factory.mktemp("made")), None, "cpu")
+    runner.make(runner.missing([(runs["before"], 0)]))
+    return runs, Measurements(runner)
+
+
+def test_rows_of_one_run_share_it_and_its_measurement(made):
+    runs, measurements = made
+    assert len({run.key for run in runs.values()}) == 1
+    assert not tables.results(TABLE, runs, measurements, RECIPES)["before"]
+    for _ in range(2):  # what is measured already is left alone; a seed without a run has nothing to measure
+        tables.measure(TABLE, runs, measurements, [0, 1])
+    assert len(list(measurements.runner.store.root.rglob("quantisation_error-*.json"))) == 1
+    results = tables.results(TABLE, runs, measurements, RECIPES)
+    (before,), (after,), (accuracy,) = results["before"], results["after"], results["accuracy"]
+    assert 0 < after.value < before.value < 1  # MPR brings potentials nearer to 0 and 1
+    assert before.evidence == accuracy.evidence
+    assert accuracy.value == accuracy.evidence.accuracy_last
+
+
+def test_a_measurement_by_other_code_is_no_result_of_a_run_by_this_code(made, monkeypatch):
+    runs, measurements = made
+    tables.measure(TABLE, runs, measurements, [0])
+    monkeypatch.setattr(measurements, "code", "f" * 64)
+    results = tables.results(TABLE, runs, measurements, RECIPES)
+    assert (len(results["before"]), len(results["accuracy"])) == (0, 1)
