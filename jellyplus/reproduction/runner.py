@@ -98,7 +98,8 @@ class Runner:
 
     def _side_by_side(self, planned: list[tuple[Run, int]], jobs: int) -> Iterator[tuple[str, int]]:
         parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-        alike = (self.store, self.data_root, self.device, self.workers)
+        data_root = self.data_root and os.path.abspath(self.data_root)  # a process may have begun in another folder
+        alike = (Store(self.store.root.absolute()), data_root, self.device, self.workers)
         return itertools.chain.from_iterable(parallel(joblib.delayed(_make)(alike, chain) for chain in chains(planned)))
 
     def _add_missing(self, run: Run, seed: int, needed: dict) -> None:

@@ -266,7 +266,7 @@ def test_a_run_starts_from_its_parents_weights_of_the_same_seed(tmp_path, monkey
 def test_the_summary_line_tells_the_share_of_the_search(tmp_path, capsys):
     make(tmp_path, 6)
     out, err = capsys.readouterr()
-    assert "run 2 of 2: 100%" in err
+    assert "2 of 2 runs: 100%" in err
     energy = r"\S+ uJ an inference"
     assert re.search(rf"dspike/cifar10_ann, seed 0: \d+\.\d\d % after 2 epochs in \d+ s, {energy}$", out, re.M)
     assert re.search(rf"dspike/cifar10_t6, seed 0: .* \d+% of it in the temperature search, {energy}; 19 names", out)
