@@ -241,7 +241,9 @@ def test_what_killed_processes_left_behind_is_removed(runner):
     assert [path.suffix for path in made] == [".ckpt", ".json"]
     checkpoint.with_suffix(".partial").write_text("killed after it wrote the evidence")
     checkpoint.with_suffix(".lock").touch()
-    assert runner.missing([RUN], [0]) == []
+    assert runner.missing([(RUN, 0)]) == []  # which removes nothing
+    assert len(list(checkpoint.parent.iterdir())) == 4
+    runner.make([])
     assert sorted(checkpoint.parent.iterdir()) == made
 
 
