@@ -17,11 +17,11 @@ CELLS = [dataclasses.replace(CELL, id=when, quantity=f"quantisation_error_{when}
 TABLE = ClaimTable("t", "inflor", "here", {"d": Split(1, 1)}, (*CELLS, dataclasses.replace(CELL, id="accuracy")))
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
+@pytest.fixture
+def made(tmp_path):
     """Runs by row, and the measurements of a store in which they are made."""
     runs = tables.runs(TABLE, "smoke", RECIPES)
-    runner = Runner(Store(tmp_path_factory.mktemp("made")), None, "cpu")
+    runner = Runner(Store(tmp_path), None, "cpu")
     runner.make(runner.missing([(runs["before"], 0)]))
     return runs, Measurements(runner)
 
