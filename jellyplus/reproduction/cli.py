@@ -18,25 +18,41 @@ if TYPE_CHECKING:
     from jellyplus.reproduction.claims import Claim
     from jellyplus.reproduction.runner import Runner
 
-__all__ = ["check_out", "exit_code", "main", "make", "train"]
+__all__ = ["check_out", "main", "make", "run", "train"]
 
 
 def main(script: str) -> int:
-    """Reproduce the table that ``script``, a file in ``reproductions/``, is named after.
+    """Reproduce the table that ``script``, a file in ``reproductions/``, is named after; return the exit code."""
+    return run(script, "train on stand-in data for some minutes, then write and print the table", _reproduce, _add_rows)
+
+
+def run(
+    script: str,
+    default: str,
+    reproduce: Callable[[Path, argparse.Namespace], None],
+    add_options: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+) -> int:
+    """Read the options of a script and ``reproduce`` in all processes of the job.
 
     Args:
         script: its ``__file__``.
+        default: what it does without options.
+        reproduce: is given the script's path and the options.
+        add_options: its own, beside those that all have.
 
     Returns:
-        The exit code: 0, 2 for bad input, 130 when interrupted.
+        The exit code: 0; 2 for bad input and 130 when interrupted, after a sentence on what to do.
     """
     path = Path(script).resolve()
-    options = _parser(path).parse_args()
-    return exit_code(path, _reproduce, options)
-
-
-def exit_code(path: Path, reproduce: Callable[[Path, argparse.Namespace], None], options: argparse.Namespace) -> int:
-    """Run ``reproduce`` in all processes of the job; say of bad input, and of an interruption, what to do."""
+    parser = argparse.ArgumentParser(
+        prog=path.name,
+        description=f"Without options: {default}.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_run_options(parser, profile="embedded")
+    add_table_options(parser)
+    add_options(parser)
+    options = parser.parse_args()
     try:
         with _job(options):
             reproduce(path, options)
@@ -49,19 +65,11 @@ def exit_code(path: Path, reproduce: Callable[[Path, argparse.Namespace], None],
     return 0
 
 
-def _parser(path: Path) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=path.name,
-        description="Without options: train on stand-in data for some minutes, then write and print the table.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add_run_options(parser, profile="embedded")
-    add_table_options(parser)
+def _add_rows(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", nargs="+", metavar="ROW", help="only these rows (see --list); default: all that train"
     )
     parser.add_argument("--list", action="store_true", help="print the rows that train and stop")
-    return parser
 
 
 def _reproduce(path: Path, options: argparse.Namespace) -> None:
@@ -87,8 +95,8 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     measurements = Measurements(runner)
     if not options.render:
         wanted = {name: runs[name] for name in options.rows or trained}
-        make(runner, wanted.values(), options)
-        once(tables.measure, table, wanted, measurements, options.seeds)
+        made = make(runner, wanted.values(), options)
+        once(tables.measure, table, wanted, measurements, made)
     if rank() > 0:
         return
     frame = view.build(table, tables.results(table, runs, measurements, recipes), runner.code, options.profile)
@@ -110,8 +118,8 @@ def _listed(row: "Claim") -> str:
     return ", ".join(filter(None, (f"{row.id:<28} {row.dataset}", row.architecture, timesteps, made_by(row))))
 
 
-def make(runner: "Runner", runs: Iterable[Run], options: argparse.Namespace) -> None:
-    """Make the evidence of runs that is missing, for all seeds, or this shard's part of it.
+def make(runner: "Runner", runs: Iterable[Run], options: argparse.Namespace) -> list[tuple[Run, int]]:
+    """Make the evidence of runs that is missing, for all seeds, or this shard's part; return what is there of it then.
 
     Raises:
         InputError: a run cannot be made.
@@ -123,6 +131,7 @@ def make(runner: "Runner", runs: Iterable[Run], options: argparse.Namespace) -> 
     number, shards = options.shard
     own = list(itertools.chain.from_iterable(chains(wanted.values())[number - 1 :: shards]))
     runner.make(once(runner.missing, own), options.jobs)
+    return own
 
 
 def train(options: argparse.Namespace) -> int:

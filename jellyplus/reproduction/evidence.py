@@ -154,7 +154,7 @@ class Store:
         Raises:
             InputError: a file is damaged or of another schema; it is left alone.
         """
-        found = map(self._read, self.folder(key).glob("seed*-*.json"))
+        found = map(self._read, self.files(key, "seed*-*.json"))
         return sorted((e for e in found if e.key == key), key=lambda e: (e.seed, e.code))
 
     def write(self, evidence: Evidence) -> Path:
@@ -185,6 +185,10 @@ class Store:
         """Return where the checkpoint of this recipe, seed and code belongs: beside its evidence."""
         return self._path(key, seed, code).with_suffix(".ckpt")
 
+    def files(self, key: str, pattern: str) -> list[Path]:
+        """Return the files about this recipe whose names fit ``pattern``, by name."""
+        return sorted(self.folder(key).glob(pattern))
+
     def folder(self, key: str) -> Path:
         """Return where everything about this recipe belongs."""
         return self.root / key[:16]
@@ -197,7 +201,7 @@ class Store:
             if path.stat().st_size > _MAX_BYTES:
                 raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
             evidence = from_mapping(Evidence, _of_this_schema(json.loads(path.read_bytes())), path.name)
-            if path != self._path(evidence.key, evidence.seed, evidence.code):
+            if path.parts[-2:] != self._path(evidence.key, evidence.seed, evidence.code).parts[-2:]:
                 raise ValueError("its name is another run's")
         except (InputError, ValueError, RecursionError, OSError) as error:
             raise InputError(

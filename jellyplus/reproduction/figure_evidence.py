@@ -11,7 +11,7 @@ from jellyplus.reproduction.figure_view import Shown
 from jellyplus.reproduction.measurements import Measurements
 from jellyplus.training.recipe import Run, load_run
 
-__all__ = ["Planned", "measure", "plan", "runs", "view"]
+__all__ = ["Planned", "measure", "plan", "runs", "status", "view"]
 
 
 class Planned(NamedTuple):
@@ -53,7 +53,12 @@ def measure(planned: Sequence[Planned], measurements: Measurements, seed: int, s
         InputError: a measurement cannot be made or written.
     """
     number, shards = shard
-    asked = [(run, series) for _, series, run in planned if series.measures_network][number - 1 :: shards]
+    needed = {
+        (run.key, series.measure, repr(series.settings)): (run, series)
+        for _, series, run in planned
+        if series.measures_network
+    }
+    asked = list(needed.values())[number - 1 :: shards]  # no two parts have one in common
     for run, series in tqdm(asked, "measuring", unit="series", leave=False, disable=not asked):
         there = not series.needs_training or measurements.runner.is_made(run, seed)
         if there and not measurements.is_made(run, series.measure, series.settings, seed):
@@ -66,6 +71,12 @@ def view(planned: Sequence[Planned], measurements: Measurements, seed: int) -> l
     Evidence of this code is shown where there is any, otherwise that of another one, as ``stale``.
     """
     return [(panel, series, _shown(series, run, measurements, seed)) for panel, series, run in planned]
+
+
+def status(planned: Planned, measurements: Measurements, seed: int) -> str:
+    """What :func:`view` would say of a series, without computing formulas."""
+    _, series, run = planned
+    return "computed" if run is None else next(_found(series, run, measurements, seed), Shown()).status
 
 
 def _shown(series: Series, run: Run | None, measurements: Measurements, seed: int) -> Shown:

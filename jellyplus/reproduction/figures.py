@@ -4,35 +4,14 @@ import argparse
 from pathlib import Path
 
 from jellyplus._distributed import rank
-from jellyplus._options import add_run_options, add_table_options
-from jellyplus.reproduction.cli import check_out, exit_code, make
+from jellyplus.reproduction.cli import check_out, make, run
 
 __all__ = ["main"]
 
 
 def main(script: str) -> int:
-    """Reproduce the figure that ``script``, a file in ``reproductions/``, is named after.
-
-    Args:
-        script: its ``__file__``.
-
-    Returns:
-        The exit code: 0, 2 for bad input, 130 when interrupted.
-    """
-    path = Path(script).resolve()
-    options = _parser(path).parse_args()
-    return exit_code(path, _reproduce, options)
-
-
-def _parser(path: Path) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=path.name,
-        description="Without options: train and measure on stand-in data, then write the figure.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add_run_options(parser, profile="embedded")
-    add_table_options(parser)
-    return parser
+    """Reproduce the figure that ``script``, a file in ``reproductions/``, is named after; return the exit code."""
+    return run(script, "train and measure on stand-in data, then write the figure", _reproduce)
 
 
 def _reproduce(path: Path, options: argparse.Namespace) -> None:

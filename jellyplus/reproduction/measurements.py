@@ -97,7 +97,7 @@ class Measurements:
             InputError: a file is damaged or from another version; it is left alone.
         """
         pattern = f"{_stem(measure, settings, seed)}-*.json"
-        found = [self._read(path) for path in sorted(self.runner.store.folder(run.key).glob(pattern))]
+        found = [self._read(path) for path in self.runner.store.files(run.key, pattern)]
         wanted = [m for m in found if (m.key, m.settings) == (run.key, dict(settings))]
         return next((m for m in wanted if m.code == self.code), wanted[0] if wanted else None)
 
@@ -165,7 +165,7 @@ class Measurements:
                 raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
             measurement = from_mapping(Measurement, json.loads(path.read_bytes()), path.name)
             measurement = dataclasses.replace(measurement, settings=_checked(measurement))
-            if path != self._path(measurement):
+            if path.parts[-2:] != self._path(measurement).parts[-2:]:
                 raise ValueError("its name is another measurement's")
         except (InputError, ValueError, RecursionError, OSError) as error:
             raise InputError(

@@ -5,7 +5,6 @@ Like the tables it is a view: claims and evidence decide it, and nothing else do
 
 import argparse
 import base64
-import csv
 import os
 import re
 from collections import Counter
@@ -20,7 +19,7 @@ import pandas as pd
 
 from jellyplus._errors import InputError
 from jellyplus._files import write_atomically
-from jellyplus.reproduction import tables, view
+from jellyplus.reproduction import figure_evidence, tables, view
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split, load_claims
 from jellyplus.reproduction.evidence import Evidence, Store
 from jellyplus.reproduction.figure_claims import FigureClaim, load_figure
@@ -296,7 +295,7 @@ def collect(reproductions: Path, roots: Sequence[Path]) -> Page:
     runner = Runner(_Stores(roots), data_root=None, device="cpu")
     measurements, recipes = Measurements(runner), reproductions.parent / "recipes"
     printed = [_table(path, roots, measurements, recipes) for path in paths if _is_table(path)]
-    figures = [_figure(path, roots) for path in paths if not _is_table(path)]
+    figures = [_figure(path, roots, measurements, recipes) for path in paths if not _is_table(path)]
     papers = [
         Paper(
             name,
@@ -352,19 +351,15 @@ class _Stores(Store):
         self._stores = [Store(root / "evidence") for root in roots]
 
     def folder(self, key: str) -> Path:
-        folders = [store.folder(key) for store in self._stores]
-        return next(filter(Path.is_dir, folders), folders[0])
+        return self._stores[0].folder(key)
 
-    def find_any(self, key: str) -> list[Evidence]:
-        return [piece.evidence for piece in self.pieces(key)]
+    def files(self, key: str, pattern: str) -> list[Path]:
+        found = {path.name: path for store in self._stores[::-1] for path in store.files(key, pattern)}
+        return [found[name] for name in sorted(found)]
 
     def pieces(self, key: str) -> list[Piece]:
-        found = {}
-        for store in self._stores:
-            for evidence in store.find_any(key):
-                path = store.checkpoint_path(key, evidence.seed, evidence.code).with_suffix(".json")
-                found.setdefault((evidence.seed, evidence.code), Piece(evidence, path))
-        return [found[name] for name in sorted(found)]
+        """The evidence of a recipe, with its files."""
+        return [Piece(self._read(path), path) for path in self.files(key, "seed*-*.json")]
 
 
 def _table(path: Path, roots: Sequence[Path], measurements: Measurements, recipes: Path) -> Table:
@@ -406,31 +401,24 @@ def _has(claim: Claim, run: Run, measurements: Measurements) -> bool:
     return any(not measure or measurements.find(run, measure, {}, e.seed) for e in evidence)
 
 
-def _figure(path: Path, roots: Sequence[Path]) -> Figure:
+def _figure(path: Path, roots: Sequence[Path], measurements: Measurements, recipes: Path) -> Figure:
+    """Under the first profile that anything was measured in; where nothing was, or had to be, under any."""
     claims = load_figure(path)
-    picture = _picture(roots, path.stem, "figure.png")
-    if not picture:
-        return Figure(path.stem, claims, Counter({"not-run": sum(len(panel.series) for panel in claims.panels)}), None)
-    return Figure(path.stem, claims, _curves(picture.path.with_name("figure.csv")), picture)
+    for profile in _PROFILES:
+        planned = figure_evidence.plan(claims, profile, recipes)
+        statuses = Counter(figure_evidence.status(series, measurements, _SEED) for series in planned)
+        if statuses.keys() - {"computed", "not-run"}:
+            return Figure(path.stem, claims, statuses, _picture(roots, path.stem, "figure.png", (profile,)))
+    return Figure(path.stem, claims, statuses, _picture(roots, path.stem, "figure.png"))
 
 
-def _curves(path: Path) -> Counter:
-    """How many curves of a figure have which status, as its own script wrote it."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            curves = {(line["panel"], line["series"]): line["status"] for line in csv.DictReader(file)}
-        if unknown := set(curves.values()) - CURVES.keys():
-            raise ValueError(f"there is no status {unknown.pop()!r}")
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise InputError(f"{path} is damaged ({error}); let the figure's script draw it again") from error
-    return Counter(curves.values())
-
+_SEED = 0  # that figures show
 
 _PROFILES = ("paper", "small", "embedded")
 
 
-def _picture(roots: Sequence[Path], name: str, file: str) -> Picture | None:
-    paths = ((root / profile / name / file, profile) for profile in _PROFILES for root in roots)
+def _picture(roots: Sequence[Path], name: str, file: str, profiles: Sequence[str] = _PROFILES) -> Picture | None:
+    paths = ((root / profile / name / file, profile) for profile in profiles for root in roots)
     return next((Picture(path, profile) for path, profile in paths if path.is_file()), None)
 
 

@@ -26,6 +26,7 @@ class Quantity:
         measure: what has to be measured on the run's network, of :mod:`jellyplus.reproduction.measures`.
         tolerance: how far ours may be from the paper's, where the deviations over seeds do not allow more; None: half
             of the row's last printed place.
+        form: how views write a number, as of ``format``.
     """
 
     label: str
@@ -33,14 +34,13 @@ class Quantity:
     of: Callable[..., Any]
     measure: str | None = None
     tolerance: float | None = None
+    form: str = ".4g"
 
     def text(self, value: float | str | None) -> str:
         """A value as views show it."""
         if value is None or value != value:
             return ""
-        if isinstance(value, str):
-            return value
-        return f"{round(value, 2) + 0.0:.2f}" if self.label.endswith("(%)") else f"{value:.4g}"
+        return value if isinstance(value, str) else format(value, self.form)
 
 
 def _accuracy(evidence: Evidence) -> float:
@@ -101,7 +101,7 @@ def _number(name: str) -> Callable[[Any], float]:
 
 #: Every quantity by the name that claims give it.
 QUANTITIES = {
-    "accuracy": Quantity("top-1 accuracy (%)", "run", _accuracy, tolerance=0.3),
+    "accuracy": Quantity("top-1 accuracy (%)", "run", _accuracy, tolerance=0.3, form="z.2f"),
     "additions": Quantity("additions", "run", _operations("additions")),
     "multiplications": Quantity("multiplications", "run", _operations("multiplications")),
     "energy_uj": Quantity("energy (uJ)", "run", _operations("energy_uj")),

@@ -26,24 +26,24 @@ def runs(table: ClaimTable, profile: str, recipes: Path) -> dict[str, Run]:
     return {row.id: load_run(row.recipe, profile, recipes, row.overrides) for row in table.rows if row.trained}
 
 
-def measure(table: ClaimTable, made: dict[str, Run], measurements: Measurements, seeds: Iterable[int]) -> None:
+def measure(
+    table: ClaimTable, wanted: dict[str, Run], measurements: Measurements, made: Iterable[tuple[Run, int]]
+) -> None:
     """Measure on the networks of finished runs what rows need measured.
 
     Args:
         table: the claims.
-        made: from :func:`runs`, of the rows that are wanted.
+        wanted: from :func:`runs`, of the rows that are wanted.
         measurements: of the results folder.
-        seeds: of the runs.
+        made: runs that are finished, and their seeds.
 
     Raises:
         InputError: a measurement cannot be made or written.
     """
-    needed = {
-        (made[r.id].key, r.measures.measure): made[r.id] for r in table.rows if r.id in made and r.measures.measure
-    }
-    for (_, name), run in needed.items():
-        for seed in seeds:
-            if measurements.runner.is_made(run, seed) and not measurements.is_made(run, name, {}, seed):
+    needed = {(wanted[r.id].key, r.measures.measure) for r in table.rows if r.id in wanted and r.measures.measure}
+    for run, seed in made:
+        for name in sorted(name for key, name in needed if key == run.key):
+            if not measurements.is_made(run, name, {}, seed):
                 measurements.make(run, name, {}, seed)
 
 

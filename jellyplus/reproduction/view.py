@@ -60,8 +60,9 @@ place.
 `ours_mean` - `paper`. `best` is the mean over seeds of the best epoch on test data: never the headline.
 """
 _GAINS = """\
-`gain` is the mean over `gain_n` seeds of the difference to the row that `baseline` names, with the same seed; `gain_p`
-is the p-value of a paired, two-sided t-test that it is 0, from two seeds on. `paper_gain` is the printed difference.
+`gain` is the mean over `gain_n` seeds of the difference to the row that `baseline` names, with the same seed, profile
+and code; `gain_p` is the p-value of a paired, two-sided t-test that it is 0, from two seeds on. `paper_gain` is the
+printed difference.
 """
 _PROFILES = {
     "smoke": "This is a test of the chain, a few steps on a few images: no number here means anything.",
@@ -211,9 +212,12 @@ def _status(claim: Claim, row: dict, split: Split, evidence: Sequence[Evidence],
 
 
 def _gain(claim: Claim, baseline: Claim, shown: Mapping[str, Sequence[Result]]) -> dict:
-    """The difference to the baseline, seed by seed, and whether it is more than chance."""
-    ours, theirs = ({r.evidence.seed: r.value for r in shown[row.id] if r.evidence} for row in (claim, baseline))
-    differences = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    """The difference to the baseline, seed by seed, and whether it is more than chance.
+
+    Runs of two profiles or by two codes differ by more than the row's method, so they are not compared.
+    """
+    ours, theirs = ({_alike(r.evidence): r.value for r in shown[row.id] if r.evidence} for row in (claim, baseline))
+    differences = [ours[run] - theirs[run] for run in sorted(ours.keys() & theirs.keys())]
     printed = None if None in (claim.paper, baseline.paper) else claim.paper - baseline.paper
     gain = {"paper_gain": printed, "gain_n": len(differences)}
     if differences:
@@ -221,6 +225,11 @@ def _gain(claim: Claim, baseline: Claim, shown: Mapping[str, Sequence[Result]]) 
     if len(set(differences)) > 1:  # equal differences have no deviation, and t no value
         gain |= {"gain_p": float(scipy.stats.ttest_1samp(differences, 0).pvalue)}
     return gain
+
+
+def _alike(evidence: Evidence) -> tuple[str, str, int]:
+    """What a run and its baseline have in common."""
+    return evidence.profile, evidence.code, evidence.seed
 
 
 def _is_the_papers(evidence: Evidence, split: Split) -> bool:

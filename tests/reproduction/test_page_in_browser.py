@@ -36,7 +36,7 @@ def shown(chromium, tmp_path, make_evidence, monkeypatch):
     as_of_today(monkeypatch)
     checkout = Checkout(tmp_path, make_evidence)
     checkout.draw("small", "table2_imloss")
-    checkout.draw("embedded", "figure3_dspike", status="partial")
+    checkout.draw("embedded", "figure3_dspike")
     made = page.collect(checkout.reproductions, [checkout.results])
     (tmp_path / "index.html").write_bytes(page.render(made, tmp_path)["index.html"])
     resize(chromium, DESKTOP)

@@ -30,8 +30,8 @@ def test_rows_of_one_run_share_it_and_its_measurement(made):
     runs, measurements = made
     assert len({run.key for run in runs.values()}) == 1
     assert not tables.results(TABLE, runs, measurements, RECIPES)["before"]
-    for _ in range(2):  # what is measured already is left alone; a seed without a run has nothing to measure
-        tables.measure(TABLE, runs, measurements, [0, 1])
+    for _ in range(2):  # what is measured already is left alone
+        tables.measure(TABLE, runs, measurements, [(runs["before"], 0)])
     assert len(list(measurements.runner.store.root.rglob("quantisation_error-*.json"))) == 1
     results = tables.results(TABLE, runs, measurements, RECIPES)
     (before,), (after,), (accuracy,) = results["before"], results["after"], results["accuracy"]
@@ -42,7 +42,7 @@ def test_rows_of_one_run_share_it_and_its_measurement(made):
 
 def test_a_measurement_by_other_code_is_no_result_of_a_run_by_this_code(made, monkeypatch):
     runs, measurements = made
-    tables.measure(TABLE, runs, measurements, [0])
+    tables.measure(TABLE, runs, measurements, [(runs["before"], 0)])
     monkeypatch.setattr(measurements, "code", "f" * 64)
     results = tables.results(TABLE, runs, measurements, RECIPES)
     assert (len(results["before"]), len(results["accuracy"])) == (0, 1)

@@ -278,6 +278,14 @@ def test_a_gain_is_paired_over_the_seeds_that_both_rows_have(make_evidence):
     assert row.gain_p == pytest.approx(1 - t / (t**2 + 2) ** 0.5)
 
 
+@pytest.mark.parametrize("other", [{"profile": "embedded"}, {"code": OLD}])
+def test_runs_of_two_profiles_or_codes_are_no_pair(make_evidence, other):
+    ours, theirs = [make_evidence()], [make_evidence(**other)]
+    row = ablation(ours, theirs)
+    assert row.gain_n == 0
+    assert pd.isna(row.gain)
+
+
 @pytest.mark.parametrize("seeds", [(), (0,), (0, 1)])
 def test_a_gain_of_too_few_or_equal_differences_has_no_p(make_evidence, seeds):
     ours, theirs = ([make_evidence(seed=s, accuracy_last=v) for s in seeds] for v in (91.0, 90.0))
