@@ -95,7 +95,7 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     measurements = Measurements(runner)
     if not options.render:
         wanted = {name: runs[name] for name in options.rows or trained}
-        made = make(runner, wanted.values(), options)
+        made = make(runner, wanted.values(), options, path.parent)
         once(tables.measure, table, wanted, measurements, made)
     if rank() > 0:
         return
@@ -118,19 +118,26 @@ def _listed(row: "Claim") -> str:
     return ", ".join(filter(None, (f"{row.id:<28} {row.dataset}", row.architecture, timesteps, made_by(row))))
 
 
-def make(runner: "Runner", runs: Iterable[Run], options: argparse.Namespace) -> list[tuple[Run, int]]:
+def make(runner: "Runner", runs: Iterable[Run], options: argparse.Namespace, scripts: Path) -> list[tuple[Run, int]]:
     """Make the evidence of runs that is missing, for all seeds, or this shard's part; return what is there of it then.
+
+    Before, it says how long they took where they were made: in the runner's store, or in ``measured`` of ``scripts``.
 
     Raises:
         InputError: a run cannot be made.
     """
+    from jellyplus.reproduction.durations import expectation
+    from jellyplus.reproduction.evidence import Store
     from jellyplus.reproduction.runner import chains
     from jellyplus.training.job import once
 
     wanted = {(run.key, seed): (run, seed) for seed in dict.fromkeys(options.seeds) for run in runs}
     number, shards = options.shard
     own = list(itertools.chain.from_iterable(chains(wanted.values())[number - 1 :: shards]))
-    runner.make(once(runner.missing, own), options.jobs)
+    planned = once(runner.missing, own)
+    if planned and rank() == 0:
+        print(expectation(planned, (runner.store, Store(scripts / "measured" / "evidence"))), flush=True)
+    runner.make(planned, options.jobs)
     return own
 
 

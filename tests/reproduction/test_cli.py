@@ -203,6 +203,14 @@ def test_every_seed_is_a_run_and_repeated_ones_count_once(made):
     assert row["ours_mean"] == f"{sum(evidence['accuracy_last'] for evidence in found) / 2:.2f}"
 
 
+def test_beforehand_it_says_how_long_the_runs_took_where_they_were_made(made, capsys):
+    (made / "reproductions/measured").mkdir()
+    (made / "results/evidence").rename(made / "reproductions/measured/evidence")
+    assert call(made, "--rows", "cifar10-t6", "dvs-t10") == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert re.fullmatch(r"3 runs to make: 2 took \d+ s before on .* CPU, \d+ threads; 1 not timed before", said)
+
+
 def made_runs(results):
     """(recipe, seed) of every piece of evidence."""
     found = [json.loads(path.read_text()) for path in (results / "evidence").rglob("seed*.json")]
