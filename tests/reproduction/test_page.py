@@ -3,6 +3,8 @@
 import base64
 import configparser
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -217,6 +219,14 @@ def test_tex_is_balanced_and_has_no_bare_special(build):
     head = next(line for line in text.splitlines() if line.startswith("Data set") and "Gain" in line)
     assert re.sub(r"\\.", "", row).count("&") == head.count("&")
     assert not re.search(r"\\\\\s*[\[*]", text)  # would be read as a part of the line break
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_latex_typesets_it(build, tmp_path):
+    (tmp_path / "index.tex").write_text(build()["tex"])
+    made = subprocess.run(["pdflatex", "-halt-on-error", "index.tex"], cwd=tmp_path, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout[-2000:]
+    assert (tmp_path / "index.pdf").exists()
 
 
 def test_pictures_are_inside_the_page(build, checkout):
