@@ -16,7 +16,6 @@ from jellyplus.reproduction.runner import Runner
 __all__ = ["differences", "main", "write_all"]
 
 _COMPARED = ("table.csv", "table.md", "figure.csv")  # pictures depend on the versions of fonts and libraries too
-_SEED = 0  # that figures show
 
 
 def main(options: argparse.Namespace) -> int:
@@ -78,7 +77,7 @@ def _write_figure(
 ) -> bool:
     figure = load_figure(claims)
     planned = figure_evidence.plan(figure, profile, recipes)
-    shown = figure_evidence.view(planned, measurements, _SEED)
+    shown = figure_evidence.view(planned, measurements, figure_evidence.SEED)
     of_runs = [what.status != "not-run" for (_, _, what), series in zip(shown, planned, strict=True) if series.run]
     if not (any(of_runs) if of_runs else asked):
         return False

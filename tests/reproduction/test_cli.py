@@ -208,7 +208,7 @@ def test_beforehand_it_says_how_long_the_runs_took_where_they_were_made(made, ca
     (made / "results/evidence").rename(made / "reproductions/measured/evidence")
     assert call(made, "--rows", "cifar10-t6", "dvs-t10") == 0
     said = capsys.readouterr().out.splitlines()[0]
-    assert re.fullmatch(r"3 runs to make: 2 took \d+ s before on .* CPU, \d+ threads; 1 not timed before", said)
+    assert re.fullmatch(r"3 runs to make: 2 took \d\d:\d\d before on .* CPU, \d+ threads; 1 not timed before", said)
 
 
 def made_runs(results):

@@ -36,7 +36,7 @@ def test_times_of_a_device_are_added_whatever_the_seed_and_code(tmp_path, runs, 
     store = Store(tmp_path)
     keep(store, runs[0], 100.0, device="a CPU", seed=7)
     keep(store, runs[1], 85.0, device="a CPU", code="d" * 64)
-    assert expectation(pairs(runs), [store]) == "3 runs to make: 2 took 3 min before on a CPU; 1 not timed before"
+    assert expectation(pairs(runs), [store]) == "3 runs to make: 2 took 03:05 before on a CPU; 1 not timed before"
 
 
 def test_devices_are_told_apart(tmp_path, runs, keep):
@@ -44,7 +44,7 @@ def test_devices_are_told_apart(tmp_path, runs, keep):
     keep(store, runs[0], 89.0, device="a CPU")
     keep(store, runs[1], 9000.0, device="a GPU")
     assert expectation(pairs(runs[:2]), [store]) == (
-        "2 runs to make: 1 took 89 s before on a CPU; 1 took 2.5 h before on a GPU"
+        "2 runs to make: 1 took 01:29 before on a CPU; 1 took 2:30:00 before on a GPU"
     )
 
 
@@ -53,5 +53,5 @@ def test_the_nearest_store_tells_and_in_it_the_slowest(tmp_path, runs, keep):
     keep(near, runs[0], 10.0, device="mine", seed=0)
     keep(near, runs[0], 20.0, device="mine", seed=1)
     keep(far, runs[0], 30.0, device="theirs")
-    assert expectation(pairs(runs[:1]), [near, far]) == "1 run to make: 1 took 20 s before on mine"
-    assert expectation(pairs(runs[:1]), [far, near]) == "1 run to make: 1 took 30 s before on theirs"
+    assert expectation(pairs(runs[:1]), [near, far]) == "1 run to make: 1 took 00:20 before on mine"
+    assert expectation(pairs(runs[:1]), [far, near]) == "1 run to make: 1 took 00:30 before on theirs"
