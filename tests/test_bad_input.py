@@ -22,8 +22,10 @@ from PIL import Image
 
 from jellyplus import _errors, datasets
 from jellyplus.__main__ import main
-from jellyplus.reproduction import runner
-from jellyplus.reproduction.evidence import Evidence, Store
+from jellyplus.reproduction import runner, today
+from jellyplus.reproduction.evidence import Evidence
+from jellyplus.reproduction.source import libraries
+from jellyplus.reproduction.store import Probe, Store
 from jellyplus.training.recipe import load_run
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -400,7 +402,7 @@ def digits():
 def evidence(run, fingerprint):
     return Evidence(
         schema=3, key=run.key, recipe_name=run.name, profile=run.profile, seed=0, code=CODE, recipe=run.resolved,
-        parent=None, commit="unknown", dirty=None, versions={}, device="cpu", backend=None,
+        parent=None, commit="unknown", dirty=None, versions=libraries(), device="cpu", backend=None,
         dataset={"name": "digits", "train_examples": 1, "test_examples": 1, "fingerprint": fingerprint}, parameters=1,
         operations={"macs_per_time_step": 1, "spike_rate": 0.5, "additions": 1.0, "multiplications": 1.0,
                     "energy_uj": 1.0, "examples": 1, "convention": "c"},
@@ -409,11 +411,14 @@ def evidence(run, fingerprint):
     )  # fmt: skip
 
 
+PROBE = Probe(1, CODE, {}, {})
+
+
 def stored(path, fingerprint=None):
     """Write evidence of the ANN; return its file and its checkpoint's."""
     run = load_run(ANN, "embedded", path.parents[1])
     store = Store(EVIDENCE)
-    return store.write(evidence(run, fingerprint or digits().fingerprint)), store.checkpoint_path(run.key, 0, CODE)
+    return store.write(evidence(run, fingerprint or digits().fingerprint), PROBE), store.checkpoint(run.key, 0, CODE)
 
 
 def record(name, reason, **changes):
@@ -485,7 +490,7 @@ def state(name, reason, content):
     @case(name, reason)
     def spoil(path):
         run = load_run(ANN, "embedded", path.parents[1])
-        file = Store(EVIDENCE).checkpoint_path(run.key, 0, CODE).with_suffix(".partial")
+        file = Store(EVIDENCE).checkpoint(run.key, 0, CODE).with_suffix(".partial")
         file.parent.mkdir(parents=True)
         torch.save(content, file) if not isinstance(content, bytes) else file.write_bytes(content)
 
@@ -549,7 +554,7 @@ def outcomes(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_errors.InputError, "__init__", remember)
-        patch.setattr(runner, "code_digest", lambda: CODE)
+        patch.setattr(today, "code_digest", lambda: CODE)
         patch.setattr(runner, "provenance", lambda: {"commit": "unknown", "dirty": None, "versions": {}})
         patch.setattr(torch.cuda, "is_available", lambda: False)
         return {name: outcome(bad, tmp_path_factory.mktemp("bad"), errors) for name, bad in CASES.items()}

@@ -25,7 +25,8 @@ from jellyplus import _strict
 from jellyplus._errors import InputError
 from jellyplus.datasets import aedat
 from jellyplus.reproduction import evidence as evidence_module
-from jellyplus.reproduction.evidence import Store
+from jellyplus.reproduction import store as store_module
+from jellyplus.reproduction.store import Store
 from jellyplus.training import recipe as recipe_module
 from jellyplus.training.recipe import load_run, recipe_key
 
@@ -176,11 +177,10 @@ def read_evidence(draw, folder):
     if draw.random() < 0.01:
         content += b" " * 2**24
     store = Store(folder)
-    path = store.checkpoint_path(RECORD["key"], 0, RECORD["code"]).with_suffix(".json")
+    path = store.checkpoint(RECORD["key"], 0, RECORD["code"]).with_suffix(".json")
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    assert len(store.find_any(RECORD["key"])) <= 1
-    store.find(RECORD["key"], 0, RECORD["code"])
+    assert len(store.runs(RECORD["key"])) <= 1
 
 
 def code_of(module, names=None):
@@ -199,13 +199,17 @@ def code_of(module, names=None):
     return {path: lines}
 
 
-STORE = {"Store.find", "Store.find_any", "Store.folder", "Store._path", "Store._read", "Store.__init__"}
-STORE |= {"Evidence.__post_init__", "_of_this_schema"}
+STORE = {"Store.runs", "Store.files", "Store.folder", "Store.path", "Store.read", "Store.__init__", "_read"}
+STORE |= {"_damaged", "_of_schema"}
+EVIDENCE = {"Evidence.__post_init__", "Evidence.stem"}
 READERS = {
     "aedat2": (read_aedat(aedat.read_aedat2, aedat2), code_of(aedat, {"read_aedat2", "_content"})),
     "aedat3": (read_aedat(aedat.read_aedat3, aedat3), code_of(aedat, {"read_aedat3", "_polarity_packets", "_content"})),
     "recipe": (read_recipe, code_of(_strict) | code_of(recipe_module)),
-    "evidence": (read_evidence, code_of(evidence_module, STORE)),
+    "evidence": (
+        read_evidence,
+        code_of(store_module, STORE) | code_of(evidence_module, {"Evidence.__post_init__", "Evidence.stem"}),
+    ),
 }
 
 

@@ -76,9 +76,9 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     # Lightning and pandas come after the options are parsed, so that a mistyped option answers at once
     from jellyplus.reproduction import tables, view
     from jellyplus.reproduction.claims import load_claims
-    from jellyplus.reproduction.evidence import Store
     from jellyplus.reproduction.measurements import Measurements
     from jellyplus.reproduction.runner import Runner
+    from jellyplus.reproduction.store import Store
     from jellyplus.training.job import once
 
     table = load_claims(path.parent / "claims" / f"{path.stem}.yaml")
@@ -99,7 +99,7 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
         once(tables.measure, table, wanted, measurements, made)
     if rank() > 0:
         return
-    frame = view.build(table, tables.results(table, runs, measurements, recipes), runner.code, options.profile)
+    frame = view.build(table, tables.results(table, runs, measurements, recipes), options.profile)
     folder = options.out / options.profile / path.stem
     view.write(frame, table, folder, options.profile)
     print(view.summary(frame))
@@ -127,8 +127,8 @@ def make(runner: "Runner", runs: Iterable[Run], options: argparse.Namespace, scr
         InputError: a run cannot be made.
     """
     from jellyplus.reproduction.durations import expectation
-    from jellyplus.reproduction.evidence import Store
     from jellyplus.reproduction.runner import chains
+    from jellyplus.reproduction.store import Store
     from jellyplus.training.job import once
 
     wanted = {(run.key, seed): (run, seed) for seed in dict.fromkeys(options.seeds) for run in runs}
@@ -150,8 +150,8 @@ def train(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     from jellyplus.reproduction import course
-    from jellyplus.reproduction.evidence import Store
     from jellyplus.reproduction.runner import Runner, summary
+    from jellyplus.reproduction.store import Store
     from jellyplus.training.job import once
 
     check_out(options.out)
@@ -162,7 +162,7 @@ def _train(options: argparse.Namespace) -> None:
         return
     folder = options.out / run.profile / run.name
     for seed in dict.fromkeys(options.seeds):
-        evidence = runner.store.find(run.key, seed, runner.code)
+        evidence = runner.current(run, seed)
         course.write(evidence, folder)
         print(f"seed {seed}: {summary(evidence)}")
     print(f"Written: {folder}/seed*.csv, seed*.png; evidence and checkpoint: {runner.store.folder(run.key)}")

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from jellyplus.reproduction.evidence import Evidence, Store
+from jellyplus.reproduction.evidence import Evidence
+from jellyplus.reproduction.store import Store
 from jellyplus.training.recipe import Run
 
 __all__ = ["expectation"]
@@ -32,5 +33,5 @@ def expectation(planned: Sequence[tuple[Run, int]], stores: Sequence[Store]) -> 
 
 
 def _slowest(key: str, stores: Sequence[Store]) -> Evidence | None:
-    found = next(filter(None, (store.find_any(key) for store in stores)), [])
+    found = next(filter(None, (store.runs(key) for store in stores)), [])
     return max(found, key=lambda evidence: evidence.wall_time_s, default=None)

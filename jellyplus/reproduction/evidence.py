@@ -1,43 +1,20 @@
-"""Evidence: what the machine measured, one JSON per run and seed in one store, found by the hash of its recipe."""
+"""Evidence: what the machine recorded of a finished run, and what it measured on a network."""
 
-import ast
-import dataclasses
 import hashlib
-import importlib.metadata
 import json
-import math
-import os
-import platform
-import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import jellyplus
-from jellyplus._errors import InputError
-from jellyplus._files import write_atomically
-from jellyplus._strict import from_mapping
-from jellyplus.datasets.splits import manifest_bytes, manifest_digest
-from jellyplus.training.recipe import recipe_key
+from jellyplus.datasets import DataSet
+from jellyplus.datasets.splits import manifest_digest
+from jellyplus.op_counter import OperationCount
+from jellyplus.reproduction.measures import MEASURES
+from jellyplus.training.recipe import Run, recipe_key
+from jellyplus.training.train import Outcome
 
-_PACKAGE = Path(jellyplus.__file__).parent
-_DECIDES_NUMBERS = (
-    "_compat.py",
-    "_distributed.py",
-    "neuron",
-    "surrogate.py",
-    "layer.py",
-    "loss.py",
-    "functional.py",
-    "monitor.py",
-    "op_counter.py",
-    "model",
-    "datasets",
-    "training",
-)
-_SCHEMA = 3  # 1 had no backend, 2 no operations
-_VERSIONED = ("torch", "spikingjelly", "numpy", "lightning", "torchvision")
-_MAX_BYTES = 16 * 2**20
+__all__ = ["Evidence", "Measurement", "evidence_of", "settings_digest"]
+
 _NUMBER = (int, float)
 _NEEDED = {
     "dataset": {"name": str, "train_examples": int, "test_examples": int},
@@ -63,7 +40,7 @@ class Evidence:
         recipe_name: e.g. ``dspike/cifar10_t6``.
         profile: which overlay was on the recipe.
         seed: what all randomness derives from.
-        code: ``code_digest()`` at the time of the run.
+        code: :func:`~jellyplus.reproduction.source.code_digest` at the time of the run.
         recipe: the resolved recipe.
         parent: key of the evidence whose checkpoint the run started from, None if from scratch.
         commit: of the checkout, "unknown" where there is none.
@@ -125,160 +102,136 @@ class Evidence:
             if not 0 <= getattr(self, name) <= 100:
                 raise ValueError(f"{name} is {getattr(self, name)} percent")
 
+    @property
+    def stem(self) -> str:
+        """What its file is called, and that of its checkpoint."""
+        return f"seed{self.seed}-{self.code[:12]}"
 
-class Store:
-    """Evidence in files ``<root>/<key>/seed<seed>-<code>.json``, each with its checkpoint beside it.
-
-    Append-only, and a file is whole or absent.
-
-    Args:
-        root: folder; it need not exist before the first write.
-    """
-
-    def __init__(self, root: str | os.PathLike):
-        self.root = Path(root)
-
-    def find(self, key: str, seed: int, code: str) -> Evidence | None:
-        """Return the evidence of exactly this recipe, seed and code, or None.
-
-        Raises:
-            InputError: the file is damaged or of another schema; it is left alone.
-        """
-        path = self._path(key, seed, code)
-        evidence = self._read(path) if path.exists() else None
-        return evidence if evidence and (evidence.key, evidence.code) == (key, code) else None
-
-    def find_any(self, key: str) -> list[Evidence]:
-        """Return the evidence of this recipe, whatever the seed and the code, by seed and code.
-
-        Raises:
-            InputError: a file is damaged or of another schema; it is left alone.
-        """
-        found = map(self._read, self.files(key, "seed*-*.json"))
-        return sorted((e for e in found if e.key == key), key=lambda e: (e.seed, e.code))
-
-    def write(self, evidence: Evidence) -> Path:
-        """Add ``evidence`` and return its file. Non-finite numbers of the history become null.
-
-        Raises:
-            InputError: there is evidence of this recipe, seed and code already, or the file cannot be written.
-        """
-        path = self._path(evidence.key, evidence.seed, evidence.code)
-        if path.exists():
-            raise InputError(f"{path} exists and evidence is never overwritten; delete it to make the run again")
-        record = {**dataclasses.asdict(evidence), "history": _finite(evidence.history)}
-        content = json.dumps(record, sort_keys=True, indent=2, allow_nan=False)
-        write_atomically(path, f"{content}\n".encode())
-        return path
-
-    def write_manifest(self, manifest: dict) -> None:
-        """Keep which recordings are in which split, in ``<root>/splits``, once for each.
-
-        Raises:
-            InputError: the file cannot be written.
-        """
-        path = self.root / "splits" / f"{manifest_digest(manifest)[:16]}.json"
-        if not path.exists():
-            write_atomically(path, manifest_bytes(manifest))
-
-    def checkpoint_path(self, key: str, seed: int, code: str) -> Path:
-        """Return where the checkpoint of this recipe, seed and code belongs: beside its evidence."""
-        return self._path(key, seed, code).with_suffix(".ckpt")
-
-    def files(self, key: str, pattern: str) -> list[Path]:
-        """Return the files about this recipe whose names fit ``pattern``, by name."""
-        return sorted(self.folder(key).glob(pattern))
-
-    def folder(self, key: str) -> Path:
-        """Return where everything about this recipe belongs."""
-        return self.root / key[:16]
-
-    def _path(self, key: str, seed: int, code: str) -> Path:
-        return self.folder(key) / f"seed{seed}-{code[:12]}.json"
-
-    def _read(self, path: Path) -> Evidence:
-        try:
-            if path.stat().st_size > _MAX_BYTES:
-                raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
-            evidence = from_mapping(Evidence, _of_this_schema(json.loads(path.read_bytes())), path.name)
-            if path.parts[-2:] != self._path(evidence.key, evidence.seed, evidence.code).parts[-2:]:
-                raise ValueError("its name is another run's")
-        except (InputError, ValueError, RecursionError, OSError) as error:
-            raise InputError(
-                f"{path} is damaged or from another version ({error}); it was left alone, and deleting it "
-                "lets the run be made again"
-            ) from error
-        return evidence
+    @property
+    def probe_stem(self) -> str:
+        """What the file of its probe is called, which all seeds share."""
+        return f"probe-{self.code[:12]}"
 
 
-def code_digest(package: Path = _PACKAGE) -> str:
-    """Return the sha256, in hexadecimal, of the source that decides numbers, comments and docstrings not counted.
-
-    The text hashed is that of ``ast.unparse``, so that the same source may differ between versions of Python, and
-    the C++ text of the kernels without what stands behind ``//``.
+@dataclass(frozen=True)
+class Measurement:
+    """One measure of one network.
 
     Args:
-        package: folder of jellyplus.
+        schema: version of this layout.
+        key: of the recipe, which finds the run's evidence too.
+        recipe_name: e.g. ``tdbn/cifar10_plain20``.
+        profile: which overlay was on the recipe.
+        seed: of the run.
+        code: :func:`~jellyplus.reproduction.source.code_digest` at the time.
+        measure: of :data:`jellyplus.reproduction.measures.MEASURES`.
+        settings: of the measure.
+        commit, dirty, versions: as in :class:`Evidence`.
+        device: in words.
+        dataset: what it was measured on.
+        stand_in: whether that takes the place of the paper's data.
+        examples: of both splits together.
+        x, y: of the curve, of equal length.
+        numbers: what sums the curve up.
     """
-    digest = hashlib.sha256()
-    for name in _DECIDES_NUMBERS:
-        part = package / name
-        for path in sorted(part.rglob("*")) if part.is_dir() else filter(Path.exists, [part]):
-            if path.suffix in _STATEMENTS:
-                statements = _STATEMENTS[path.suffix](path.read_text())
-                digest.update(f"{path.relative_to(package).as_posix()}\n{statements}\n".encode())
-    return digest.hexdigest()
+
+    schema: Literal[1]
+    key: str
+    recipe_name: str
+    profile: str
+    seed: int
+    code: str
+    measure: str
+    settings: dict
+    commit: str
+    dirty: bool | None
+    versions: dict[str, str]
+    device: str
+    dataset: str
+    stand_in: bool
+    examples: int
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    numbers: dict[str, float]
+
+    def __post_init__(self):
+        if len(self.x) != len(self.y):
+            raise ValueError(f"x has {len(self.x)} values and y {len(self.y)}")
+        if self.measure not in MEASURES:
+            raise ValueError(f"there is no measure {self.measure!r}")
+        object.__setattr__(self, "settings", MEASURES[self.measure].check(self.settings, "settings"))
+
+    @property
+    def stem(self) -> str:
+        """What its file is called."""
+        return f"{self.measure}-{settings_digest(self.settings)}-seed{self.seed}-{self.code[:12]}"
+
+    @property
+    def probe_stem(self) -> str:
+        """What the file of its probe is called, which all seeds share."""
+        return f"{self.measure}-{settings_digest(self.settings)}-probe-{self.code[:12]}"
 
 
-def provenance() -> dict[str, Any]:
-    """Return ``commit``, ``dirty`` and ``versions``, as in ``Evidence``.
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Return what names the settings of a measure in the name of a file."""
+    canonical = json.dumps(dict(settings), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
-    A checkout is dirty when a file that git tracks, or would track, differs from the commit.
+
+def evidence_of(
+    run: Run, seed: int, data: DataSet, outcome: Outcome, *, code: str, provenance: Mapping[str, Any], device: str
+) -> Evidence:
+    """Return what there is to record of a finished run.
+
+    Args:
+        run, seed, data: what was trained.
+        outcome: of the training.
+        code: today's :func:`~jellyplus.reproduction.source.code_digest`.
+        provenance: from :func:`~jellyplus.reproduction.source.provenance`.
+        device: in words.
     """
-    commit, dirty = "unknown", None
-    if _git("ls-files", "--error-unmatch", "__init__.py"):  # or the repository found is of something around us
-        commit = (_git("rev-parse", "HEAD") or "unknown").strip()
-        dirty = bool(_git("status", "--porcelain", "--untracked-files=normal"))
-    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
-    return {"commit": commit, "dirty": dirty, "versions": {"python": platform.python_version(), **versions}}
+    best = max(outcome.history, key=lambda entry: entry["accuracy"])
+    last = outcome.history[-1]
+    dataset = data.counts() | {"fingerprint": data.fingerprint}
+    dataset["train_examples"] = len(data.train) - last.get("skipped_train", 0)
+    dataset["test_examples"] = len(data.test) - last.get("skipped_test", 0)
+    if data.manifest:
+        dataset |= {"split": data.manifest["split"], "split_sha256": manifest_digest(data.manifest)}
+    return Evidence(
+        schema=3,
+        key=run.key,
+        recipe_name=run.name,
+        profile=run.profile,
+        seed=seed,
+        code=code,
+        recipe=run.resolved,
+        parent=run.parent.key if run.parent else None,
+        **provenance,
+        device=device,
+        backend=outcome.backend,
+        dataset=dataset,
+        parameters=sum(parameter.numel() for parameter in outcome.net.parameters()),
+        operations=_operations(outcome.operations),
+        accuracy_last=last["accuracy"],
+        accuracy_best=best["accuracy"],
+        best_epoch=best["epoch"],
+        epochs_completed=len(outcome.history),
+        epochs_planned=run.recipe.schedule.epochs,
+        wall_time_s=sum(entry["time_s"] for entry in outcome.history),
+        search_time_s=sum(entry.get("search_time_s", 0.0) for entry in outcome.history),
+        left_over=tuple(outcome.left_over),
+        history=tuple(outcome.history),
+    )
 
 
-def _python_statements(text: str) -> str:
-    return ast.unparse(_WithoutDocstrings().visit(ast.parse(text)))
-
-
-def _cpp_statements(text: str) -> str:
-    lines = (line.split("//")[0].rstrip() for line in text.splitlines())
-    return "\n".join(filter(None, lines))
-
-
-_STATEMENTS = {".py": _python_statements, ".h": _cpp_statements}
-
-
-class _WithoutDocstrings(ast.NodeTransformer):
-    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
-        is_string = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if is_string else node
-
-
-def _of_this_schema(record: Any) -> Any:
-    """What was read; another schema is a clearer reason to refuse it than the first key that differs."""
-    if isinstance(record, dict) and type(schema := record.get("schema")) is int and schema != _SCHEMA:
-        raise ValueError(f"key 'schema' is {schema}, and this jellyplus reads {_SCHEMA}")
-    return record
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=_PACKAGE, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _operations(count: OperationCount) -> dict:
+    total = count.total
+    return {
+        "macs_per_time_step": round(total.macs / count.time_steps),
+        "spike_rate": total.spike_rate,
+        "additions": total.additions,
+        "multiplications": total.multiplications,
+        "energy_uj": total.energy_pj / 1e6,
+        "examples": count.examples,
+        "convention": str(count.convention),
+    }

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from jellyplus.reproduction.figure_claims import FigureClaim, Panel, Series
 from jellyplus.reproduction.figure_view import Shown
 from jellyplus.reproduction.measurements import Measurements
+from jellyplus.reproduction.today import Standing
 from jellyplus.training.recipe import Run, load_run
 
 __all__ = ["SEED", "Planned", "measure", "plan", "runs", "status", "view"]
@@ -43,7 +44,7 @@ def runs(planned: Sequence[Planned]) -> list[Run]:
 
 
 def measure(planned: Sequence[Planned], measurements: Measurements, seed: int, shard: tuple[int, int] = (1, 1)) -> None:
-    """Measure what this code has not measured, as far as the runs are there.
+    """Measure what has no current measurement, as far as the runs are there.
 
     Args:
         planned: the series.
@@ -70,7 +71,7 @@ def measure(planned: Sequence[Planned], measurements: Measurements, seed: int, s
 def view(planned: Sequence[Planned], measurements: Measurements, seed: int) -> list[tuple[Panel, Series, Shown]]:
     """What there is for every series.
 
-    Evidence of this code is shown where there is any, otherwise that of another one, as ``stale``.
+    Current evidence is shown where there is any, otherwise other, as ``stale`` or ``unknown``.
     """
     return [(panel, series, _shown(series, run, measurements, seed)) for panel, series, run in planned]
 
@@ -90,18 +91,19 @@ def _shown(series: Series, run: Run | None, measurements: Measurements, seed: in
 
 def _found(series: Series, run: Run, measurements: Measurements, seed: int) -> Iterator[Shown]:
     """What evidence has, best first."""
+    runner = measurements.runner
     if series.measures_network:
         if m := measurements.find(run, series.measure, series.settings, seed):
-            yield Shown(m.x, m.y, m.numbers, _status(run, m.code == measurements.code), m.stand_in)
+            standing = runner.today.standing(m, run, runner.store)
+            yield Shown(m.x, m.y, m.numbers, _status(run, standing), m.stand_in)
         return
-    code = measurements.runner.code
-    of_seed = [e for e in measurements.runner.store.find_any(run.key) if e.seed == seed]
-    for e in sorted(of_seed, key=lambda e: e.code != code):
+    of_seed = [(e, runner.today.standing(e, run, runner.store)) for e in runner.store.runs(run.key) if e.seed == seed]
+    for e, standing in sorted(of_seed, key=lambda pair: not pair[1].is_current):
         curve = series.how.function(e.history, **series.settings)
-        yield Shown(curve.x, curve.y, curve.numbers, _status(run, e.code == code), e.dataset.get("stand_in", False))
+        yield Shown(curve.x, curve.y, curve.numbers, _status(run, standing), e.dataset.get("stand_in", False))
 
 
-def _status(run: Run, is_current: bool) -> str:
-    if not is_current:
-        return "stale"
+def _status(run: Run, standing: Standing) -> str:
+    if not standing.is_current:
+        return standing.status
     return "measured" if run.profile == "paper" else "partial"

@@ -63,15 +63,15 @@ def summary(view: View) -> str:
     return pd.DataFrame(rows, columns=["panel", "series", "status", "in numbers"]).to_markdown(index=False)
 
 
-def write(claim: FigureClaim, view: View, folder: Path, profile: str) -> None:
-    """Write ``figure.csv``, ``figure.png`` and ``figure.pdf`` to ``folder``; the same view gives the same bytes.
+def write(claim: FigureClaim, view: View, folder: Path, profile: str, draw: bool = True) -> None:
+    """Write ``figure.csv`` and, to ``draw``, ``figure.png`` and ``.pdf`` to ``folder``; equal views give equal bytes.
 
     Raises:
         InputError: the folder cannot be written.
     """
     content = frame(view, profile).to_csv(index=False, lineterminator="\n", float_format="%.7g")
     write_atomically(folder / "figure.csv", content.encode())
-    for kind, content in _pictures(claim, view, profile).items():
+    for kind, content in _pictures(claim, view, profile).items() if draw else ():
         write_atomically(folder / f"figure.{kind}", content)
 
 

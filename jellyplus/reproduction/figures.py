@@ -17,10 +17,10 @@ def main(script: str) -> int:
 def _reproduce(path: Path, options: argparse.Namespace) -> None:
     # Lightning and matplotlib come after the options are parsed, so that a mistyped option answers at once
     from jellyplus.reproduction import figure_evidence, figure_view
-    from jellyplus.reproduction.evidence import Store
     from jellyplus.reproduction.figure_claims import load_figure
     from jellyplus.reproduction.measurements import Measurements
     from jellyplus.reproduction.runner import Runner
+    from jellyplus.reproduction.store import Store
     from jellyplus.training.job import once
 
     claim = load_figure(path.parent / "claims" / f"{path.stem}.yaml")

@@ -40,8 +40,11 @@ from jellyplus.monitor import (
 from jellyplus.neuron import IterativeLIFNode, SRIFNode
 from jellyplus.training.classifier import Classifier, read_out, time_first
 from jellyplus.training.data import DataModule
+from jellyplus.training.network import build_network
+from jellyplus.training.recipe import Recipe
+from jellyplus.training.train import memory_format
 
-__all__ = ["MEASURES", "Curve", "Measure", "steps"]
+__all__ = ["MEASURES", "Curve", "Measure", "measured", "steps"]
 
 Kind = Literal["function", "history", "untrained", "trained"]
 
@@ -85,6 +88,35 @@ class Measure(NamedTuple):
 
 #: Every measure by name.
 MEASURES: dict[str, Measure] = {}
+
+
+def measured(
+    recipe: Recipe,
+    data: DataModule,
+    measure: str,
+    settings: Mapping[str, Any],
+    *,
+    weights: Mapping[str, Tensor] | None,
+    backend: str | None,
+    device: str,
+) -> Curve:
+    """What a measure finds on a recipe's network, as training starts from it or ends with it.
+
+    Args:
+        recipe, data: of the run.
+        measure, settings: of :data:`MEASURES`.
+        weights: the last ones of the run, where the measure is of a ``trained`` network.
+        backend, device: what runs it.
+
+    Raises:
+        ValueError: settings and network do not fit.
+    """
+    torch.manual_seed(data.order.seed)
+    net = build_network(recipe, backend)
+    if weights is not None:
+        net.load_state_dict(weights)
+    net = net.to(device, memory_format=memory_format(net))
+    return MEASURES[measure].function(net, data, **settings)
 
 
 def _measure(kind: Kind, name: str | None = None) -> Callable[[Callable], Callable]:

@@ -21,10 +21,13 @@ from jellyplus._errors import InputError
 from jellyplus._files import write_atomically
 from jellyplus.reproduction import figure_evidence, tables, view
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split, load_claims
-from jellyplus.reproduction.evidence import Evidence, Store
+from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.figure_claims import FigureClaim, load_figure
 from jellyplus.reproduction.measurements import Measurements
 from jellyplus.reproduction.runner import Runner
+from jellyplus.reproduction.store import Store
+from jellyplus.reproduction.today import Standing, Today
+from jellyplus.reproduction.views import Plan
 from jellyplus.training.recipe import Run
 
 __all__ = ["collect", "render", "report"]
@@ -49,7 +52,8 @@ STATUSES = {
     "above": "the same, but further above the paper's value than the tolerance",
     "differs": "a text that follows from our network and is another than the printed one",
     "partial": "fewer seeds, fewer epochs, a narrower network or stand-in data: no statement about the paper",
-    "stale": "measured, but the code that decides numbers has changed since",
+    "stale": "measured, but today's code does something else",
+    "unknown": "measured, but nobody recorded what the code did then",
     "not-run": "not measured yet",
     "reported": "quoted by the paper from others: shown, not measured by us",
 }
@@ -68,6 +72,12 @@ class Piece:
 
     evidence: Evidence
     path: Path
+    standing: Standing
+
+    @property
+    def told(self) -> str:
+        """What today's code has to say of it."""
+        return ": ".join(filter(None, (self.standing.status, self.standing.why)))
 
     @property
     def commit(self) -> str:
@@ -258,7 +268,7 @@ class Page:
     @property
     def shown(self) -> list[str]:
         """The statuses of what was measured; the usual ones also where there are none."""
-        rare = {"differs"} - self.statuses.keys()
+        rare = {"differs", "unknown"} - self.statuses.keys()
         return [name for name in STATUSES if name not in {"not-run", "reported", *rare}]
 
     @property
@@ -294,6 +304,7 @@ def collect(reproductions: Path, roots: Sequence[Path]) -> Page:
         raise InputError(f"there are no claims in {reproductions / 'claims'}; name the folder with --reproductions")
     runner = Runner(_Stores(roots), data_root=None, device="cpu")
     measurements, recipes = Measurements(runner), reproductions.parent / "recipes"
+    Plan(reproductions).judge(measurements)  # all together, before each of them is asked for
     printed = [_table(path, roots, measurements, recipes) for path in paths if _is_table(path)]
     figures = [_figure(path, roots, measurements, recipes) for path in paths if not _is_table(path)]
     papers = [
@@ -304,7 +315,7 @@ def collect(reproductions: Path, roots: Sequence[Path]) -> Page:
         )
         for name in PAPERS
     ]
-    return Page(tuple(paper for paper in papers if paper.tables or paper.figures), runner.code)
+    return Page(tuple(paper for paper in papers if paper.tables or paper.figures), runner.today.code)
 
 
 def render(page: Page, folder: Path) -> dict[str, bytes]:
@@ -357,22 +368,23 @@ class _Stores(Store):
         found = {path.name: path for store in self._stores[::-1] for path in store.files(key, pattern)}
         return [found[name] for name in sorted(found)]
 
-    def pieces(self, key: str) -> list[Piece]:
-        """The evidence of a recipe, with its files."""
-        return [Piece(self._read(path), path) for path in self.files(key, "seed*-*.json")]
+    def pieces(self, run: Run, today: Today) -> list[Piece]:
+        """The evidence of a run, with its files."""
+        found = [(self.read(path, Evidence), path) for path in self.files(run.key, "seed*-*.json")]
+        return [Piece(evidence, path, today.standing(evidence, run, self)) for evidence, path in found]
 
 
 def _table(path: Path, roots: Sequence[Path], measurements: Measurements, recipes: Path) -> Table:
     claims = load_claims(path)
-    stores = measurements.runner.store
+    stores, today = measurements.runner.store, measurements.runner.today
     made = _most_telling(claims, measurements, recipes)
     results = tables.results(claims, made, measurements, recipes)
-    frame = view.build(claims, results, measurements.runner.code, "paper")
+    frame = view.build(claims, results, "paper")
     rows = []
     for claim, values in zip(claims.rows, frame.to_dict("records"), strict=True):
         run = made.get(claim.id)
         measured = pd.notna(values["ours_mean"])
-        pieces = tuple(stores.pieces(run.key)) if run and measured else ()
+        pieces = tuple(stores.pieces(run, today)) if run and measured else ()
         rows.append(
             Row(
                 claim,
@@ -397,7 +409,7 @@ def _most_telling(claims: ClaimTable, measurements: Measurements, recipes: Path)
 
 
 def _has(claim: Claim, run: Run, measurements: Measurements) -> bool:
-    evidence, measure = measurements.runner.store.find_any(run.key), claim.measures.measure
+    evidence, measure = measurements.runner.store.runs(run.key), claim.measures.measure
     return any(not measure or measurements.find(run, measure, {}, e.seed) for e in evidence)
 
 

@@ -16,9 +16,11 @@ from tqdm import tqdm
 from jellyplus import datasets
 from jellyplus._distributed import processes, rank
 from jellyplus._errors import InputError
-from jellyplus.datasets.splits import manifest_digest
-from jellyplus.op_counter import OperationCount
-from jellyplus.reproduction.evidence import Evidence, Store, code_digest, provenance
+from jellyplus.reproduction import loading
+from jellyplus.reproduction.evidence import Evidence, evidence_of
+from jellyplus.reproduction.source import provenance
+from jellyplus.reproduction.store import Store
+from jellyplus.reproduction.today import Standing, Today
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.data import DataModule
 from jellyplus.training.job import once
@@ -44,12 +46,12 @@ class Runner:
         self.data_root = data_root
         self.workers = workers
         self.device = choose_device(device)
-        self.code = code_digest()
+        self.today = Today()
         self.provenance = provenance()  # now: the checkout may have moved on by the end of a long run
         self._data: dict[tuple, datasets.DataSet] = {}
 
     def missing(self, wanted: Iterable[tuple[Run, int]]) -> list[tuple[Run, int]]:
-        """The runs and seeds that have no evidence from this code, in the order in which they must be made.
+        """The runs and seeds without evidence that is current, in the order in which they must be made.
 
         Nothing is written, and what could fail later is checked: the evidence there is, data, recipe against data.
 
@@ -80,9 +82,10 @@ class Runner:
         if jobs > 1 and processes() > 1:
             raise InputError("--jobs are processes of one machine beside torchrun's or SLURM's: give one or the other")
         once(_remove_states, self.store.root)
-        if stale := sum(any(e.seed == seed for e in self.store.find_any(run.key)) for run, seed in planned):
+        if old := sum(any(e.seed == seed for e in self.store.runs(run.key)) for run, seed in planned):
             print(
-                f"{stale} of {len(planned)} runs have evidence from other code: it is kept (--render shows it as stale)"
+                f"{old} of {len(planned)} runs have evidence of code that did something else: it is kept (--render "
+                "shows it as stale)"
             )
         with tqdm(total=sum(_cost(run) for run, _ in planned), unit="", bar_format=_BAR, disable=rank() > 0) as bar:
             bar.set_description(f"0 of {len(planned)} runs")
@@ -105,23 +108,44 @@ class Runner:
     def _add_missing(self, run: Run, seed: int, needed: dict) -> None:
         if (run.key, seed) in needed or self.is_made(run, seed):
             return
-        if run.parent:
+        if run.parent and not self._has_checkpoint(run.parent, self._trained(run.parent, seed)):
             self._add_missing(run.parent, seed, needed)
         needed[run.key, seed] = (run, seed)
 
+    def current(self, run: Run, seed: int) -> Evidence | None:
+        """The evidence of a run that today's code would make again; None where there is none.
+
+        Raises:
+            InputError: evidence is damaged.
+        """
+        return next((e for e, standing in self._judged(run, seed) if standing.is_current), None)
+
+    def _trained(self, run: Run, seed: int) -> Evidence | None:
+        """The same of its training alone: another way of counting operations makes no other weights."""
+        return next((e for e, standing in self._judged(run, seed) if standing.of(None).is_current), None)
+
+    def _judged(self, run: Run, seed: int) -> list[tuple[Evidence, Standing]]:
+        """This code's own first, which needs no probe."""
+        found = sorted((e for e in self.store.runs(run.key) if e.seed == seed), key=lambda e: e.code != self.today.code)
+        return [(e, self.today.standing(e, run, self.store)) for e in found]
+
     def is_made(self, run: Run, seed: int) -> bool:
-        """Whether a run has evidence from this code.
+        """Whether a run has current evidence.
 
         Raises:
             InputError: it is damaged, or has no checkpoint: that is written before, so it was copied from elsewhere.
         """
-        checkpoint = self.store.checkpoint_path(run.key, seed, self.code)
-        found = self.store.find(run.key, seed, self.code)
-        if found and not checkpoint.exists():
+        return self._has_checkpoint(run, self.current(run, seed))
+
+    def _has_checkpoint(self, run: Run, found: Evidence | None) -> bool:
+        if found and not (checkpoint := self._checkpoint(found)).exists():
             raise InputError(
                 f"the evidence of {run.name} has no checkpoint {checkpoint}: put it there, or delete the evidence"
             )
         return found is not None
+
+    def _checkpoint(self, evidence: Evidence) -> Path:
+        return self.store.checkpoint(evidence.key, evidence.seed, evidence.code)
 
     def load(self, run: Run) -> datasets.DataSet:
         """The data of a run, read once for all runs that share them.
@@ -129,21 +153,19 @@ class Runner:
         Raises:
             InputError: they are missing or damaged.
         """
-        data = run.recipe.data
-        time_steps = run.recipe.model.time_steps if data.events else None
-        presented = {"images": data.images, "events": data.events, "time_steps": time_steps}
-        key = (data.dataset, *presented.values())
+        recipe = run.recipe
+        key = (recipe.data.dataset, *loading.presentation(recipe).values())
         if key not in self._data:
-            self._data[key] = datasets.load(data.dataset, self.data_root, **presented)
-        return self._data[key].first(data.examples) if data.examples else self._data[key]
+            self._data[key] = loading.load(recipe, self.data_root)
+        return loading.taken(self._data[key], recipe)
 
     def _train(self, run: Run, seed: int) -> str:
         """Train, keep the checkpoint, then write the evidence; return one line on the result."""
-        checkpoint = self.store.checkpoint_path(run.key, seed, self.code)
+        checkpoint = self.store.checkpoint(run.key, seed, self.today.code)
         state = checkpoint.with_suffix(".partial")
         data = self.load(run)
         with _only_one(checkpoint.with_suffix(".lock")):
-            if found := once(self.store.find, run.key, seed, self.code):  # another process has just made it
+            if found := once(self.current, run, seed):  # another process has just made it
                 return summary(found)
             start = self._start(run, seed, data) if run.parent else None
             outcome = train(run.recipe, data, seed, self.device, state, start, run.name, self.workers)
@@ -152,17 +174,19 @@ class Runner:
     def _keep(
         self, run: Run, seed: int, data: datasets.DataSet, outcome: Outcome, checkpoint: Path, state: Path
     ) -> Evidence:
-        evidence = self._evidence(run, seed, data, outcome)
+        device = _times_processes(device_in_words(self.device))
+        made_by = {"code": self.today.code, "provenance": self.provenance, "device": device}
+        evidence = evidence_of(run, seed, data, outcome, **made_by)
         if data.manifest:
             self.store.write_manifest(data.manifest)
         save_checkpoint({"key": run.key, "weights": outcome.weights}, checkpoint)
-        self.store.write(evidence)
+        self.store.write(evidence, self.today.probe(evidence, run))
         state.unlink(missing_ok=True)
         return evidence
 
     def _start(self, run: Run, seed: int, data: datasets.DataSet) -> InitialState:
         """The last weights of the run's parent, if it learnt from the same data."""
-        parent = self.store.find(run.parent.key, seed, self.code)
+        parent = self._trained(run.parent, seed)
         theirs, ours = parent.dataset.get("fingerprint"), data.fingerprint
         if _same_data(run, run.parent) and theirs != ours:
             raise InputError(
@@ -177,47 +201,13 @@ class Runner:
         Raises:
             InputError: there is no checkpoint, or it is damaged or another run's.
         """
-        path = self.store.checkpoint_path(run.key, seed, self.code)
+        path = self._checkpoint(self._trained(run, seed))
         content = load_checkpoint(path)
         if not (isinstance(content, dict) and content.get("key") == run.key and "weights" in content):
             raise InputError(
                 f"{path} is not the checkpoint of {run.name}; it was left alone: delete it and its evidence"
             )
         return content["weights"]
-
-    def _evidence(self, run: Run, seed: int, data: datasets.DataSet, outcome: Outcome) -> Evidence:
-        best = max(outcome.history, key=lambda entry: entry["accuracy"])
-        last = outcome.history[-1]
-        dataset = data.counts() | {"fingerprint": data.fingerprint}
-        dataset["train_examples"] = len(data.train) - last.get("skipped_train", 0)
-        dataset["test_examples"] = len(data.test) - last.get("skipped_test", 0)
-        if data.manifest:
-            dataset |= {"split": data.manifest["split"], "split_sha256": manifest_digest(data.manifest)}
-        return Evidence(
-            schema=3,
-            key=run.key,
-            recipe_name=run.name,
-            profile=run.profile,
-            seed=seed,
-            code=self.code,
-            recipe=run.resolved,
-            parent=run.parent.key if run.parent else None,
-            **self.provenance,
-            device=_times_processes(device_in_words(self.device)),
-            backend=outcome.backend,
-            dataset=dataset,
-            parameters=sum(parameter.numel() for parameter in outcome.net.parameters()),
-            operations=_operations(outcome.operations),
-            accuracy_last=outcome.history[-1]["accuracy"],
-            accuracy_best=best["accuracy"],
-            best_epoch=best["epoch"],
-            epochs_completed=len(outcome.history),
-            epochs_planned=run.recipe.schedule.epochs,
-            wall_time_s=sum(entry["time_s"] for entry in outcome.history),
-            search_time_s=sum(entry.get("search_time_s", 0.0) for entry in outcome.history),
-            left_over=tuple(outcome.left_over),
-            history=tuple(outcome.history),
-        )
 
 
 def chains(planned: Iterable[tuple[Run, int]]) -> list[list[tuple[Run, int]]]:
@@ -325,19 +315,6 @@ def _try_to_run(run: Run, shape: tuple[int, ...]) -> None:
         raise InputError(
             f"model.options of {run.name} do not fit examples of {size}: {str(error).partition(chr(10))[0]}"
         ) from error
-
-
-def _operations(count: OperationCount) -> dict:
-    total = count.total
-    return {
-        "macs_per_time_step": round(total.macs / count.time_steps),
-        "spike_rate": total.spike_rate,
-        "additions": total.additions,
-        "multiplications": total.multiplications,
-        "energy_uj": total.energy_pj / 1e6,
-        "examples": count.examples,
-        "convention": str(count.convention),
-    }
 
 
 _BAR = "{desc}{percentage:3.0f}% |{bar}| {elapsed} so far, about {remaining} left"

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jellyplus.reproduction.claims import Claim, ClaimTable
-from jellyplus.reproduction.evidence import Evidence
-from jellyplus.reproduction.measurements import Measurement, Measurements
+from jellyplus.reproduction.measurements import Measurements
 from jellyplus.reproduction.view import Result
 from jellyplus.training.recipe import Run, load_run
 
@@ -50,7 +49,7 @@ def measure(
 def results(
     table: ClaimTable, made: dict[str, Run], measurements: Measurements, recipes: Path
 ) -> dict[str, list[Result]]:
-    """What there is for every row, by its id: of its run whatever the seed and the code, or what takes no run.
+    """What there is for every row, by its id: of its run, with its standing, or what takes no run.
 
     Args:
         table: the claims.
@@ -73,13 +72,13 @@ def results(
 
 
 def _of_run(row: Claim, run: Run, measurements: Measurements) -> list[Result]:
-    evidence = measurements.runner.store.find_any(run.key)
+    runner = measurements.runner
+    made = [(e, runner.today.standing(e, run, runner.store).of(row.quantity)) for e in runner.store.runs(run.key)]
     if not row.measures.measure:
-        return [Result(row.measures.of(e), e) for e in evidence]
-    measured = [(e, measurements.find(run, row.measures.measure, {}, e.seed)) for e in evidence]
-    return [Result(row.measures.of(m), e) for e, m in measured if m and _same_age(e, m, measurements)]
-
-
-def _same_age(evidence: Evidence, measurement: Measurement, measurements: Measurements) -> bool:
-    """Whether run and measurement are both of this code, or neither is."""
-    return (evidence.code == measurements.runner.code) == (measurement.code == measurements.code)
+        return [Result(row.measures.of(e), e, standing) for e, standing in made]
+    found = [(*pair, measurements.find(run, row.measures.measure, {}, pair[0].seed)) for pair in made]
+    return [
+        Result(row.measures.of(m), e, standing)
+        for e, standing, m in found
+        if m and standing.is_current == measurements.is_current(m, run)  # of one age
+    ]

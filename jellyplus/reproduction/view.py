@@ -4,7 +4,7 @@ import math
 import statistics
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +15,7 @@ from jellyplus.reproduction import picture
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.quantities import QUANTITIES
+from jellyplus.reproduction.today import Standing
 
 __all__ = ["COLUMNS", "Result", "build", "made_by", "summary", "write"]
 
@@ -41,6 +42,7 @@ COLUMNS = (
     "profile",
     "recipe",
     "commit",
+    "versions",
     "note",
 )
 _VALUES = ("paper", "paper_std", "ours_mean", "ours_std", "delta", "best", "paper_gain", "gain")
@@ -52,7 +54,8 @@ max(0.3, 2 sqrt(paper_std^2 + ours_std^2)) points, or what needs no training and
 place.
 * `below`, `above`: the same, with a delta beyond that; `differs`: of a text.
 * `partial`: fewer seeds, a shortened schedule, a narrower net or stand-in data: no statement about the paper.
-* `stale`: the code that decides numbers has changed since the run.
+* `stale`: today's code does something else than the code that made it; the note says what differs.
+* `unknown`: nobody recorded what the code did that made it.
 * `not-run`: no evidence yet.
 * `reported`: another method's result, as the paper quotes it.
 
@@ -60,9 +63,9 @@ place.
 `ours_mean` - `paper`. `best` is the mean over seeds of the best epoch on test data: never the headline.
 """
 _GAINS = """\
-`gain` is the mean over `gain_n` seeds of the difference to the row that `baseline` names, with the same seed, profile
-and code; `gain_p` is the p-value of a paired, two-sided t-test that it is 0, from two seeds on. `paper_gain` is the
-printed difference.
+`gain` is the mean over `gain_n` seeds of the difference to the row that `baseline` names, with the same seed and
+profile, both current or by one code; `gain_p` is the p-value of a paired, two-sided t-test that it is 0, from two
+seeds on. `paper_gain` is the printed difference.
 """
 _PROFILES = {
     "smoke": "This is a test of the chain, a few steps on a few images: no number here means anything.",
@@ -80,27 +83,28 @@ class Result:
     Args:
         value: ours.
         evidence: the run it is from; None where it takes no training.
+        standing: what today's code has to say of it.
     """
 
     value: float | str
     evidence: Evidence | None = None
+    standing: Standing = field(default=Standing("current"))
 
 
-def build(table: ClaimTable, results: Mapping[str, Sequence[Result]], code: str, profile: str) -> pd.DataFrame:
+def build(table: ClaimTable, results: Mapping[str, Sequence[Result]], profile: str) -> pd.DataFrame:
     """Return the view of ``table``: one row for each claim, the columns of ``COLUMNS``, values not rounded.
 
-    Evidence of this code is shown where there is any; otherwise that of the code with the most seeds, as ``stale``.
+    Current evidence is shown where there is any; otherwise that of the code with the most seeds, as what it is.
 
     Args:
         table: the claims.
         results: by the id of the row, as far as there are any.
-        code: today's ``code_digest()``.
         profile: the profile asked for.
     """
     claims = {claim.id: claim for claim in table.rows}
-    shown = {claim.id: _shown(results.get(claim.id, ()), code) for claim in table.rows}
+    shown = {claim.id: _shown(results.get(claim.id, ())) for claim in table.rows}
     rows = [
-        _row(claim, table.datasets[claim.dataset], shown[claim.id], code, profile)
+        _row(claim, table.datasets[claim.dataset], shown[claim.id], profile)
         | (_gain(claim, claims[claim.baseline], shown) if claim.baseline else {})
         for claim in table.rows
     ]
@@ -111,8 +115,8 @@ def build(table: ClaimTable, results: Mapping[str, Sequence[Result]], code: str,
     return frame.astype({**dict.fromkeys((*numbers, "gain_p"), "float64"), **whole})
 
 
-def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: str) -> None:
-    """Write ``table.csv``, ``table.md`` and ``table.png`` to ``folder``; the same frame gives the same bytes.
+def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: str, draw: bool = True) -> None:
+    """Write ``table.csv``, ``table.md`` and, to ``draw``, ``table.png`` to ``folder``; equal frames give equal bytes.
 
     Raises:
         InputError: the folder cannot be written.
@@ -122,7 +126,8 @@ def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: s
     cells = _cells(frame)
     write_atomically(folder / "table.csv", cells.to_csv(index=False, lineterminator="\n").encode())
     write_atomically(folder / "table.md", _markdown(cells, table, profile).encode())
-    write_atomically(folder / "table.png", picture.draw(frame, title))
+    if draw:
+        write_atomically(folder / "table.png", picture.draw(frame, title))
 
 
 _WIDEST = 44  # characters of a column
@@ -139,16 +144,15 @@ def summary(frame: pd.DataFrame) -> str:
     )
 
 
-def _shown(results: Sequence[Result], code: str) -> list[Result]:
-    """Those of this code, or else those of the code with the most seeds."""
-    codes = {result.evidence.code for result in results if result.evidence}
-    if not codes or code in codes:
-        return [result for result in results if not result.evidence or result.evidence.code == code]
-    groups = [[result for result in results if result.evidence.code == old] for old in sorted(codes)]
-    return max(groups, key=len)
+def _shown(results: Sequence[Result]) -> list[Result]:
+    """Those that are current, one a seed, or else those of the code with the most seeds."""
+    if current := {r.evidence.seed if r.evidence else None: r for r in results if r.standing.is_current}:
+        return list(current.values())
+    codes = sorted({result.evidence.code for result in results})
+    return max(([result for result in results if result.evidence.code == code] for code in codes), key=len, default=[])
 
 
-def _row(claim: Claim, split: Split, shown: Sequence[Result], code: str, profile: str) -> dict:
+def _row(claim: Claim, split: Split, shown: Sequence[Result], profile: str) -> dict:
     row = {column: getattr(claim, column, None) for column in COLUMNS} | {"recipe": made_by(claim)}
     if not shown:
         untold = {"status": "reported"} if claim.kind == "reported" else {"status": "not-run", "n_seeds": 0}
@@ -165,8 +169,19 @@ def _row(claim: Claim, split: Split, shown: Sequence[Result], code: str, profile
         "best": statistics.fmean(e.accuracy_best for e in evidence) if claim.quantity == "accuracy" else None,
         "profile": _joined(e.profile for e in evidence),
         "commit": _joined(e.commit[:12] + ("+dirty" if e.dirty else "") for e in evidence),
+        "versions": _joined(_versions(e) for e in evidence),
     }
-    return {**row, "status": _status(claim, row, split, evidence, code)}
+    if not (standing := shown[0].standing).is_current:
+        note = "; ".join(filter(None, (claim.note, f"{standing.status}: {standing.why}" if standing.why else "")))
+        return {**row, "status": standing.status, "note": note}
+    return {**row, "status": _status(claim, row, split, evidence)}
+
+
+def _versions(evidence: Evidence) -> str:
+    return ", ".join(f"{name} {evidence.versions[name]}" for name in _SHOWN_VERSIONS if name in evidence.versions)
+
+
+_SHOWN_VERSIONS = ("torch", "numpy", "spikingjelly")
 
 
 def made_by(claim: Claim) -> str | None:
@@ -198,9 +213,7 @@ def _compared_exactly(claim: Claim, value: float | str) -> dict:
 _ROUNDING = 1e-9  # of binary fractions: 93.95 - 94.25 is not quite -0.3
 
 
-def _status(claim: Claim, row: dict, split: Split, evidence: Sequence[Evidence], code: str) -> str:
-    if evidence[0].code != code:
-        return "stale"
+def _status(claim: Claim, row: dict, split: Split, evidence: Sequence[Evidence]) -> str:
     complete = row["n_seeds"] >= _SEEDS_NEEDED and all(_is_the_papers(e, split) for e in evidence)
     if not complete or claim.paper is None:
         return "partial"
@@ -214,9 +227,9 @@ def _status(claim: Claim, row: dict, split: Split, evidence: Sequence[Evidence],
 def _gain(claim: Claim, baseline: Claim, shown: Mapping[str, Sequence[Result]]) -> dict:
     """The difference to the baseline, seed by seed, and whether it is more than chance.
 
-    Runs of two profiles or by two codes differ by more than the row's method, so they are not compared.
+    Runs of two profiles, or of which one is current, differ by more than the row's method, so they are not compared.
     """
-    ours, theirs = ({_alike(r.evidence): r.value for r in shown[row.id] if r.evidence} for row in (claim, baseline))
+    ours, theirs = ({_alike(r): r.value for r in shown[row.id] if r.evidence} for row in (claim, baseline))
     differences = [ours[run] - theirs[run] for run in sorted(ours.keys() & theirs.keys())]
     printed = None if None in (claim.paper, baseline.paper) else claim.paper - baseline.paper
     gain = {"paper_gain": printed, "gain_n": len(differences)}
@@ -227,9 +240,10 @@ def _gain(claim: Claim, baseline: Claim, shown: Mapping[str, Sequence[Result]]) 
     return gain
 
 
-def _alike(evidence: Evidence) -> tuple[str, str, int]:
+def _alike(result: Result) -> tuple[str, str, int]:
     """What a run and its baseline have in common."""
-    return evidence.profile, evidence.code, evidence.seed
+    code = "" if result.standing.is_current else result.evidence.code
+    return result.evidence.profile, code, result.evidence.seed
 
 
 def _is_the_papers(evidence: Evidence, split: Split) -> bool:

@@ -2,34 +2,149 @@
 
 import argparse
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from jellyplus._errors import InputError
 from jellyplus._options import PROFILES
 from jellyplus.reproduction import figure_evidence, figure_view, tables, view
-from jellyplus.reproduction.claims import load_claims
-from jellyplus.reproduction.evidence import Store
-from jellyplus.reproduction.figure_claims import load_figure
+from jellyplus.reproduction.claims import ClaimTable, load_claims
+from jellyplus.reproduction.evidence import Evidence, Measurement
+from jellyplus.reproduction.figure_claims import FigureClaim, load_figure
 from jellyplus.reproduction.measurements import Measurements
 from jellyplus.reproduction.runner import Runner
+from jellyplus.reproduction.store import Store
+from jellyplus.reproduction.today import Standing
+from jellyplus.training.recipe import Run
 
-__all__ = ["differences", "main", "write_all"]
+__all__ = ["Plan", "differences", "main", "write_all"]
+
+Record = Evidence | Measurement
 
 _COMPARED = ("table.csv", "table.md", "figure.csv")  # pictures depend on the versions of fonts and libraries too
 
 
+class Plan:
+    """The claims of a checkout and their runs under every profile, read once.
+
+    Args:
+        reproductions: has ``claims/``; the recipes are beside it.
+
+    Raises:
+        InputError: there are no claims, or a claim or a recipe is damaged.
+    """
+
+    def __init__(self, reproductions: Path):
+        if not (reproductions / "claims").is_dir():
+            raise InputError(f"there is no folder {reproductions / 'claims'}; give the checkout's reproductions/")
+        self.recipes = reproductions.parent / "recipes"
+        self.views = [
+            view
+            for path in sorted((reproductions / "claims").glob("*.yaml"))
+            for view in (self._of_table(path) if path.stem.startswith("table") else self._of_figure(path))
+        ]
+
+    def _of_table(self, path: Path) -> Iterator["_TableView"]:
+        table = load_claims(path)
+        return (_TableView(path.stem, p, table, tables.runs(table, p, self.recipes)) for p in PROFILES)
+
+    def _of_figure(self, path: Path) -> Iterator["_FigureView"]:
+        figure = load_figure(path)
+        return (_FigureView(path.stem, p, figure, figure_evidence.plan(figure, p, self.recipes)) for p in PROFILES)
+
+    def judge(self, measurements: Measurements) -> list[tuple[Record, Standing]]:
+        """Return the evidence that the claims show, ancestors' too, with what today's code has to say of it.
+
+        What has to be run for that is run for all of it together.
+
+        Raises:
+            InputError: a piece of evidence is damaged.
+        """
+        store, today = measurements.runner.store, measurements.runner.today
+        shown = {store.path(record): (record, run) for view in self.views for record, run in view.records(store)}
+        today.prepare(shown.values(), store)
+        return [(record, today.standing(record, run, store)) for record, run in shown.values()]
+
+
+class _TableView(NamedTuple):
+    """A table under a profile."""
+
+    name: str
+    profile: str
+    table: ClaimTable
+    runs: dict[str, Run]
+
+    def records(self, store: Store) -> Iterator[tuple[Record, Run]]:
+        """The evidence that it shows, and the runs that it is of."""
+        for row in self.table.rows:
+            if run := self.runs.get(row.id):
+                yield from _of_run(run, store)
+                seeds = {evidence.seed for evidence in store.runs(run.key)} if row.measures.measure else ()
+                for seed in seeds:
+                    yield from ((m, run) for m in store.measurements(run.key, row.measures.measure, {}, seed))
+
+    def write(self, measurements: Measurements, recipes: Path, folder: Path, asked: bool, draw: bool) -> bool:
+        """Whether there is anything to show: evidence, or, where it takes no run, that it is asked for."""
+        store = measurements.runner.store
+        if not (any(store.runs(run.key) for run in self.runs.values()) if self.runs else asked):
+            return False
+        frame = view.build(self.table, tables.results(self.table, self.runs, measurements, recipes), self.profile)
+        view.write(frame, self.table, folder, self.profile, draw)
+        return True
+
+
+class _FigureView(NamedTuple):
+    """A figure under a profile."""
+
+    name: str
+    profile: str
+    figure: FigureClaim
+    planned: list[figure_evidence.Planned]
+
+    def records(self, store: Store) -> Iterator[tuple[Record, Run]]:
+        """The evidence that it shows, and the runs that it is of."""
+        for _, series, run in self.planned:
+            if run:
+                yield from _of_run(run, store)
+            if run and series.measures_network:
+                found = store.measurements(run.key, series.measure, series.settings, figure_evidence.SEED)
+                yield from ((m, run) for m in found)
+
+    def write(self, measurements: Measurements, recipes: Path, folder: Path, asked: bool, draw: bool) -> bool:
+        """Whether there is anything to show, as of a table."""
+        shown = figure_evidence.view(self.planned, measurements, figure_evidence.SEED)
+        pairs = zip(shown, self.planned, strict=True)
+        of_runs = [what.status != "not-run" for (_, _, what), series in pairs if series.run]
+        if not (any(of_runs) if of_runs else asked):
+            return False
+        figure_view.write(self.figure, shown, folder, self.profile, draw)
+        return True
+
+
 def main(options: argparse.Namespace) -> int:
     """Write the views of ``options.out``; with ``options.check`` say how they differ, and return 1 where they do."""
-    if not options.check:
-        for folder in write_all(options.out, options.reproductions, options.out):
+    plan, measurements = Plan(options.reproductions), _measurements(options.out)
+    judged = plan.judge(measurements)
+    found = []
+    if options.check:
+        found = differences(options.out, plan, measurements)
+        print("\n".join(found) or f"Every view in {options.out} is what claims and evidence give.")
+    else:
+        for folder in write_all(options.out, plan, options.out, measurements):
             print(f"Written: {folder}")
-        return 0
-    found = differences(options.out, options.reproductions)
-    print("\n".join(found) or f"Every view in {options.out} is what claims and evidence give.")
+    print("\n".join(_in_words(judged, measurements.runner)))
     return 1 if found else 0
 
 
-def write_all(out: Path, reproductions: Path, target: Path) -> list[Path]:
+def _measurements(out: Path) -> Measurements:
+    if not (out / "evidence").is_dir():
+        raise InputError(f"there is no folder {out / 'evidence'}; give the results of a script")
+    return Measurements(Runner(Store(out / "evidence"), None, "cpu"))
+
+
+def write_all(out: Path, plan: Plan, target: Path, measurements: Measurements, draw: bool = True) -> list[Path]:
     """Write every view that the evidence in ``out`` supports to ``target``; return their folders.
 
     A table or figure has a view in every profile that it has evidence in; what takes no run has one in ``paper``, and
@@ -37,62 +152,56 @@ def write_all(out: Path, reproductions: Path, target: Path) -> list[Path]:
 
     Args:
         out: the results folder, with ``evidence/``.
-        reproductions: has ``claims/``; the recipes are beside it.
+        plan: the views that there may be.
         target: a results folder.
+        measurements: of ``out``.
+        draw: the pictures too.
 
     Raises:
-        InputError: a folder is missing, a claim, recipe or piece of evidence is damaged, or a view cannot be written.
+        InputError: a piece of evidence is damaged, or a view cannot be written.
     """
-    for folder in (out / "evidence", reproductions / "claims"):
-        if not folder.is_dir():
-            raise InputError(f"there is no folder {folder}; give the results of a script, and reproductions/")
-    measurements = Measurements(Runner(Store(out / "evidence"), None, "cpu"))
-    recipes = reproductions.parent / "recipes"
     written = []
-    for claims in sorted((reproductions / "claims").glob("*.yaml")):
-        write = _write_table if claims.stem.startswith("table") else _write_figure
-        for profile in PROFILES:
-            place = Path(profile) / claims.stem
-            asked = profile == "paper" or (out / place).is_dir()
-            if write(claims, profile, measurements, recipes, target / place, asked):
-                written.append(target / place)
+    for shown in plan.views:
+        place = Path(shown.profile) / shown.name
+        asked = shown.profile == "paper" or (out / place).is_dir()
+        if shown.write(measurements, plan.recipes, target / place, asked, draw):
+            written.append(target / place)
     return written
 
 
-def _write_table(
-    claims: Path, profile: str, measurements: Measurements, recipes: Path, folder: Path, asked: bool
-) -> bool:
-    """Whether there is anything to show: evidence, or, where it takes no run, that it is asked for."""
-    table, runner = load_claims(claims), measurements.runner
-    runs = tables.runs(table, profile, recipes)
-    if not (any(runner.store.find_any(run.key) for run in runs.values()) if runs else asked):
-        return False
-    frame = view.build(table, tables.results(table, runs, measurements, recipes), runner.code, profile)
-    view.write(frame, table, folder, profile)
-    return True
+def _of_run(run: Run, store: Store) -> Iterator[tuple[Evidence, Run]]:
+    """Its own and its ancestors'."""
+    yield from ((evidence, run) for evidence in store.runs(run.key))
+    if run.parent:
+        yield from _of_run(run.parent, store)
 
 
-def _write_figure(
-    claims: Path, profile: str, measurements: Measurements, recipes: Path, folder: Path, asked: bool
-) -> bool:
-    figure = load_figure(claims)
-    planned = figure_evidence.plan(figure, profile, recipes)
-    shown = figure_evidence.view(planned, measurements, figure_evidence.SEED)
-    of_runs = [what.status != "not-run" for (_, _, what), series in zip(shown, planned, strict=True) if series.run]
-    if not (any(of_runs) if of_runs else asked):
-        return False
-    figure_view.write(figure, shown, folder, profile)
-    return True
+def _in_words(judged: list[tuple[Record, Standing]], runner: Runner) -> Iterator[str]:
+    """A sentence for each that is not current, then one that counts them, and one on other libraries."""
+    for record, standing in judged:
+        if not standing.is_current:
+            reason = standing.why or "nobody recorded what the code did that made it"
+            yield f"{runner.store.path(record)} of {record.recipe_name} is {standing.status}: {reason}"
+    counts = Counter(standing.status for _, standing in judged)
+    words = ", ".join(f"{counts[status]} {status}" for status in ("current", "stale", "unknown"))
+    yield f"Of {len(judged)} pieces of evidence: {words}, for today's code."
+    if other := [record for record, _ in judged if _other(record, runner)]:
+        named = sorted({f"{name} {record.versions.get(name)}" for record in other for name in _other(record, runner)})
+        yield f"{len(other)} of them were made with other libraries than today's: {', '.join(named)}."
 
 
-def differences(out: Path, reproductions: Path) -> list[str]:
+def _other(record: Record, runner: Runner) -> list[str]:
+    return [name for name, version in runner.today.libraries.items() if record.versions.get(name) != version]
+
+
+def differences(out: Path, plan: Plan, measurements: Measurements) -> list[str]:
     """How the views in ``out`` differ from what claims and evidence give, a sentence each.
 
     Raises:
         InputError: as :func:`write_all`.
     """
     with tempfile.TemporaryDirectory() as folder:
-        write_all(out, reproductions, Path(folder))
+        write_all(out, plan, Path(folder), measurements, draw=False)
         expected, there = _texts(Path(folder)), _texts(out)
     changed = {name for name in expected.keys() & there.keys() if expected[name] != there[name]}
     sentences = {

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from jellyplus.reproduction import runner
-from jellyplus.reproduction.evidence import Store
+from jellyplus.reproduction import runner, today
+from jellyplus.reproduction.store import Probe, Store
 from jellyplus.training.recipe import load_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -58,6 +58,7 @@ panels:
   - {label: accuracy, measure: course, recipe: RUN, overrides: {im_loss: null}, settings: {of: accuracy}}
   - {label: never, measure: course, recipe: RUN, overrides: {model: {time_steps: 2}}, settings: {of: accuracy}}
 """
+PROBE = Probe(1, "p" * 64, {}, {"loss of step": [2.5]})
 PNG = bytes.fromhex(  # one white pixel
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8ffff3f0005fe02fe0def46b8"
     "0000000049454e44ae426082"
@@ -66,7 +67,7 @@ PNG = bytes.fromhex(  # one white pixel
 
 def as_of_today(monkeypatch) -> None:
     """Make the code of generated evidence today's; what the page says of the code does not depend on it."""
-    monkeypatch.setattr(runner, "code_digest", lambda: "c" * 64)
+    monkeypatch.setattr(today, "code_digest", lambda: "c" * 64)
     monkeypatch.setattr(runner, "provenance", dict)
 
 
@@ -104,7 +105,7 @@ class Checkout:
         own = {"recipe": run.resolved, "recipe_name": RUN, "profile": profile, "dataset": dataset}
         history = ({"epoch": 0, "accuracy": 50.0},)
         evidence = self.make_evidence(**own | {"history": history} | changes)
-        return Store(self.folder / root / "evidence").write(evidence)
+        return Store(self.folder / root / "evidence").write(evidence, PROBE)
 
     def draw(self, profile: str, name: str) -> Path:
         """Write a picture as a table's or figure's script would."""

@@ -1,6 +1,8 @@
 import pytest
 
-from jellyplus.reproduction.evidence import Evidence, recipe_key
+from jellyplus.reproduction.evidence import Evidence
+from jellyplus.reproduction.source import libraries
+from jellyplus.training.recipe import recipe_key
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def make_evidence():
             "parent": None,
             "commit": "0123456789abcdef",
             "dirty": False,
-            "versions": {"torch": "2.4"},
+            "versions": libraries(),
             "device": "cpu",
             "backend": "cpp",
             "dataset": {"name": "digits", "train_examples": 100, "test_examples": 20},

@@ -17,7 +17,7 @@ import torch
 import yaml
 from PIL import Image
 
-from jellyplus.reproduction import runner
+from jellyplus.reproduction import runner, today
 from jellyplus.reproduction.cli import main
 from jellyplus.training.classifier import Classifier
 from jellyplus.training.recipe import load_run
@@ -252,9 +252,14 @@ def test_out_says_where(tree):
 
 
 def test_changed_code_makes_evidence_stale(made, monkeypatch):
-    monkeypatch.setattr(runner, "code_digest", lambda: "f" * 64)
+    monkeypatch.setattr(today, "code_digest", lambda: "f" * 64)
     assert call(made, "--render") == 0
-    assert table(made)["own 6"]["status"] == "stale"
+    assert table(made)["own 6"]["status"] == "partial"  # it does the same
+    monkeypatch.setattr(today, "_probe", lambda record, run: {"name": "another"})
+    monkeypatch.setattr(today.Today, "_kept", lambda *_: None)
+    assert call(made, "--render") == 0
+    row = table(made)["own 6"]
+    assert (row["status"], row["note"]) == ("stale", "stale: name: dspike/cifar10_t6, now another")
 
 
 def test_real_data_is_trained_on_and_not_called_a_stand_in(tree, capsys):

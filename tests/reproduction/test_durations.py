@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from checkout import PROBE
 
 from jellyplus.reproduction.durations import expectation
-from jellyplus.reproduction.evidence import Store
+from jellyplus.reproduction.store import Store
 from jellyplus.training.recipe import load_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -19,7 +20,7 @@ def runs():
 @pytest.fixture
 def keep(make_evidence):
     def keep(store, run, seconds, **changes):
-        store.write(make_evidence(recipe=run.resolved, key=run.key, wall_time_s=seconds, **changes))
+        store.write(make_evidence(recipe=run.resolved, key=run.key, wall_time_s=seconds, **changes), PROBE)
 
     return keep
 

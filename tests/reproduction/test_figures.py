@@ -12,13 +12,15 @@ import pytest
 import yaml
 
 from jellyplus._errors import InputError
-from jellyplus.reproduction import figure_evidence, figure_view, figures, measurements
-from jellyplus.reproduction.evidence import Store
+from jellyplus.reproduction import figure_evidence, figure_view, figures, today
 from jellyplus.reproduction.figure_claims import load_figure
 from jellyplus.reproduction.figure_view import Shown
-from jellyplus.reproduction.measurements import Measurements, code_of_measures
+from jellyplus.reproduction.measurements import Measurements
 from jellyplus.reproduction.measures import MEASURES
 from jellyplus.reproduction.runner import Runner
+from jellyplus.reproduction.source import code_digest
+from jellyplus.reproduction.store import Store
+from jellyplus.reproduction.today import Standing
 from jellyplus.training.recipe import load_run
 
 ROOT = Path(__file__).parents[2]
@@ -238,7 +240,10 @@ def test_another_seed_is_another_figure(copied):
 
 def test_measures_that_changed_make_it_stale(copied, monkeypatch):
     script, results = copied
-    monkeypatch.setattr(measurements, "code_of_measures", lambda code: "f" * 64)
+    monkeypatch.setattr(today, "code_digest", lambda: "f" * 64)
+    probe = today._probe
+    changed = {"x": [2.0]}
+    monkeypatch.setattr(today, "_probe", lambda *of: probe(*of) if hasattr(of[0], "history") else changed)
     assert run(script, results, "--render") == 0
     assert status(results) == {
         "V_th": ["computed"],
@@ -254,14 +259,22 @@ def test_measures_that_changed_make_it_stale(copied, monkeypatch):
 
 def test_code_that_changed_makes_runs_stale(copied, monkeypatch):
     script, results = copied
-    monkeypatch.setattr("jellyplus.reproduction.runner.code_digest", lambda: "e" * 64)
+    monkeypatch.setattr(today, "code_digest", lambda: "e" * 64)
+    assert run(script, results, "--render") == 0
+    assert status(results)["accuracy"] == ["partial"]  # it does what it did
+    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [9.0]})
+    monkeypatch.setattr(today.Today, "_kept", lambda *_: None)
     assert run(script, results, "--render") == 0
     assert status(results)["accuracy"] == ["stale"]
+    for path in (results / "evidence").glob("*/probe-*.json"):
+        path.unlink()
+    assert run(script, results, "--render") == 0
+    assert status(results)["accuracy"] == ["unknown"]
 
 
 def test_on_the_papers_data_with_its_settings_it_is_measured():
     planned = figure_evidence.Planned(None, None, dataclasses.replace(toy(), profile="paper"))
-    assert figure_evidence._status(planned.run, is_current=True) == "measured"
+    assert figure_evidence._status(planned.run, Standing("current")) == "measured"
 
 
 @pytest.mark.parametrize(
@@ -307,7 +320,7 @@ def test_a_measurement_is_read_as_it_was_written(made):
     found = measurements_in(results).find(toy(), "gradient_histogram", _checked(HISTOGRAM), 0)
     assert (found.recipe_name, found.profile, found.seed, found.key) == (TOY, "smoke", 0, toy().key)
     assert (found.dataset, found.stand_in, found.examples) == ("digits", True, 64)
-    assert found.code == code_of_measures(Runner(Store(results), None, "cpu").code)
+    assert found.code == code_digest()
     assert len(found.x) == len(found.y) == 4
     assert found.numbers.keys() == {"deviation"}
 
@@ -347,16 +360,6 @@ def test_a_damaged_measurement_is_left_alone_and_said(copied, damage, capsys):
     assert run(script, results, "--render") == 2
     assert f"{path.name} is damaged or from another version" in capsys.readouterr().err
     assert path.read_bytes() == content
-
-
-def test_comments_do_not_change_the_code_of_the_measures(monkeypatch):
-    code = code_of_measures("c" * 64)
-    source = measurements.inspect.getsource(measurements.measures)
-    for changed, same in ((f"# a comment\n{source}", True), (f"{source}\nx = 1\n", False)):
-        monkeypatch.setattr(measurements.inspect, "getsource", lambda _, changed=changed: changed)
-        assert (code_of_measures("c" * 64) == code) == same
-    monkeypatch.undo()
-    assert code_of_measures("d" * 64) != code
 
 
 # --- The picture

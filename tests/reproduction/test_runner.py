@@ -16,8 +16,10 @@ from jellyplus._errors import InputError
 from jellyplus.datasets import embedded
 from jellyplus.neuron import backends
 from jellyplus.reproduction import runner as module
-from jellyplus.reproduction.evidence import Store, code_digest, provenance
+from jellyplus.reproduction import today
 from jellyplus.reproduction.runner import Runner
+from jellyplus.reproduction.source import code_digest, provenance
+from jellyplus.reproduction.store import Store
 from jellyplus.training.checkpoint import load_checkpoint
 from jellyplus.training.recipe import Run, load_run
 
@@ -61,6 +63,11 @@ def _few_examples(monkeypatch):
     monkeypatch.setattr(datasets, "load", lambda name, root, **_: digits())
 
 
+def _files_of_a_run(checkpoint):
+    code = checkpoint.stem.rpartition("-")[2]
+    return {checkpoint.name, f"{checkpoint.stem}.json", f"probe-{code}.json"}
+
+
 def runner_in(folder):
     return Runner(Store(folder / "evidence"), None, "cpu")
 
@@ -78,7 +85,8 @@ def make(folder, *asked, seeds=(0,), jobs=1):
 
 
 def evidence_of(folder, t, seed=0):
-    return Store(folder / "evidence").find(runs()[t].key, seed, code_digest())
+    (found,) = (e for e in Store(folder / "evidence").runs(runs()[t].key) if e.seed == seed)
+    return found
 
 
 def files_below(folder):
@@ -236,8 +244,8 @@ def test_left_over_names_are_listed(made):
 
 def test_the_checkpoint_lies_beside_the_evidence_and_nothing_else(made):
     for t in (1, 6, 4, 2):
-        checkpoint = Store(made / "evidence").checkpoint_path(runs()[t].key, 0, code_digest())
-        assert sorted(path.suffix for path in checkpoint.parent.iterdir()) == [".ckpt", ".json"]
+        checkpoint = Store(made / "evidence").checkpoint(runs()[t].key, 0, code_digest())
+        assert {path.name for path in checkpoint.parent.iterdir()} == _files_of_a_run(checkpoint)
         content = load_checkpoint(checkpoint)
         assert content["key"] == runs()[t].key
         assert sum(v.numel() for k, v in content["weights"].items() if k.endswith(("weight", "bias"))) == (
@@ -257,7 +265,7 @@ def test_a_run_starts_from_its_parents_weights_of_the_same_seed(tmp_path, monkey
     make(tmp_path, 6, seeds=(0, 1))
     assert started[1, 0] is started[1, 1] is None
     for seed in (0, 1):
-        path = Store(tmp_path / "evidence").checkpoint_path(runs()[1].key, seed, code_digest())
+        path = Store(tmp_path / "evidence").checkpoint(runs()[1].key, seed, code_digest())
         weights = load_checkpoint(path)["weights"]
         assert all(torch.equal(started[6, seed][name], value) for name, value in weights.items())
     assert not torch.equal(started[6, 0]["conv1.weight"], started[6, 1]["conv1.weight"])
@@ -275,17 +283,67 @@ def test_the_summary_line_tells_the_share_of_the_search(tmp_path, capsys):
 # --- Stale, absent and damaged -----------------------------------------------------------------------------------
 
 
-def test_other_code_trains_again_says_so_and_keeps_the_old_evidence(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("does", [{"loss of step": [2.0, 1.0 + 1e-6]}, {"loss of step": [2.0]}, {}])
+def test_code_that_does_something_else_trains_again_says_so_and_keeps_the_old_evidence(
+    tmp_path, monkeypatch, capsys, does
+):
+    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [2.0, 1.0]})
     make(tmp_path, 1)
-    assert "other code" not in capsys.readouterr().out
+    assert "something else" not in capsys.readouterr().out
     old = files_below(tmp_path)
-    monkeypatch.setattr(module, "code_digest", lambda: "f" * 64)
+    monkeypatch.setattr(today, "code_digest", lambda: "f" * 64)
+    monkeypatch.setattr(today, "_probe", lambda record, run: does)
     assert make(tmp_path, 1) == [(1, 0)]
-    assert "1 of 1 runs have evidence from other code" in capsys.readouterr().out
+    assert "1 of 1 runs have evidence of code that did something else" in capsys.readouterr().out
     assert old.items() <= files_below(tmp_path).items()
-    found = Store(tmp_path / "evidence").find_any(runs()[1].key)
+    found = Store(tmp_path / "evidence").runs(runs()[1].key)
     assert sorted(evidence.code for evidence in found) == sorted([code_digest(), "f" * 64])
     assert found[0].accuracy_last == found[1].accuracy_last
+
+
+@pytest.mark.parametrize("does", [{"loss of step": [2.0, 1.0 + 1e-12]}, {"loss of step": [2.0, 1.0], "new": 1}])
+def test_code_that_reads_differently_and_does_the_same_trains_nothing_again(tmp_path, monkeypatch, does):
+    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [2.0, 1.0]})
+    make(tmp_path, 6)
+    before = files_below(tmp_path)
+    monkeypatch.setattr(today, "code_digest", lambda: "f" * 64)
+    monkeypatch.setattr(today, "_probe", lambda record, run: does)
+    assert make(tmp_path, 6) == []
+    assert files_below(tmp_path) == before
+    assert make(tmp_path, 4) == [(4, 0)]  # starts from the weights that other code left
+
+
+def test_another_way_of_counting_makes_a_run_again_and_not_what_it_starts_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [2.0], "quantity energy_uj": 1.0})
+    make(tmp_path, 6)
+    monkeypatch.setattr(today, "code_digest", lambda: "f" * 64)
+    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [2.0], "quantity energy_uj": 2.0})
+    assert make(tmp_path, 6) == [(6, 0)]
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy", "spikingjelly"])
+def test_another_library_is_another_code_until_its_probe_is_equal(tmp_path, monkeypatch, library):
+    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [2.0]})
+    make(tmp_path, 1)
+    others = today.libraries() | {library: "99.0"}
+    monkeypatch.setattr(today, "libraries", lambda: others)
+    assert make(tmp_path, 1) == []
+    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [2.1]})
+    monkeypatch.setattr(today.Today, "_kept", lambda *_: None)
+    planned = runner_in(tmp_path).missing(pairs([runs()[1]], [0]))
+    assert [run.recipe.model.time_steps for run, _ in planned] == [1]
+
+
+def test_evidence_without_a_probe_is_unknown_to_other_code(tmp_path, monkeypatch):
+    make(tmp_path, 1)
+    for probe in tmp_path.rglob("probe-*.json"):
+        probe.unlink()
+    assert make(tmp_path, 1) == []  # the same source does the same
+    monkeypatch.setattr(today, "code_digest", lambda: "f" * 64)
+    runner = runner_in(tmp_path)
+    standing = runner.today.standing(evidence_of(tmp_path, 1), runs()[1], runner.store)
+    assert (standing.status, standing.is_current) == ("unknown", False)
+    assert make(tmp_path, 1) == [(1, 0)]
 
 
 def copied(made, folder):
@@ -298,10 +356,10 @@ def copied(made, folder):
 @pytest.mark.parametrize("asked", [4, 2])
 def test_evidence_without_its_checkpoint_is_refused(made, tmp_path, monkeypatch, asked):
     store = Store(copied(made, tmp_path) / "evidence")
-    checkpoint = store.checkpoint_path(runs()[4].key, 0, code_digest())
+    checkpoint = store.checkpoint(runs()[4].key, 0, code_digest())
     checkpoint.unlink()
     if asked == 2:
-        store.checkpoint_path(runs()[2].key, 0, code_digest()).with_suffix(".json").unlink()
+        store.checkpoint(runs()[2].key, 0, code_digest()).with_suffix(".json").unlink()
     monkeypatch.setattr(module, "train", None)
     with pytest.raises(InputError, match="the evidence of dspike/cifar10_t4 has no checkpoint") as caught:
         make(tmp_path, asked)
@@ -311,9 +369,9 @@ def test_evidence_without_its_checkpoint_is_refused(made, tmp_path, monkeypatch,
 @pytest.mark.parametrize("content", [b"", b"{", b'{"schema": 1}'])
 def test_damaged_evidence_is_named_left_alone_and_nothing_trained(made, tmp_path, monkeypatch, content):
     store = Store(copied(made, tmp_path) / "evidence")
-    path = store.checkpoint_path(runs()[4].key, 0, code_digest()).with_suffix(".json")
+    path = store.checkpoint(runs()[4].key, 0, code_digest()).with_suffix(".json")
     path.write_bytes(content)
-    store.checkpoint_path(runs()[2].key, 0, code_digest()).with_suffix(".json").unlink()
+    store.checkpoint(runs()[2].key, 0, code_digest()).with_suffix(".json").unlink()
     before = files_below(tmp_path)
     monkeypatch.setattr(module, "train", None)
     with pytest.raises(InputError) as caught:
@@ -325,9 +383,9 @@ def test_damaged_evidence_is_named_left_alone_and_nothing_trained(made, tmp_path
 @pytest.mark.parametrize("content", [b"", b"\x80\x02.", b"no checkpoint"])
 def test_a_parents_damaged_checkpoint_is_named_and_left_alone(made, tmp_path, content):
     store = Store(copied(made, tmp_path) / "evidence")
-    path = store.checkpoint_path(runs()[4].key, 0, code_digest())
+    path = store.checkpoint(runs()[4].key, 0, code_digest())
     path.write_bytes(content)
-    store.checkpoint_path(runs()[2].key, 0, code_digest()).with_suffix(".json").unlink()
+    store.checkpoint(runs()[2].key, 0, code_digest()).with_suffix(".json").unlink()
     with pytest.raises(InputError) as caught:
         make(tmp_path, 2)
     assert str(path) in str(caught.value)
@@ -337,9 +395,9 @@ def test_a_parents_damaged_checkpoint_is_named_and_left_alone(made, tmp_path, co
 @pytest.mark.parametrize("content", [{}, {"key": "0" * 64, "weights": {}}, [1]])
 def test_a_checkpoint_of_another_run_is_refused(made, tmp_path, content):
     store = Store(copied(made, tmp_path) / "evidence")
-    path = store.checkpoint_path(runs()[4].key, 0, code_digest())
+    path = store.checkpoint(runs()[4].key, 0, code_digest())
     torch.save(content, path)
-    store.checkpoint_path(runs()[2].key, 0, code_digest()).with_suffix(".json").unlink()
+    store.checkpoint(runs()[2].key, 0, code_digest()).with_suffix(".json").unlink()
     with pytest.raises(InputError) as caught:
         make(tmp_path, 2)
     assert str(path) in str(caught.value)
@@ -353,13 +411,13 @@ def test_a_failure_after_the_checkpoint_leaves_no_evidence_and_the_next_call_fin
         patch.setattr(Store, "write", full)
         with pytest.raises(InputError, match="no space"):
             make(tmp_path, 1)
-    checkpoint = Store(tmp_path / "evidence").checkpoint_path(runs()[1].key, 0, code_digest())
+    checkpoint = Store(tmp_path / "evidence").checkpoint(runs()[1].key, 0, code_digest())
     assert sorted(path.suffix for path in checkpoint.parent.iterdir()) == [".ckpt", ".partial"]
     steps = []
     monkeypatch.setattr("jellyplus.training.classifier.Classifier.training_step", lambda *a: steps.append(a))
     assert make(tmp_path, 1) == [(1, 0)]
     assert steps == []  # all epochs were finished
-    assert sorted(path.suffix for path in checkpoint.parent.iterdir()) == [".ckpt", ".json"]
+    assert {path.name for path in checkpoint.parent.iterdir()} == _files_of_a_run(checkpoint)
 
 
 def test_a_full_disk_leaves_neither_checkpoint_nor_evidence(tmp_path, monkeypatch):

@@ -7,9 +7,9 @@ import pytest
 
 from jellyplus.reproduction import tables
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
-from jellyplus.reproduction.evidence import Store
 from jellyplus.reproduction.measurements import Measurements
 from jellyplus.reproduction.runner import Runner
+from jellyplus.reproduction.store import Store
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CELL = Claim("before", "d", "m", "own", "n", 4, 0.28, None, "inflor/cifar10_resnet20_t4", "")
@@ -43,6 +43,6 @@ def test_rows_of_one_run_share_it_and_its_measurement(made):
 def test_a_measurement_by_other_code_is_no_result_of_a_run_by_this_code(made, monkeypatch):
     runs, measurements = made
     tables.measure(TABLE, runs, measurements, [(runs["before"], 0)])
-    monkeypatch.setattr(measurements, "code", "f" * 64)
+    monkeypatch.setattr(Measurements, "is_current", lambda *_: False)
     results = tables.results(TABLE, runs, measurements, RECIPES)
     assert (len(results["before"]), len(results["accuracy"])) == (0, 1)

@@ -9,8 +9,10 @@ import pytest
 from jellyplus._errors import InputError
 from jellyplus.reproduction import picture, view
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
+from jellyplus.reproduction.today import Standing
 
 NEW, OLD = "c" * 64, "0" * 64
+STALE = Standing("stale", {"a": "loss of step 3: 2.3, now 2.2", "b": "another"})
 
 
 def table(paper=90.0, paper_std=None):
@@ -19,14 +21,17 @@ def table(paper=90.0, paper_std=None):
     return ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, (other, own))
 
 
-def build(table, evidence, code=NEW, profile="paper"):
-    """With the accuracy of each evidence as its row's result."""
-    results = {name: [view.Result(e.accuracy_last, e) for e in runs] for name, runs in evidence.items()}
-    return view.build(table, results, code, profile)
+def build(table, evidence, profile="paper", old=STALE):
+    """With the accuracy of each evidence as its row's result; that of other code than NEW stands as ``old`` does."""
+
+    def result(e):
+        return view.Result(e.accuracy_last, e, Standing("current") if e.code == NEW else old)
+
+    return view.build(table, {name: list(map(result, runs)) for name, runs in evidence.items()}, profile)
 
 
 def own_row(evidence, profile="paper", **claim):
-    return build(table(**claim), {"own": evidence}, NEW, profile).iloc[1]
+    return build(table(**claim), {"own": evidence}, profile).iloc[1]
 
 
 @pytest.fixture
@@ -38,7 +43,7 @@ def runs(make_evidence):
 
 
 def test_columns_and_numbers(runs):
-    frame = build(table(paper_std=0.1), {"own": runs(89.0, 90.0, 92.0)}, NEW, "paper")
+    frame = build(table(paper_std=0.1), {"own": runs(89.0, 90.0, 92.0)})
     assert list(frame.columns) == [
         "dataset",
         "method",
@@ -62,6 +67,7 @@ def test_columns_and_numbers(runs):
         "profile",
         "recipe",
         "commit",
+        "versions",
         "note",
     ]
     row = frame.iloc[1]
@@ -74,7 +80,7 @@ def test_columns_and_numbers(runs):
 
 
 def test_reported_and_not_run():
-    other, own = build(table(), {}, NEW, "paper").itertuples(index=False)
+    other, own = build(table(), {}).itertuples(index=False)
     assert (other.status, other.paper) == ("reported", 88.5)
     assert pd.isna(other.n_seeds)
     assert pd.isna(other.profile)
@@ -134,6 +140,9 @@ def test_two_seeds_are_partial_and_one_has_no_deviation(runs):
 def test_stale(runs, make_evidence):
     row = own_row(runs(90.0, 90.0, 90.0, code=OLD))
     assert (row.status, row.ours_mean, row.n_seeds) == ("stale", 90.0, 3)
+    assert row.note == "as printed, twice; stale: loss of step 3: 2.3, now 2.2 (1 more)"
+    unknown = build(table(), {"own": runs(90.0, code=OLD)}, old=Standing("unknown")).iloc[1]
+    assert (unknown.status, unknown.note) == ("unknown", "as printed, twice")
     fresh = make_evidence(seed=7, accuracy_last=80.0, code=NEW)
     row = own_row([*runs(90.0, 90.0, 90.0, code=OLD), fresh])
     assert (row.status, row.ours_mean, row.n_seeds) == ("partial", 80.0, 1)  # fresh is preferred
@@ -152,7 +161,7 @@ def test_profile_and_commit_are_the_evidences(make_evidence):
 
 @pytest.fixture
 def written(runs, tmp_path):
-    frame = build(table(paper_std=0.1), {"own": runs(89.0, 90.0, 92.0, commit="1234567")}, NEW, "embedded")
+    frame = build(table(paper_std=0.1), {"own": runs(89.0, 90.0, 92.0, commit="1234567")}, "embedded")
     view.write(frame, table(), tmp_path, "embedded")
     return frame, tmp_path
 
@@ -168,12 +177,12 @@ def test_csv_round_trip(written):
     assert (own.commit, own.note) == ("1234567", "as printed, twice")
     for column in ("dataset", "method", "kind", "architecture", "timesteps", "status", "recipe"):
         assert list(read[column].fillna("")) == list(frame[column].fillna(""))
-    line = "digits,Theirs,reported,Net,8,accuracy,88.50,,,,,,,,,,,,reported,,,,"
+    line = "digits,Theirs,reported,Net,8,accuracy,88.50,,,,,,,,,,,,reported,,,,,"
     assert (folder / "table.csv").read_text().splitlines()[1] == line
 
 
 def test_no_minus_zero(runs, tmp_path):
-    frame = build(table(), {"own": runs(89.999)}, NEW, "paper")
+    frame = build(table(), {"own": runs(89.999)})
     view.write(frame, table(), tmp_path, "paper")
     assert "-0.00" not in (tmp_path / "table.csv").read_text()
 
@@ -209,7 +218,7 @@ def test_png_is_a_picture_without_dates(written):
 
 
 def test_picture_tells_not_run_from_run(runs):
-    frames = [build(table(), evidence, NEW, "paper") for evidence in ({}, {"own": runs(90.0)})]
+    frames = [build(table(), evidence) for evidence in ({}, {"own": runs(90.0)})]
     pictures = [picture.draw(frame, "title") for frame in frames]
     assert pictures[0] != pictures[1]
 
@@ -226,7 +235,7 @@ def test_a_folder_that_cannot_be_written(written, tmp_path):
 def exact_row(paper, ours, **more):
     claim = Claim("own", "digits", "Ours", "own", "Net", 4, paper, None, "dspike/a", "", quantity="macs", **more)
     one = ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, (claim,))
-    return view.build(one, {"own": [view.Result(ours)]}, NEW, "embedded").iloc[0]
+    return view.build(one, {"own": [view.Result(ours)]}, "embedded").iloc[0]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +262,7 @@ def test_what_takes_no_training_equals_the_last_printed_place_or_not(paper, ours
 def test_a_printed_text_is_ours_or_differs(ours, status):
     claim = Claim("own", "digits", "m", "own", "Net", None, "conv 3x3", None, "dspike/a", "", quantity="layers")
     one = ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, (claim,))
-    row = view.build(one, {"own": [view.Result(ours)]}, NEW, "embedded").iloc[0]
+    row = view.build(one, {"own": [view.Result(ours)]}, "embedded").iloc[0]
     assert (row.ours_mean, row.status) == (ours, status)
 
 

@@ -19,8 +19,8 @@ from jellyplus._errors import InputError
 from jellyplus.datasets import Split
 from jellyplus.datasets.base import UnreadableError
 from jellyplus.datasets.splits import manifest_digest
-from jellyplus.reproduction.evidence import Store
 from jellyplus.reproduction.runner import Runner
+from jellyplus.reproduction.store import Store
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.classifier import Classifier
 from jellyplus.training.not_finite import origin
@@ -224,7 +224,7 @@ RUN = Run("dspike/tiny", "embedded", RECIPE, None)
 
 
 def test_only_one_process_makes_a_run(runner):
-    checkpoint = runner.store.checkpoint_path(RUN.key, 0, runner.code)
+    checkpoint = runner.store.checkpoint(RUN.key, 0, runner.today.code)
     checkpoint.parent.mkdir(parents=True)
     with filelock.FileLock(checkpoint.with_suffix(".lock")), pytest.raises(InputError, match="another process makes"):
         runner.make([(RUN, 0)])
@@ -233,7 +233,7 @@ def test_only_one_process_makes_a_run(runner):
 
 
 def test_what_killed_processes_left_behind_is_removed(runner):
-    checkpoint = runner.store.checkpoint_path(RUN.key, 0, runner.code)
+    checkpoint = runner.store.checkpoint(RUN.key, 0, runner.today.code)
     checkpoint.parent.mkdir(parents=True)
     checkpoint.with_name(f".{checkpoint.stem}.partial.x1").write_text("killed while it wrote the state")
     runner.make([(RUN, 0)])
@@ -268,7 +268,7 @@ def test_evidence_says_which_data_it_is_about(runner):
     data = dataclasses.replace(in_files(test=3, skip=True), manifest=manifest)
     runner._data = {("digits", None, None, None): data}
     runner.make([(RUN, 0)])
-    dataset = runner.store.find(RUN.key, 0, runner.code).dataset
+    dataset = runner.store.find(RUN.key, 0, runner.today.code).dataset
     digest = manifest_digest(manifest)
     assert (dataset["fingerprint"], dataset["split"], dataset["split_sha256"]) == (data.fingerprint, "first900", digest)
     assert (dataset["train_examples"], dataset["test_examples"]) == (64, 31)

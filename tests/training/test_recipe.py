@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import yaml
 
 from jellyplus._errors import InputError
 from jellyplus._options import PROFILES
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe import load_run, recipe_key
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(f"{path.parent.name}/{path.stem}" for path in RECIPES.glob("*/*_*.yaml"))
@@ -452,3 +453,10 @@ def test_a_recipe_is_immutable():
     recipe = original("dspike/cifar10_t6").recipe
     with pytest.raises(AttributeError):
         recipe.model.width = 1
+
+
+def test_recipe_key_is_the_sha256_of_canonical_json():
+    assert recipe_key({"b": 1.5, "a": [True, None]}) == hashlib.sha256(b'{"a":[true,null],"b":1.5}').hexdigest()
+    assert recipe_key({"a": 1, "b": {"d": 2, "c": 3}}) == recipe_key({"b": {"c": 3, "d": 2}, "a": 1})
+    assert recipe_key({"a": (1, 2)}) == recipe_key({"a": [1, 2]})
+    assert recipe_key({"a": 1}) != recipe_key({"a": 1.0})

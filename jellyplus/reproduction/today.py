@@ -1,0 +1,163 @@
+"""Whether evidence is what today's code would make: judged by what the code does, see :mod:`.probe`."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import joblib
+from tqdm import tqdm
+
+from jellyplus._distributed import processes
+from jellyplus._errors import InputError
+from jellyplus._files import write_atomically
+from jellyplus.reproduction import probe
+from jellyplus.reproduction.evidence import Evidence, Measurement
+from jellyplus.reproduction.probe import Values
+from jellyplus.reproduction.source import code_digest, libraries
+from jellyplus.reproduction.store import Probe, Store
+from jellyplus.training.recipe import Run
+
+__all__ = ["Standing", "Today"]
+
+Record = Evidence | Measurement
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What today's code has to say of evidence.
+
+    Args:
+        status: ``current``, today's code does the same; ``stale``, it does not; ``unknown``, nobody recorded what the
+            code did that made it.
+        differences: in words, by what differs.
+    """
+
+    status: Literal["current", "stale", "unknown"]
+    differences: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether today's code does the same."""
+        return self.status == "current"
+
+    def of(self, quantity: str | None) -> "Standing":
+        """What it has to say of one quantity, or of training alone: how another one is counted does not matter then."""
+        counts = {
+            name: said
+            for name, said in self.differences.items()
+            if not name.startswith(probe.QUANTITY) or name == f"{probe.QUANTITY}{quantity}"
+        }
+        return Standing("current") if self.differences and not counts else Standing(self.status, counts)
+
+    @property
+    def why(self) -> str:
+        """The first difference and how many there are beside it; empty where there is none."""
+        first, *others = [*self.differences.values(), ""][:-1] or [""]
+        return f"{first} ({len(others)} more)" if others else first
+
+
+class Today:
+    """The code as it is now, and what it does, as far as somebody asked.
+
+    What it does is kept in ``$XDG_CACHE_HOME/jellyplus/probes`` (``~/.cache``) by the digest of the source and the
+    versions of the libraries, so that nothing is run twice.
+    """
+
+    def __init__(self):
+        self.code = code_digest()
+        self.libraries = libraries()
+        self._values: dict[str, Values] = {}
+
+    def standing(self, record: Record, run: Run, store: Store) -> Standing:
+        """What today's code has to say of ``record``.
+
+        The digest is the short way: equal source on equal libraries does the same.
+
+        Args:
+            record: evidence, or a measurement.
+            run: that it is of.
+            store: that has it.
+
+        Raises:
+            InputError: its probe is damaged.
+        """
+        if self._is_same(record.code, record.versions):
+            return Standing("current")
+        recorded = store.probe(record)
+        if recorded is None:
+            return Standing("unknown")
+        if self._is_same(recorded.code, recorded.versions):
+            return Standing("current")
+        found = probe.differences(recorded.values, self.values(record, run))
+        return Standing("stale", found) if found else Standing("current")
+
+    def probe(self, record: Record, run: Run) -> Probe:
+        """What is kept beside ``record``, which this code made."""
+        return Probe(1, self.code, self.libraries, self.values(record, run))
+
+    def values(self, record: Record, run: Run) -> Values:
+        """What today's code does that would make ``record`` again."""
+        name = _name(record)
+        if name not in self._values:
+            self._values[name] = self._kept(name) or self._probed([(record, run)])[0]
+        return self._values[name]
+
+    def prepare(self, records: Iterable[tuple[Record, Run]], store: Store) -> None:
+        """Find out in several processes what :meth:`standing` of all these will want to know.
+
+        Raises:
+            InputError: a probe is damaged.
+        """
+        needed = {_name(record): (record, run) for record, run in records if self._needs_values(record, store)}
+        missing = {name: needed[name] for name in needed if not (name in self._values or self._kept(name))}
+        for name, values in zip(missing, self._probed(list(missing.values())), strict=True):
+            self._values[name] = values
+
+    def _needs_values(self, record: Record, store: Store) -> bool:
+        if self._is_same(record.code, record.versions):
+            return False
+        recorded = store.probe(record)
+        return recorded is not None and not self._is_same(recorded.code, recorded.versions)
+
+    def _is_same(self, code: str, versions: Mapping[str, str]) -> bool:
+        return code == self.code and self.libraries.items() <= versions.items()
+
+    def _probed(self, wanted: list[tuple[Record, Run]]) -> list[Values]:
+        """In this process where it is one or two; elsewhere where that is faster, or where processes wait for it."""
+        jobs = 1 if len(wanted) < _WORTH_PROCESSES and processes() == 1 else max(2, os.cpu_count() or 1)
+        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
+        made = parallel(joblib.delayed(_probe)(*subject) for subject in wanted)
+        found = list(tqdm(made, "what today's code does", len(wanted), unit="probe", leave=False, disable=jobs == 1))
+        for (record, _), values in zip(wanted, found, strict=True):
+            with contextlib.suppress(InputError):  # without a folder for it, it is found out again
+                write_atomically(self._file(_name(record)), json.dumps(values).encode())
+        return found
+
+    def _kept(self, name: str) -> Values | None:
+        with contextlib.suppress(OSError, ValueError):
+            self._values[name] = json.loads(self._file(name).read_bytes())
+        return self._values.get(name)
+
+    def _file(self, name: str) -> Path:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jellyplus" / "probes"
+        today = hashlib.sha256(repr((self.code, sorted(self.libraries.items()))).encode()).hexdigest()
+        return cache / today[:16] / f"{name}.json"
+
+
+_WORTH_PROCESSES = 12  # probes; to start processes takes as long
+
+
+def _name(record: Record) -> str:
+    """Of what decides it: neither seed nor code."""
+    return f"{record.key[:32]}-{record.probe_stem.removesuffix(record.code[:12])}"
+
+
+def _probe(record: Record, run: Run) -> Values:
+    if isinstance(record, Measurement):
+        return probe.of_measure(run, record.measure, record.settings)
+    return probe.of_run(run)

@@ -1,0 +1,18 @@
+"""What holds for all tests."""
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _made_up_probes(tmp_path_factory):
+    """Tests that train in this process keep no probe for others to find, and make none: some break what is probed.
+
+    ``tests/reproduction/probe`` has those of real probes.
+    """
+    from jellyplus.reproduction import today
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(today, "_probe", lambda record, run: {"name": run.name})
+        patch.setattr(today.Today, "_kept", lambda *_: None)
+        patch.setattr(today.Today, "_file", lambda self, name: tmp_path_factory.getbasetemp() / "probes" / name)
+        yield

@@ -1,0 +1,290 @@
+"""Harmless edits of the package, and faults with the runs that have to notice.
+
+An edit is a list of [file, what stands there once, what shall stand there]; where nothing stood, the file is made.
+"""
+
+#: recipe, profile, what is changed in it, and a measure with its settings instead of the run.
+RUNS = {
+    "ann": ("dspike/cifar10_ann", "small", {}, None, {}),
+    "search": ("dspike/cifar10_t6", "embedded", {"initial_weights": {"ann_bias": "scale"}}, None, {}),
+    "differences": ("dspike/mnist_toy_finite_differences", "paper", {}, None, {}),
+    "esg": ("imloss/cifar10_cifarnet_t4", "embedded", {}, None, {}),
+    "residual": ("imloss/cifar10_resnet19_t4", "embedded", {"evolution": None}, None, {}),
+    "warm": ("imloss/cifar10_cifarnet_t4_bare", "embedded", {}, None, {}),
+    "mpr": ("inflor/cifar10_resnet20_t4", "embedded", {}, None, {}),
+    "srif": ("inflor/cifar10_resnet20_t4_no_mpr", "embedded", {}, None, {}),
+    "shortcut": ("shortcut/cifar10_resnet18_t2_evolutionary", "embedded", {}, None, {}),
+    "dvs": ("tdbn/cifar10dvs_resnet19_t10", "embedded", {}, None, {}),
+    "norms": ("tdbn/cifar10_plain20", "embedded", {}, "gradient_norms", {"epoch_parts": 1}),
+    "error": ("inflor/cifar10_resnet20_t4", "embedded", {}, "quantisation_error", {}),
+}
+ALL = set(RUNS)
+TRAINED = ALL - {"norms"}  # those that go through a whole run
+RUN = TRAINED - {"error"}  # those whose evidence is a run's
+SPIKING = ALL - {"ann"}
+NORMED = ALL - {"differences", "warm"}
+SRIF = {"mpr", "srif", "error"}
+RECTIFIED = {"mpr", "error"}
+LIF = SPIKING - SRIF
+STEPPED = {"dvs"}  # the learning rate falls in steps
+DSPIKE = {"search"}
+EVAF = {"esg", "residual", "warm"}
+IM_LOSS = {"esg", "residual"}
+RECTANGULAR = SPIKING - DSPIKE - IM_LOSS
+DECAYING = {"ann", "search", "esg", "residual", "warm", *SRIF, "shortcut"}  # weights
+CROPPED = RUN - {"differences", "dvs"} | {"norms", "error"}
+
+CLASSIFIER, TRAIN, DATA = "training/classifier.py", "training/train.py", "training/data.py"
+DYNAMICS, TORCH, SURROGATE = "neuron/dynamics.py", "neuron/torch_backend.py", "surrogate.py"
+RECTIFIER, NETWORK, ORDER = "neuron/rectifier.py", "training/network.py", "datasets/order.py"
+
+#: By name: one edit, and the runs that do something else with it.
+FAULTS = {
+    "Dspike's window open": (
+        [SURROGATE, "inside = x.abs().le_(0.5)", "inside = x.abs().lt_(0.5)"],
+        DSPIKE,
+    ),
+    "Dspike's peak": (
+        [SURROGATE, "peak = self.temperature / (2 *", "peak = self.temperature / (2.001 *"],
+        DSPIKE,
+    ),
+    "the rectangular window closed": (
+        [SURROGATE, "inside = x.abs_().lt_(self.width / 2)", "inside = x.abs_().le_(self.width / 2)"],
+        RECTANGULAR,
+    ),
+    "EvAF's gradient": ([SURROGATE, ".mul_(-self.k / 2)", ".mul_(-self.k / 2.00001)"], IM_LOSS),
+    "the triangular gradient, which no recipe has": (
+        [SURROGATE, ".clamp_(min=0).mul_(self.gamma)", ".clamp_(min=0)"],
+        set(),
+    ),
+    "the rectifier's negative branch": (
+        [RECTIFIER, "(1 + F.relu(-u)).pow(1 / 3)", "(1 + F.relu(-u)).pow(1 / 2)"],
+        RECTIFIED,
+    ),
+    "the rectifier's gradient outside": (
+        [RECTIFIER, "F.relu(-u)).pow(-2 / 3) / 3", "F.relu(-u)).pow(-1 / 3) / 3"],
+        RECTIFIED,
+    ),
+    "a joint of the rectifier": (
+        [RECTIFIER, "torch.where(u == clamped, inside", "torch.where((u > 0) & (u <= 1), inside"],
+        RECTIFIED,
+    ),
+    "decay": (
+        [DYNAMICS, "torch.add(x, v, alpha=self.decay, out=out)", "torch.add(x, v, alpha=self.decay**2, out=out)"],
+        LIF,
+    ),
+    "hard reset incomplete": (
+        [
+            DYNAMICS,
+            "torch.addcmul(h, h, spike, value=-1, out=out)",
+            "torch.addcmul(h, h, spike, value=-0.999, out=out)",
+        ],
+        LIF,
+    ),
+    "soft reset by V_th": (["neuron/srif.py", "spike_size=1.0", "spike_size=self.v_threshold"], SRIF),
+    "reset before firing": (
+        [
+            TORCH,
+            "            self._fire(h, out=spikes[t])\n            v = self.dynamics.reset(h, spikes[t], out=last)\n",
+            "            v = self.dynamics.reset(h, spikes[t - 1] if t else h * 0, out=last)\n            self._fire(v, out=spikes[t])\n",
+        ],
+        SPIKING,
+    ),
+    "a strict threshold": (
+        [TORCH, "return torch.ge(h, self.dynamics.v_threshold", "return torch.gt(h, self.dynamics.v_threshold"],
+        SPIKING,
+    ),
+    "the reset detached": (
+        [DYNAMICS, "return silent.fill_(1) if self.detach_reset", "return silent.fill_(1) if not self.detach_reset"],
+        SRIF,
+    ),
+    "alpha of tdBN": (
+        [NETWORK, "ThresholdDependentBatchNorm2d(alpha, v_th,", "ThresholdDependentBatchNorm2d(1.01 * alpha, v_th,"],
+        NORMED,
+    ),
+    "alpha where branches meet": (
+        [NETWORK, '("alpha", "branch_alpha") if', '("alpha",) if'],
+        {"search", "residual", *SRIF, "shortcut", "dvs"} | {"ann"},
+    ),
+    "tdBN's eps": (
+        ["layer.py", "self.training, self.momentum, self.eps\n", "self.training, self.momentum, 2 * self.eps\n"],
+        NORMED,
+    ),
+    "running statistics": (
+        ["layer.py", "self.training, self.momentum, self.eps\n", "self.training, 0.11, self.eps\n"],
+        NORMED - {"norms"},
+    ),
+    "K one epoch early": (
+        ["training/evolution.py", "evaf_k(pl_module.current_epoch,", "evaf_k(pl_module.current_epoch + 1,"],
+        {"esg"},
+    ),
+    "lambda one iteration late": (
+        ["training/evolution.py", "trainer.global_step + 1, int", "trainer.global_step, int"],
+        {"shortcut"},
+    ),
+    "shortcut branches in evaluation": (["model/shortcut.py", "plain.shortcuts = None", "pass"], {"shortcut"}),
+    "the cosine one epoch short": (
+        [CLASSIFIER, "(optimizer, schedule.epochs, schedule.final", "(optimizer, schedule.epochs - 1, schedule.final"],
+        RUN - STEPPED | {"error"},
+    ),
+    "the step one epoch late": (
+        [CLASSIFIER, "StepLR(optimizer, schedule.step_epochs,", "StepLR(optimizer, schedule.step_epochs + 1,"],
+        STEPPED,
+    ),
+    "momentum": ([CLASSIFIER, "momentum=settings.momentum,", "momentum=0.8,"], ALL),
+    "weight decay on weights alone": (
+        [
+            CLASSIFIER,
+            "            self.net.parameters(),\n            lr=",
+            "            [{'params': [p for p in self.net.parameters() if p.dim() > 1]}, {'params': [p for p in self.net.parameters() if p.dim() < 2], 'weight_decay': 0}],\n            lr=",
+        ],
+        DECAYING - {"warm"},
+    ),
+    "a sum over time": ([CLASSIFIER, "return y_seq.mean(0)", "return y_seq.sum(0)"], ALL - {"ann"}),
+    "labels smoothed": (
+        [CLASSIFIER, "F.cross_entropy(self(x), labels)", "F.cross_entropy(self(x), labels, label_smoothing=0.001)"],
+        TRAINED,
+    ),
+    "evaluation in training mode": (
+        [
+            CLASSIFIER,
+            "        x, labels, _ = batch\n        self.correct",
+            "        x, labels, _ = batch\n        self.net.train()\n        self.correct",
+        ],
+        NORMED - {"norms"},
+    ),
+    "the state left between batches": (
+        [
+            CLASSIFIER,
+            "        _compat.reset_net(self.net)\n        return read_out",
+            "        self.net.training or _compat.reset_net(self.net)\n        return read_out",
+        ],
+        SPIKING,
+    ),
+    "crop padding": (["datasets/transforms.py", "padding=crop_padding)", "padding=crop_padding + 1)"], CROPPED),
+    "cutout": (["datasets/transforms.py", "partial(Cutout, cutout_size)", "partial(Cutout, cutout_size - 1)"], {"ann"}),
+    "sample order": (
+        [ORDER, "manual_seed(derived_seed(self.seed, epoch)))", "manual_seed(derived_seed(self.seed, epoch + 1)))"],
+        ALL,
+    ),
+    "the normalisation of CIFAR-10": (
+        ["datasets/cifar.py", "(0.4914, 0.4822, 0.4465)", "(0.4914, 0.4822, 0.4464)"],
+        {"ann"},
+    ),
+    "the contrast threshold of the simulated camera": (
+        ["datasets/embedded.py", "CONTRAST_THRESHOLD = 0.5", "CONTRAST_THRESHOLD = 0.51"],
+        {"dvs"},
+    ),
+    "the initialisation": (["model/network.py", 'mode = "fan_out"', 'mode = "fan_in"'], ALL),
+    "IM-Loss in residual branches too": (
+        ["loss.py", "for inner in block.branch.modules()}", "for inner in ()}"],
+        {"residual"},
+    ),
+    "the warm start without momentum": (
+        ["training/warm_start.py", "net.parameters(), learning_rate, momentum)", "net.parameters(), learning_rate)"],
+        {"warm"},
+    ),
+    "the search's epsilon": (
+        ["training/temperature.py", "self.settings.epsilon,", "2 * self.settings.epsilon,"],
+        DSPIKE,
+    ),
+    "the search in the other mode": (
+        ["training/temperature.py", 'self.settings.statistics == "train"', 'self.settings.statistics != "train"'],
+        DSPIKE,
+    ),
+    "a parent's bias not scaled": ([NETWORK, 'settings.ann_bias == "scale"', 'settings.ann_bias == "never"'], DSPIKE),
+    "a parent's statistics not taken": (
+        [
+            NETWORK,
+            "common = [name for name in target if",
+            'common = [name for name in target if "running" not in name and',
+        ],
+        DSPIKE,
+    ),
+    "differences of twice the step": (
+        ["training/finite_differences.py", "self.settings.epsilon,", "2 * self.settings.epsilon,"],
+        {"differences"},
+    ),
+    "energy of a multiplication": (
+        ["op_counter.py", "pj_per_multiplication: float = 4.6", "pj_per_multiplication: float = 4.5"],
+        RUN,
+    ),
+    "the best epoch as the last": (
+        ["reproduction/evidence.py", 'accuracy_last=last["accuracy"]', 'accuracy_last=best["accuracy"]'],
+        TRAINED,
+    ),
+    "the quantisation error": (
+        ["monitor.py", "(h - spike.double()).square().sum()", "(h - spike.double()).abs().sum()"],
+        {"error"},
+    ),
+    "which layers a figure shows": (
+        ["reproduction/measures.py", "list(watch.norms.values())[1:-1]", "list(watch.norms.values())[1:]"],
+        {"norms"},
+    ),
+}
+
+#: By name: edits that change the text alone.
+HARMLESS = {
+    "nothing": [],
+    "a private function renamed": [
+        [DYNAMICS, "kept = self._kept(h, silent, slope)", "kept = self._slope_of_reset(h, silent, slope)"],
+        [DYNAMICS, "def _kept(self", "def _slope_of_reset(self"],
+    ],
+    "an error reworded": [
+        [
+            "neuron/base.py",
+            "step mode 'm' needs input [T, N, *] with T >= 1, got",
+            "give [T, N, *] with at least one time-step, not",
+        ],
+    ],
+    "independent statements reordered": [
+        [
+            "training/warm_start.py",
+            "    optimizer = torch.optim.SGD(net.parameters(), learning_rate, momentum)\n    loss = IMLoss(net, weight=1.0)\n",
+            "    loss = IMLoss(net, weight=1.0)\n    optimizer = torch.optim.SGD(net.parameters(), learning_rate, momentum)\n",
+        ],
+    ],
+    "a class in a file of its own": [
+        [
+            "training/initial_state.py",
+            "",
+            "from typing import NamedTuple\n\n\nclass InitialState(NamedTuple):\n    weights: dict\n    spiking: bool\n",
+        ],
+        [
+            NETWORK,
+            'class InitialState(NamedTuple):\n    """The last weights of another run, and whether its network has neurons '
+            'that fire."""\n\n    weights: dict[str, Tensor]\n    spiking: bool\n',
+            "from jellyplus.training.initial_state import InitialState  # noqa\n",
+        ],
+    ],
+    "a loop replaced by an equal expression": [
+        [
+            TORCH,
+            "            if v_seq is not None:\n                v_seq[t] = v\n",
+            "            v_seq is None or v_seq[t].copy_(v)\n",
+        ],
+    ],
+    "an equal formula": [
+        [SURROGATE, "return torch.tanh(self.k * x) / 2 + 0.5", "return 0.5 * (1 + torch.tanh(x * self.k))"]
+    ],
+    "a sum in another order": [[CLASSIFIER, "loss = cross_entropy + im_loss", "loss = im_loss + cross_entropy"]],
+    "a mean as a sum": [[CLASSIFIER, "return y_seq.mean(0)", "return y_seq.sum(0) / len(y_seq)"]],
+    "an equal condition": [
+        [
+            NETWORK,
+            'v_th = recipe.neuron.v_threshold if recipe.norm.name == "tdbn" else 1.0',
+            'v_th = 1.0 if recipe.norm.name != "tdbn" else recipe.neuron.v_threshold',
+        ]
+    ],
+    "a helper in place of a lambda": [
+        [
+            DATA,
+            "sizes = (settings.crop_padding, settings.cutout_size, settings.roll_pixels)",
+            "sizes = tuple(getattr(settings, name) for name in ('crop_padding', 'cutout_size', 'roll_pixels'))",
+        ]
+    ],
+    "a constant given a name": [
+        ["model/network.py", "nn.init.zeros_(module.bias)", "nn.init.constant_(module.bias, _NONE)"],
+        ["model/network.py", "Neuron = Callable[[], nn.Module]", "_NONE = 0.0\nNeuron = Callable[[], nn.Module]"],
+    ],
+}
