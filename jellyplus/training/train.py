@@ -112,7 +112,7 @@ def train(
         InputError: recipe and data do not fit, the state file is damaged or belongs to other data, an example cannot
             be read, the loss is not finite, a process that loads data ended, or the state cannot be written.
     """
-    module = DataModule(data, recipe, seed, workers)
+    module = DataModule(data, recipe, seed, workers, pinned=device == "cuda")
     module.start_workers()
     origin = {"recipe": recipe_key(as_plain_data(recipe)), "seed": seed, "data": data.fingerprint}
     backend = choose_backend(recipe, device)
