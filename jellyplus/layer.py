@@ -56,7 +56,7 @@ class _ThresholdDependentBatchNorm(_BatchNorm, _compat.MultiStepModule):
         dims = [0, *range(2, x.dim())]
         per_channel = (-1, *[1] * (x.dim() - 2))
         total = x.sum(dims, dtype=torch.promote_types(x.dtype, torch.float32))
-        totals = sum_over_processes(torch.cat([total, total.new_tensor([x.numel() / x.shape[1]])]))
+        totals = sum_over_processes(torch.cat([total, total.new_full((1,), x.numel() / x.shape[1])]))
         mean, count = totals[:-1] / totals[-1], totals[-1].detach()
         centred = x - mean.view(per_channel)
         variance = sum_over_processes(centred.square().sum(dims)) / count

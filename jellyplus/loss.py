@@ -33,8 +33,13 @@ def im_loss(sequences: Sequence[Tensor], targets: Sequence[float]) -> Tensor:
     0.5
     """
     sums = torch.stack([x.sum(dtype=torch.promote_types(x.dtype, torch.float32)) for x in sequences])
-    totals = sum_over_processes(torch.stack([sums, sums.new_tensor([x.numel() for x in sequences])]))
-    return (totals[0] / totals[1] - totals.new_tensor(targets)).square().mean()
+    totals = sum_over_processes(torch.stack([sums, _vector([x.numel() for x in sequences], sums)]))
+    return (totals[0] / totals[1] - _vector(targets, sums)).square().mean()
+
+
+def _vector(numbers: Sequence[float], like: Tensor) -> Tensor:
+    """Filled on the device, since a GPU would wait for a copy of a list."""
+    return torch.stack([like.new_full((), number) for number in numbers])
 
 
 class IMLoss(nn.Module, _compat.MultiStepModule):

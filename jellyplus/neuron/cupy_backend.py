@@ -132,6 +132,7 @@ class NodeKernel(CKernel2D):
         self.cparams = {}
         for name, ctype in sorted(PARAMETERS[direction].items()):  # the order of CKernel's declaration
             self.add_param(ctype.replace("Stored", dtype), name)
+        self._packers = {name: _PACKERS.get(ctype, _address) for name, ctype in self.cparams.items()}
 
     @property
     def declaration(self) -> str:
@@ -161,17 +162,19 @@ class NodeKernel(CKernel2D):
     def __call__(self, device: torch.device, arguments: Arguments) -> None:
         """Launch on torch's current stream of ``device``. A None is a null pointer."""
         self.check_keys(arguments)
-        values = tuple(self._packed(name, arguments[name]) for name in self.cparams)
+        values = tuple(pack(arguments[name]) for name, pack in self._packers.items())
         threads = -(-arguments["n"] // _LANES[self.dtype])
         grid = (-(-threads // _THREADS),)
         with DeviceEnvironment(device.index):  # CuPy launches on the current device, and torch's is put back
             self.compiled(grid, (_THREADS,), values, stream=_stream(device))
 
-    def _packed(self, name: str, value: Tensor | float | int | None):
-        """As CuPy wants it: an address as int, a number as numpy's of the parameter's size."""
-        if "*" in (ctype := self.cparams[name]):
-            return 0 if value is None else value.data_ptr()
-        return {"const int": np.int32, "const long long": np.int64, "const float": np.float32}[ctype](value)
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+#: By C type, a number as CuPy wants it, of the parameter's size; what is no number is an address.
+_PACKERS = {"const int": np.int32, "const long long": np.int64, "const float": np.float32}
 
 
 class CupyEngine(KernelEngine):

@@ -4,6 +4,7 @@ The forward pass keeps its input, and what little the engine wants besides; the 
 membrane potentials again and walks back through time.
 """
 
+import math
 from typing import NamedTuple, Protocol
 
 import torch
@@ -76,24 +77,25 @@ class MultiStep(torch.autograd.Function):
 class _Layout(NamedTuple):
     """How [T, N, *] becomes [T, neurons] in the order of its memory, and back: channels-last stays channels-last."""
 
-    shape: torch.Size
     order: list[int]
+    inverse: list[int]
+    sizes: list[int]
+    neurons: int
 
     @classmethod
     def of(cls, x_seq: Tensor) -> "_Layout":
-        return cls(x_seq.shape, [0, *sorted(range(1, x_seq.dim()), key=x_seq.stride, reverse=True)])
+        order = [0, *sorted(range(1, x_seq.dim()), key=x_seq.stride, reverse=True)]
+        sizes = [x_seq.shape[dim] for dim in order[1:]]
+        return cls(order, sorted(range(len(order)), key=order.__getitem__), sizes, math.prod(sizes))
 
     def flatten(self, sequence: Tensor | None) -> Tensor | None:
         if sequence is None:
             return None
-        flat = sequence.permute(self.order).reshape(len(sequence), sequence[0].numel())
+        flat = sequence.permute(self.order).reshape(sequence.shape[0], self.neurons)
         return flat if flat.stride(1) == 1 else flat.contiguous()
 
     def flatten_state(self, v: Tensor | float | None) -> Tensor | float | None:
         return self.flatten(v[None])[0] if isinstance(v, Tensor) else v
 
     def restore(self, flat: Tensor | None) -> Tensor | None:
-        if flat is None:
-            return None
-        inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
-        return flat.view(len(flat), *(self.shape[dim] for dim in self.order[1:])).permute(inverse)
+        return None if flat is None else flat.view(flat.shape[0], *self.sizes).permute(self.inverse)

@@ -1,6 +1,7 @@
 """The Lightning module of every classifier, spiking or not: mean over time, its losses, SGD, its schedule."""
 
 import hashlib
+import math
 import time
 
 import lightning
@@ -14,12 +15,13 @@ from jellyplus._distributed import gathered, mean_over_processes, processes, ran
 from jellyplus._errors import InputError
 from jellyplus.datasets.order import derived_seed
 from jellyplus.loss import IMLoss
-from jellyplus.training.not_finite import first_not_finite, origin
+from jellyplus.training.not_finite import Fault, Watch, origin
 from jellyplus.training.recipe import Recipe, Schedule
 
 __all__ = ["Classifier", "read_out"]
 
 
+_LOOK_EVERY = 200  # steps of a GPU, which runs dry when it is waited for; what it does after a fault is in vain
 _WHAT_TO_DO = (
     "the state after the last finished epoch is kept; check the data, or make another run with a smaller "
     "optimizer.learning_rate"
@@ -48,8 +50,17 @@ class Classifier(lightning.LightningModule):
         self.recipe = recipe
         self.seed = seed
         self.history: list[dict] = []
-        self.correct = MulticlassAccuracy(recipe.model.num_classes, average="micro")
+        self.correct = MulticlassAccuracy(recipe.model.num_classes, average="micro", validate_args=False)  # it waits
         self.im_loss = IMLoss(net, recipe.im_loss.weight, recipe.im_loss.variant) if recipe.im_loss else None
+        self._watch = Watch(net)
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether steps are launched before the ones before them have ended: on a GPU.
+
+        With finite differences a step is thousands of passes, and may as well be waited for.
+        """
+        return self.device.type == "cuda" and self.recipe.finite_differences is None
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, C, H, W] or event frames [N, T, C, H, W] to [N, classes]."""
@@ -62,13 +73,24 @@ class Classifier(lightning.LightningModule):
             self.history.append({"epoch": self.current_epoch})
         self.history[-1].update(values)
 
+    def on_train_start(self) -> None:
+        """A state from another device names the kernel that made its steps there."""
+        for group in self.optimizers().param_groups:
+            group["fused"] = self.runs_ahead or None
+
     def on_train_epoch_start(self) -> None:
         """Note the learning rate, and start the clock."""
         self.record(learning_rate=self.optimizers().param_groups[0]["lr"])
         self._started = time.monotonic()
+        self._watch = Watch(self.net)  # of the tensors on this device
         self._loss_sums = torch.zeros(2, device=self.device)
         self._seen: list[Tensor] = []
         self._tested = 0
+
+    def transfer_batch_to_device(self, batch: tuple, device: torch.device, dataloader_idx: int) -> tuple:
+        """Inputs and labels; the ids stay, and nobody has to wait for them to come back."""
+        x, labels, ids = batch
+        return *super().transfer_batch_to_device((x, labels), device, dataloader_idx), ids
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         """Seed what a step may draw, so that it does not depend on what ran before."""
@@ -79,32 +101,59 @@ class Classifier(lightning.LightningModule):
         """The cross-entropy of one batch, and IM-Loss where the recipe has it.
 
         Raises:
-            InputError: it is not finite; says since which layer.
+            InputError: that of a step looked at is not finite; says since which layer.
         """
         x, labels, ids = batch
         cross_entropy = F.cross_entropy(self(x), labels)
         im_loss = cross_entropy.new_zeros(()) if self.im_loss is None else self.im_loss()
         loss = cross_entropy + im_loss
-        if not torch.isfinite(loss):  # on a GPU the one wait of a step
-            raise InputError(
-                f"the loss is {loss.item()} in {self._step()}: {origin(self.net, time_first(x))}; {_WHAT_TO_DO}"
-            )
         self._loss_sums += torch.stack([loss, im_loss]).detach()
-        self._seen.append(ids.cpu())
-        return loss
+        self._seen.append(ids.clone())  # a tensor of a process that loads keeps a file open
+        self._watch.note_pass(loss, x)
+        if self._is_due():
+            self._look()
+        return loss / (1 - self._watch.stopped) if self.runs_ahead else loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """From a loss on that is not finite the weights stay as they are, so that a later look finds where it began.
+
+        A fused step is none where ``found_inf`` is 1. In 16-mixed the gradient scaler puts its own there, which is 1
+        when gradients are not finite: those of a loss that was divided by zero.
+        """
+        if self.runs_ahead:
+            optimizer.found_inf = self._watch.stopped
 
     def on_train_batch_end(self, outputs: object, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        """A neuron that gets NaN does not fire, and the loss stays finite: weights and statistics tell.
+        """Look, before anything is evaluated or saved, at what the steps made.
 
         Raises:
-            InputError: the step made one of them not finite.
+            InputError: one made a statistic or a weight not finite.
         """
-        if name := first_not_finite(self.net):
-            cause = "" if torch.isfinite(batch[0]).all() else " from an input that is not finite"
-            raise InputError(f"{self._step(done=1)} made {name} not finite{cause}; {_WHAT_TO_DO}")
+        self._watch.note_step()
+        if self._is_due():
+            self._look()
+            self._watch.forget()
 
-    def _step(self, done: int = 0) -> str:
-        return f"epoch {self.current_epoch + 1}, step {len(self._seen) + 1 - done}"
+    def _is_due(self) -> bool:
+        steps = len(self._seen)
+        return not self.runs_ahead or steps % _LOOK_EVERY == 0 or steps == self.trainer.num_training_batches
+
+    def _look(self) -> None:
+        if fault := self._watch.look():
+            step = f"epoch {self.current_epoch + 1}, step {fault.step}"
+            if math.isfinite(fault.loss):
+                cause = "" if fault.finite_input else " from an input that is not finite"
+                raise InputError(f"{step} made {fault.name} not finite{cause}; {_WHAT_TO_DO}")
+            raise InputError(f"the loss is {fault.loss} in {step}: {self._origin(fault)}; {_WHAT_TO_DO}")
+
+    def _origin(self, fault: Fault) -> str:
+        if fault.name:
+            return f"{fault.name} is not finite"
+        if not fault.finite_input:
+            return "the input is not finite"
+        x = self.trainer.datamodule.train_inputs(self.current_epoch, self._seen[fault.step - 1])
+        self.on_train_batch_start(None, fault.step - 1)  # draws what was drawn
+        return origin(self.net, time_first(x.to(self.device)))
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
         """Count what is right."""
@@ -144,7 +193,10 @@ class Classifier(lightning.LightningModule):
             momentum=settings.momentum,
             nesterov=settings.nesterov,
             weight_decay=settings.weight_decay,
+            fused=self.runs_ahead or None,
         )
+        if self.runs_ahead and settings.momentum:
+            _start_momentum(optimizer)
         scheduler = _scheduler(optimizer, self.recipe.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
@@ -155,6 +207,12 @@ class Classifier(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """The history comes back."""
         self.history = checkpoint["history"]
+
+
+def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Zeros change no number; a first fused step that is none would leave it uninitialised (torch/optim/sgd.py)."""
+    for parameter in optimizer.param_groups[0]["params"]:
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _scheduler(optimizer: torch.optim.Optimizer, schedule: Schedule) -> torch.optim.lr_scheduler.LRScheduler:

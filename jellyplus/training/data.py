@@ -30,18 +30,20 @@ class DataModule(lightning.LightningDataModule):
         recipe: batch size and augmentation.
         seed: of the run.
         workers: processes that load; they decide speed, no number.
+        pinned: training batches are in memory that a GPU copies from while this process goes on.
 
     Raises:
         InputError: classes, channels or time-steps of recipe and data differ, or a batch larger than the data set or
             not a multiple of the number of processes.
     """
 
-    def __init__(self, data: DataSet, recipe: Recipe, seed: int, workers: int = 0):
+    def __init__(self, data: DataSet, recipe: Recipe, seed: int, workers: int = 0, pinned: bool = False):
         super().__init__()
         _check_fit(data, recipe)
         self.data = data
         self.recipe = recipe
         self.workers = workers
+        self.pinned = pinned
         settings = recipe.data
         sizes = (settings.crop_padding, settings.cutout_size, settings.roll_pixels)
         self.train = AugmentedSplit(data.train, augmentation(settings.augmentation, data, *sizes), seed)
@@ -52,7 +54,7 @@ class DataModule(lightning.LightningDataModule):
     def _loaders(self) -> tuple[DataLoader, DataLoader]:
         batches = PartOfBatches(self.order, self.recipe.data.batch_size, drop_last=True)
         own = range(rank(), len(self.test), processes())
-        train = DataLoader(self.train, batch_sampler=batches, **self._loading())
+        train = DataLoader(self.train, batch_sampler=batches, pin_memory=self.pinned, **self._loading())
         return train, DataLoader(self.test, _EVALUATION_BATCH, sampler=own, **self._loading())
 
     def train_dataloader(self) -> DataLoader:
@@ -71,10 +73,11 @@ class DataModule(lightning.LightningDataModule):
 
         They share the memory of this process as long as neither writes to it. What training fills, frees and fills
         again would become theirs alone, and so would all that the garbage collector visits, since it writes to it:
-        call this before training, and with the objects there are frozen (``gc.freeze``).
+        call this before training, and with the objects there are frozen (``gc.freeze``). Those for training come last:
+        once they are forked, a thread that pins their batches starts CUDA.
         """
         if self.workers:
-            for loader in self._loaders:
+            for loader in reversed(self._loaders):
                 iter(loader)
 
     def search_batch(self, examples: int) -> tuple[Tensor, Tensor]:
@@ -85,6 +88,10 @@ class DataModule(lightning.LightningDataModule):
         """The first test examples, as evaluation sees them."""
         inputs, _ = self._evaluated(self.data.test, range(min(examples, len(self.data.test))))
         return inputs
+
+    def train_inputs(self, epoch: int, ids: Tensor) -> Tensor:
+        """The inputs of some training examples as that epoch shows them."""
+        return collate([self.train[epoch, index] for index in ids.tolist()], self.data.skip_unreadable)[0]
 
     def _evaluated(self, split: Split, indices: Iterable[int]) -> tuple[Tensor, Tensor]:
         """Inputs and labels of some examples, as evaluation sees them; of those that can be read, if some need not."""

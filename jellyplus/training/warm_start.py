@@ -97,4 +97,4 @@ class _Inputs:
         self.device = device
 
     def __iter__(self):
-        return (time_first(x.to(self.device)) for x, *_ in self.data.train_dataloader())
+        return (time_first(x.to(self.device, non_blocking=True)) for x, *_ in self.data.train_dataloader())

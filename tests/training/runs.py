@@ -1,13 +1,17 @@
 """Short runs, and what can be done to them: for the tests of training."""
 
+import contextlib
 import dataclasses
 import functools
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from jellyplus import datasets
+from jellyplus.training import classifier
+from jellyplus.training import train as training
 from jellyplus.training.checkpoint import KeepLast
 from jellyplus.training.classifier import Classifier
 from jellyplus.training.recipe import load_run
@@ -86,3 +90,25 @@ def spy_on_steps(monkeypatch, seen, stop_at=None):
         return loss
 
     monkeypatch.setattr(Classifier, "training_step", spied)
+
+
+def ahead(monkeypatch, look_every):
+    """Train as on a GPU, which is looked at now and then."""
+    monkeypatch.setattr(Classifier, "runs_ahead", True)
+    monkeypatch.setattr(classifier, "_LOOK_EVERY", look_every)
+
+
+def scale_losses(monkeypatch, scale=2.0**16):
+    """16-mixed's gradient scaler, without half precision."""
+    make = training._trainer
+
+    class Scaled(MixedPrecision):
+        def autocast_context_manager(self):
+            return contextlib.nullcontext()
+
+    def scaled(*arguments):
+        trainer = make(*arguments)
+        trainer.strategy.precision_plugin = Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
+        return trainer
+
+    monkeypatch.setattr(training, "_trainer", scaled)

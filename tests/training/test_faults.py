@@ -12,7 +12,7 @@ import zipfile
 import filelock
 import pytest
 import torch
-from runs import Interruption, numbers, recipe_of, run, spy_on_steps, stop_after_epoch, tiny
+from runs import Interruption, ahead, numbers, recipe_of, run, scale_losses, spy_on_steps, stop_after_epoch, tiny
 from torch import nn
 
 from jellyplus._errors import InputError
@@ -53,6 +53,7 @@ def interrupt(folder, monkeypatch, recipe=RECIPE, data=None):
 
 
 def poison(monkeypatch, step, spoil):
+    """Spoil a step; the iterator that is returned gives next the number of the step to come."""
     original, steps = Classifier.training_step, iter(range(1, 100))
 
     def poisoned(self, batch):
@@ -61,6 +62,7 @@ def poison(monkeypatch, step, spoil):
         return original(self, batch)
 
     monkeypatch.setattr(Classifier, "training_step", poisoned)
+    return steps
 
 
 def spoil_input(module, batch):
@@ -89,6 +91,29 @@ def test_what_is_not_finite_stops_the_run_where_it_began_and_loses_nothing(tmp_p
         assert re.match(reason, refusal(tmp_path))
     assert load_checkpoint(tmp_path / "state")["epoch"] == 0
     assert numbers(run(tmp_path, RECIPE)) == whole
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("step", [1, 4, 5, 7])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_input, r"epoch 2, step {} made norm1\.running_mean not finite from an input that is not finite; "),
+        (spoil_weight, r"epoch 2, step {} made stages\.1\.0\.branch\.1\.running_mean not finite; "),
+        (spoil_output, r"the loss is (nan|inf) in epoch 2, step {}: the first layer .* not finite is fc; "),
+    ],
+)
+def test_a_gpu_looked_at_every_fifth_step_stops_soon_and_says_the_same(
+    tmp_path, monkeypatch, spoil, message, step, scaled
+):
+    ahead(monkeypatch, look_every=5)
+    if scaled:
+        scale_losses(monkeypatch)
+    steps = poison(monkeypatch, 8 + step, spoil)
+    found = refusal(tmp_path, data=tiny(train_examples=8 * 16))
+    assert re.match(message.format(step), found)
+    assert next(steps) - 1 == 8 + (5 if step <= 5 else 8)  # the fifth, and the epoch's last
+    assert load_checkpoint(tmp_path / "state")["epoch"] == 0
 
 
 def test_the_first_layer_with_an_output_that_is_not_finite_is_named():

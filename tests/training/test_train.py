@@ -155,6 +155,21 @@ def test_every_epoch_shows_full_batches_of_different_examples(tmp_path, monkeypa
 needs_cpp = pytest.mark.skipif(backends.obstacle("cpp") is not None, reason="the compiled path cannot run here")
 
 
+def test_deterministic_torch_does_not_fill_the_memory_that_it_makes(tmp_path, monkeypatch):
+    """It would take as long as a node itself."""
+    step, seen = Classifier.training_step, []
+
+    def spied(self, batch):
+        flags = (torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
+        seen.append(flags)
+        return step(self, batch)
+
+    monkeypatch.setattr(Classifier, "training_step", spied)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    run(tmp_path, recipe_of(search=False, schedule={"epochs": 1}))
+    assert set(seen) == {(True, False)}
+
+
 @needs_cpp
 def test_how_many_threads_the_compiled_path_has_changes_no_number(tmp_path, monkeypatch, whole):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)  # asked by the compiled path alone
