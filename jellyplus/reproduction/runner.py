@@ -135,7 +135,7 @@ class Runner:
         key = (data.dataset, *presented.values())
         if key not in self._data:
             self._data[key] = datasets.load(data.dataset, self.data_root, **presented)
-        return self._data[key].first(data.examples) if data.examples else self._data[key]
+        return self._data[key].first(data.examples, data.examples_seed) if data.examples else self._data[key]
 
     def _train(self, run: Run, seed: int) -> str:
         """Train, keep the checkpoint, then write the evidence; return one line on the result."""
@@ -284,7 +284,10 @@ def _remove_states(store: Path) -> None:
 
 
 def _same_data(one: Run, other: Run) -> bool:
-    shown = [(data.dataset, data.images, data.events, data.examples) for data in (one.recipe.data, other.recipe.data)]
+    shown = [
+        (data.dataset, data.images, data.events, data.examples, data.examples_seed)
+        for data in (one.recipe.data, other.recipe.data)
+    ]
     return shown[0] == shown[1]
 
 
