@@ -5,6 +5,7 @@ some hundred examples a reader; ``python tests/test_fuzz.py MINUTES`` runs as lo
 """
 
 import copy
+import io
 import json
 import random
 import struct
@@ -12,18 +13,21 @@ import sys
 import tempfile
 import time
 import tracemalloc
+import zlib
 from collections import Counter
 from pathlib import Path
 from types import CodeType, SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from jellyplus import _strict
 from jellyplus._errors import InputError
-from jellyplus.datasets import aedat
+from jellyplus.datasets import aedat, event_camera, images
 from jellyplus.reproduction import evidence as evidence_module
 from jellyplus.reproduction import store as store_module
 from jellyplus.reproduction.store import Store
@@ -31,7 +35,7 @@ from jellyplus.training import recipe as recipe_module
 from jellyplus.training.recipe import load_run, recipe_key
 
 REPOSITORY = Path(__file__).parents[1]
-EXAMPLES = {"aedat2": 200, "aedat3": 300, "recipe": 150, "evidence": 300}
+EXAMPLES = {"aedat2": 200, "aedat3": 300, "image": 500, "event_camera": 60, "recipe": 150, "evidence": 300}
 SECONDS = 5  # an example takes milliseconds; the machines of CI stall
 MEMORY = 64 * 2**20  # bytes beside a hundred times the file
 
@@ -39,12 +43,14 @@ MEMORY = 64 * 2**20  # bytes beside a hundred times the file
 
 
 def aedat2(draw):
-    words = (draw.randrange(2**32) if k % 2 == 0 else 1000 * k for k in range(40))
-    return b"#!AER-DAT2.0\r\n# made by a test\r\n" + struct.pack(">40I", *words)
+    words = (draw.randrange(draw.choice((2**16, 2**32))) if k % 2 == 0 else 1000 * k for k in range(40))
+    chip = draw.choice((b"", b"", b"# AEChip: a.DVS128\r\n", b"# AEChip: a.DAVIS240C\r\n"))
+    return b"#!AER-DAT2.0\r\n# made by a test\r\n" + chip + struct.pack(">40I", *words)
 
 
 def aedat3(draw):
-    content = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#!END-HEADER\r\n"
+    source = draw.choice((b"", b"#Source 1: DVS128\r\n", b"#Source 1: DVS128\r\n", b"#Source 1: DAVIS240C\r\n"))
+    content = b"#!AER-DAT3.1\r\n#Format: RAW\r\n" + source + b"#!END-HEADER\r\n"
     for kind in (0, 1, 1):
         n = draw.randrange(1, 5)
         content += struct.pack("<2H6I", kind, 0, 8, 4, 0, n, n, n)
@@ -52,6 +58,30 @@ def aedat3(draw):
             content += struct.pack("<2I", draw.randrange(128) << 17 | draw.randrange(128) << 2 | 3, k)
     return content
 
+
+SIDE = 8  # pixels: small, so that damage hits heads as often as pixels
+FORMS = {
+    "PNG": ("1", "L", "P", "RGB", "RGBA", "LA", "I;16"),
+    "JPEG": ("L", "RGB", "CMYK"),
+    "BMP": ("1", "L", "P", "RGB"),
+    "TIFF": ("L", "P", "RGB", "CMYK", "I;16", "I", "F"),
+    "PPM": ("L", "RGB", "I"),
+    "WEBP": ("RGB", "RGBA"),
+    "GIF": ("P",),
+}
+GREY = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
+WIDE = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+
+
+def image(form, mode, grey=GREY):
+    content = io.BytesIO()
+    pixels = Image.fromarray(grey.astype(WIDE[mode]) * 257 if mode in WIDE else grey)
+    (pixels if mode in WIDE else pixels.convert(mode)).save(content, form)
+    return content.getvalue()
+
+
+IMAGES = [image(form, mode) for form, modes in FORMS.items() for mode in modes]
+IMAGES += [image(form, "L", 0 * GREY) for form in ("PNG", "BMP", "JPEG")]  # without an event
 
 RECIPES = {
     f"{path.parent.name}/{path.stem}": path.read_bytes()
@@ -104,6 +134,18 @@ def damaged(draw, content):
     return bytes(content)
 
 
+def with_checksums(content):
+    """A PNG whose chunks have the right ones again, as far as it has chunks: damage reaches what reads them."""
+    at = 8
+    while at + 12 <= len(content):
+        (length,) = struct.unpack_from(">I", content, at)
+        end = at + 8 + length
+        checksum = struct.pack(">I", zlib.crc32(content[at + 4 : end]))
+        content = content[:end] + checksum + content[end + 4 :]
+        at = end + 4
+    return content
+
+
 def restructured(draw, values, others):
     """One to three values replaced, removed, added or taken from another file of the kind."""
     values = copy.deepcopy(values)
@@ -146,6 +188,31 @@ def read_aedat(read, make):
         assert set(events.p.tolist()) <= {0, 1}
 
     return attempt
+
+
+def damaged_image(draw, folder):
+    content = draw.choice(IMAGES)
+    if draw.random() < 0.95:
+        content = damaged(draw, content)
+    if content.startswith(b"\x89PNG") and draw.random() < 0.7:
+        content = with_checksums(content)
+    path = folder / "b.png"
+    if draw.random() < 0.98:
+        path.write_bytes(content)
+    return path
+
+
+def read_image(draw, folder):
+    path = damaged_image(draw, folder)
+    mode, side = draw.choice(("RGB", "L")), draw.choice((None, SIDE, SIDE, SIDE + 1))
+    pixels = images.read_image(path, mode, side)
+    assert (pixels.dtype, pixels.ndim) == (np.uint8, {"RGB": 3, "L": 2}[mode])
+    assert pixels.size > 0
+    assert side is None or pixels.shape[:2] == (side, side)
+
+
+def read_recording_of_image(draw, folder):
+    assert event_camera._record(damaged_image(draw, folder)).x.max() < 128
 
 
 def read_recipe(draw, folder):
@@ -205,6 +272,8 @@ EVIDENCE = {"Evidence.__post_init__", "Evidence.stem"}
 READERS = {
     "aedat2": (read_aedat(aedat.read_aedat2, aedat2), code_of(aedat, {"read_aedat2", "_content"})),
     "aedat3": (read_aedat(aedat.read_aedat3, aedat3), code_of(aedat, {"read_aedat3", "_polarity_packets", "_content"})),
+    "image": (read_image, code_of(images)),
+    "event_camera": (read_recording_of_image, code_of(event_camera, {"_record"})),
     "recipe": (read_recipe, code_of(_strict) | code_of(recipe_module)),
     "evidence": (
         read_evidence,
@@ -267,6 +336,7 @@ class Watch:
         return 1 - sum(map(len, self.missed.values())) / total
 
 
+@pytest.mark.filterwarnings("ignore:::PIL")  # on metadata, which are not read here
 @pytest.mark.parametrize("name", READERS)
 def test_a_mutated_file_is_a_value_or_one_sentence(name):
     watch = Watch(name)

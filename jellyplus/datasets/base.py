@@ -2,10 +2,13 @@
 
 import dataclasses
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from jellyplus._errors import InputError
@@ -26,10 +29,12 @@ class FileInputs(Protocol):
     """Inputs that are read from files when asked for, where a data set does not fit into memory.
 
     ``shape`` is (n, C, H, W) as the network sees examples; what is read may still have another height and width, which
-    the transforms change. Whatever decides the examples is in ``identity``: relative file names and sizes.
+    the transforms change. ``names`` are the files', relative to the data set's folder. Whatever decides the examples is
+    in ``identity``: names and sizes.
     """
 
     shape: tuple[int, ...]
+    names: Sequence[bytes]
     identity: bytes
 
     def __getitem__(self, index: int) -> Tensor:
@@ -51,6 +56,45 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def at(self, indices: Tensor) -> "Split":
+        """The examples with these indices, int64 [m], in their order; of inputs in memory."""
+        return Split(self.inputs[indices], self.labels[indices])
+
+    def drawn(self, examples: int, seed: int) -> Tensor:
+        """Indices of so many examples, int64 [examples]: one of every class, then a second of every class, and so on.
+
+        Which ones follows from the seed, their content and their label, not from the order in which a layout lists
+        them. In the order of the draw they are returned, so that equal examples make equal subsets, bit for bit, and
+        fewer are the beginning of more. Where not every class gets another one, it is drawn which do.
+
+        Content is the bytes of what is in memory. Of inputs in files it is their names, since to read them all would
+        take minutes. Frames that were interpolated may differ by rounding between machines, and images that were saved
+        with loss differ from the originals; then so does the draw.
+
+        Args:
+            examples: where there are no more, all are returned as they lie.
+            seed: of the draw.
+        """
+        if examples >= len(self):
+            return torch.arange(len(self))
+        labels = self.labels.tolist()
+        digests = [self._digest(index, seed) for index in range(len(self))]
+        shuffled = sorted(range(len(self)), key=digests.__getitem__)
+        met = Counter()
+        turns = {}
+        for index in shuffled:
+            turns[index] = met[labels[index]]
+            met[labels[index]] += 1
+        return torch.tensor(sorted(shuffled, key=turns.__getitem__)[:examples])
+
+    def _digest(self, index: int, seed: int) -> bytes:
+        """Alike only for examples that can stand for each other."""
+        in_memory = isinstance(self.inputs, Tensor)
+        content = self.inputs[index].contiguous().numpy() if in_memory else self.inputs.names[index]
+        digest = hashlib.blake2b(repr((seed, int(self.labels[index]))).encode(), digest_size=16)
+        digest.update(content)
+        return digest.digest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,17 +126,24 @@ class DataSet:
     skip_unreadable: bool = False
     manifest: dict | None = None
 
-    def first(self, examples: int) -> "DataSet":
-        """The first so many examples of each split. There is no manifest: it would be that of the whole.
+    def first(self, examples: int, seed: int = 0) -> "DataSet":
+        """The first so many examples of each split, in an order from ``seed`` in which classes take turns.
+
+        See :meth:`Split.drawn`. There is no manifest: it would be that of the whole.
 
         Raises:
-            InputError: inputs are read from files one by one.
+            InputError: there are fewer than classes, or inputs are read from files one by one.
         """
         if not isinstance(self.train.inputs, Tensor):
             raise InputError(
                 f"data.examples is for data sets in memory, and {self.name} is read from files: state null"
             )
-        train, test = (Split(s.inputs[:examples], s.labels[:examples]) for s in (self.train, self.test))
+        if examples < self.classes:
+            raise InputError(
+                f"data.examples is {examples} and {self.name} has {self.classes} classes: state as many or more, so "
+                "that none is left out"
+            )
+        train, test = (split.at(split.drawn(examples, seed)) for split in (self.train, self.test))
         return dataclasses.replace(self, train=train, test=test, manifest=None)
 
     @cached_property

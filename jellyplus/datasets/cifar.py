@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 import torchvision.datasets as tv
-from PIL import Image
 from torch import Tensor
 
 from jellyplus._errors import InputError
 from jellyplus.datasets import folders
 from jellyplus.datasets.base import DataSet, Split
+from jellyplus.datasets.images import read_image
 from jellyplus.datasets.survey import File, Survey
 
 SIDE = 32  # pixels
@@ -205,11 +204,4 @@ def _decode_all(samples: Iterable[tuple[str, int]]) -> Split:
 
 
 def _decode(path: str) -> Tensor:
-    try:
-        with Image.open(path) as image:
-            if image.size != (SIDE, SIDE):
-                width, height = image.size
-                raise InputError(f"{path} is {width}x{height} pixels, not {SIDE}x{SIDE}: give a folder of CIFAR images")
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"cannot read the image {path}; replace or remove it") from error
+    return torch.from_numpy(read_image(path, "RGB", SIDE)).permute(2, 0, 1).contiguous()

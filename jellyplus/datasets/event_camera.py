@@ -21,6 +21,7 @@ from jellyplus._errors import InputError
 from jellyplus.datasets import folders
 from jellyplus.datasets.base import DataSet
 from jellyplus.datasets.frames import SENSOR, Events
+from jellyplus.datasets.images import read_image
 from jellyplus.datasets.recordings import Layout, Recording, Source, candidates, load_split, only, prepare
 from jellyplus.datasets.settings import EventSettings
 
@@ -187,19 +188,8 @@ def _names(sources: tuple[Source, ...]) -> list[str]:
     return [recording.name for source in sources for recording in source.recordings]
 
 
-def _grey(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I;16"):  # which convert would clip at 255
-        return (np.asarray(image) >> 8).astype(np.uint8)
-    return np.asarray(image.convert("L"))
-
-
 def _record(path: Path) -> Events:
-    try:
-        with Image.open(path) as image:
-            grey = _grey(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"cannot read the image {path}; replace or remove it") from error
-    events = simulate(grey)
+    events = simulate(read_image(path, "L"))
     if not len(events.t):
         raise InputError(f"the image {path} is uniform and makes no event; remove it")
     return events

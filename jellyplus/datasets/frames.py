@@ -29,7 +29,7 @@ class Events(NamedTuple):
 
 
 def frames(events: Events, settings: EventSettings, time_steps: int, sensor: int = SENSOR) -> np.ndarray:
-    """Count the events of each frame and pixel.
+    """Count the events of each frame and pixel at the sensor's size, take their values, then resize.
 
     ``number`` and ``time`` are SpikingJelly's ``integrate_events_by_fixed_frames_number``; where fewer events or
     microseconds than frames leave nothing to divide, the last frame has them all, and a frame of ``time`` without
@@ -52,22 +52,14 @@ def frames(events: Events, settings: EventSettings, time_steps: int, sensor: int
     step = _frame_of_each(events.t, settings, time_steps)
     inside = (step >= 0) & (step < time_steps)
     step, x, y, p = (array[inside].astype(np.int64) for array in (step, events.x, events.y, events.p))
-    side = sensor
-    if settings.resize == "events":
-        side = settings.side
-        x, y = x * side // sensor, y * side // sensor
-    flat = np.bincount(((step * 2 + p) * side + y) * side + x, minlength=time_steps * 2 * side * side)
-    return _finished(flat.reshape(time_steps, 2, side, side).astype(np.float32), settings)
+    flat = np.bincount(((step * 2 + p) * sensor + y) * sensor + x, minlength=time_steps * 2 * sensor**2)
+    return frames_of_counts(flat.reshape(time_steps, 2, sensor, sensor), settings)
 
 
 def frames_of_counts(counts: np.ndarray, settings: EventSettings) -> np.ndarray:
     """The same from counts at full size, [T, 2, sensor, sensor], such as SpikingJelly caches."""
-    counts = counts.astype(np.float32)
-    if settings.resize == "events":
-        to = np.arange(counts.shape[-1]) * settings.side // counts.shape[-1]
-        shrink = (to == np.arange(settings.side)[:, None]).astype(np.float32)  # [side, sensor]; sums stay exact
-        counts = shrink @ counts @ shrink.T
-    return _finished(counts, settings)
+    values = counts > 0 if settings.values == "binary" else counts
+    return _resized(values.astype(np.float32), settings)
 
 
 def _frame_of_each(t: np.ndarray, settings: EventSettings, time_steps: int) -> np.ndarray:
@@ -85,8 +77,12 @@ def _equal_parts(position: np.ndarray, length: int, parts: int) -> np.ndarray:
     return np.minimum(position // size, parts - 1) if size else np.full_like(position, parts - 1)
 
 
-def _finished(counts: np.ndarray, settings: EventSettings) -> np.ndarray:
-    if counts.shape[-1] != settings.side:
-        size = (settings.side, settings.side)
-        counts = F.interpolate(torch.from_numpy(counts), size, mode="bilinear", antialias=True).numpy()
-    return (counts > 0).astype(np.float32) if settings.values == "binary" else counts
+def _resized(frames: np.ndarray, settings: EventSettings) -> np.ndarray:
+    sensor, side = frames.shape[-1], settings.side
+    if sensor == side:
+        return frames
+    if settings.resize == "events":
+        first = -(-np.arange(side) * sensor // side)  # of the pixels that fall into each, rounded up
+        return np.add.reduceat(np.add.reduceat(frames, first, axis=3), first, axis=2)
+    how = {"mode": settings.resize, "antialias": settings.resize == "bilinear"}
+    return F.interpolate(torch.from_numpy(frames), (side, side), **how).numpy()

@@ -6,7 +6,6 @@ the file, of files with the extension of an image; hidden files are left out. to
 
 import os
 import re
-import struct
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
@@ -15,13 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from jellyplus._errors import InputError
 from jellyplus.datasets import folders
-from jellyplus.datasets.base import DataSet, Split, UnreadableError
+from jellyplus.datasets.base import DataSet, Split
+from jellyplus.datasets.images import read_image
 from jellyplus.datasets.settings import ImageSettings
 from jellyplus.datasets.survey import File, Survey
 
@@ -34,15 +33,10 @@ _CLASSES = 1000
 _SPLITS = ("train", "val")
 _PLACES = ("", "imagenet", "ImageNet", "ILSVRC2012", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")
 _CLASS = re.compile(r"n\d{8}")  # a WordNet id
-_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP")  # of the extensions; what a file holds decides, not its name
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class ImageFiles:
-    """Images that are decoded when asked for: a :class:`jellyplus.datasets.base.FileInputs`.
-
-    An image becomes RGB whatever it is: grey is repeated, palettes are looked up, CMYK is converted, transparency is
-    dropped, and of 16 bits the higher eight are kept. The orientation in EXIF data is ignored, as torchvision does.
+    """Images that are decoded when asked for, see :func:`read_image`: a :class:`jellyplus.datasets.base.FileInputs`.
 
     Args:
         folder: holds them.
@@ -67,23 +61,13 @@ class ImageFiles:
         """Decode one image, uint8 [3, height, width] of its own size.
 
         Raises:
-            UnreadableError: the file is missing, empty, truncated, damaged, no image, or larger than Pillow allows.
+            UnreadableError: the file is missing or damaged, or one that :func:`read_image` refuses.
         """
         return _decode(self.folder / os.fsdecode(self.names[index]))
 
 
 def _decode(path: Path) -> Tensor:
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            return torch.from_numpy(np.array(_rgb(image))).permute(2, 0, 1)
-    except _DAMAGE as error:
-        raise UnreadableError(f"cannot read the image {path}; replace or remove it") from error
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # which convert would clip at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    return torch.from_numpy(read_image(path, "RGB")).permute(2, 0, 1)
 
 
 def imagenet(root: str | None, images: ImageSettings) -> DataSet:

@@ -28,7 +28,7 @@ from jellyplus.datasets.survey import File
 
 __all__ = ["Layout", "Recording", "Source", "candidates", "load_split", "only", "prepare", "survey_files"]
 
-_VERSION = 1  # of what a digest stands for: raise it when frames are counted differently
+_VERSIONS = {"counts": 1, "binary": 2}  # of what a digest stands for: raise one when its frames are made differently
 
 
 class Recording(NamedTuple):
@@ -186,7 +186,7 @@ def _write_frames(source: Source, settings: EventSettings, time_steps: int, cach
 
 def _cache(layout: Layout, settings: EventSettings, time_steps: int) -> Path:
     names = ("integration", "frame_us", "start_us", "side", "resize", "values")
-    decisive = (_VERSION, time_steps, *(getattr(settings, name) for name in names))
+    decisive = (_VERSIONS[settings.values], time_steps, *(getattr(settings, name) for name in names))
     return layout.folder / "jellyplus_frames" / hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]
 
 

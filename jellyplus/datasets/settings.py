@@ -43,9 +43,10 @@ class EventSettings:
         frame_us: of ``duration``, microseconds; None for the others.
         start_us: of ``duration``, microseconds; None for the others.
         side: height and width of the frames, pixels; the sensors have 128.
-        resize: ``events`` scales the coordinates of events and then counts them; ``bilinear`` counts at full size and
-            interpolates the frames, antialiased.
-        values: ``counts`` of events, or ``binary``: 1 where there is at least one.
+        values: of the frames at the sensor's size: ``counts`` of events, or ``binary``, 1 where there is at least one.
+        resize: ``nearest`` picks pixels: 0/1 stays 0/1, as dense as before but for chance, since the pixels that are
+            picked do not depend on the events; ``bilinear`` interpolates, antialiased: 0/1 becomes shares whose mean is
+            the density; ``events`` adds up the pixels that fall into one, which is to scale the coordinates of events.
     """
 
     split: Literal["official", "sj90", "first900", "random"]
@@ -54,7 +55,7 @@ class EventSettings:
     frame_us: int | None
     start_us: int | None
     side: int
-    resize: Literal["events", "bilinear"]
+    resize: Literal["events", "bilinear", "nearest"]
     values: Literal["counts", "binary"]
 
     def __post_init__(self) -> None:

@@ -24,4 +24,5 @@ def load(recipe: Recipe, root: str | None) -> datasets.DataSet:
 
 def taken(data: datasets.DataSet, recipe: Recipe) -> datasets.DataSet:
     """What the recipe takes of its data set: all of it, or ``data.examples`` of each split."""
-    return data.first(recipe.data.examples) if recipe.data.examples else data
+    settings = recipe.data
+    return data.first(settings.examples, settings.examples_seed) if settings.examples else data

@@ -274,7 +274,10 @@ def _remove_states(store: Path) -> None:
 
 
 def _same_data(one: Run, other: Run) -> bool:
-    shown = [(data.dataset, data.images, data.events, data.examples) for data in (one.recipe.data, other.recipe.data)]
+    shown = [
+        (data.dataset, data.images, data.events, data.examples, data.examples_seed)
+        for data in (one.recipe.data, other.recipe.data)
+    ]
     return shown[0] == shown[1]
 
 

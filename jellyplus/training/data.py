@@ -81,12 +81,21 @@ class DataModule(lightning.LightningDataModule):
                 iter(loader)
 
     def search_batch(self, examples: int) -> tuple[Tensor, Tensor]:
-        """A fixed batch of training examples for Dspike's search, not augmented: the first of an order of its own."""
+        """A fixed batch of training examples for Dspike's search, not augmented: the first of an order of its own.
+
+        That is a random order of all of them by index: classes are mixed on every layout of a data set, but where
+        layouts list examples in another order they are other examples, as the batches of training are.
+        """
         return self._evaluated(self.data.train, self.order.indices(epoch=-1)[:examples].tolist())
 
-    def first_test_inputs(self, examples: int) -> Tensor:
-        """The first test examples, as evaluation sees them."""
-        inputs, _ = self._evaluated(self.data.test, range(min(examples, len(self.data.test))))
+    def test_sample(self, examples: int) -> Tensor:
+        """Some test examples as evaluation sees them, evenly over classes, the same on every layout of a data set.
+
+        They are drawn from the run's seed; all are returned, as they lie, where there are no more than ``examples``.
+        See :meth:`jellyplus.datasets.Split.drawn`.
+        """
+        indices = self.data.test.drawn(examples, self.order.seed)
+        inputs, _ = self._evaluated(self.data.test, indices.tolist())
         return inputs
 
     def train_inputs(self, epoch: int, ids: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ _LARGEST = 2**16  # no network of the papers is near it
 class Data:
     """What is learnt, and how examples are presented. Sizes in pixels; see :mod:`jellyplus.datasets.transforms`.
 
-    ``images`` and ``events`` are for the data sets that need them, and left out for the others. With ``examples`` the
-    first so many of each split are all there are.
+    ``images`` and ``events`` are for the data sets that need them, and left out for the others. With ``examples`` so
+    many of each split are all there are, drawn evenly over the classes from ``examples_seed``.
     """
 
     dataset: str
@@ -44,11 +44,16 @@ class Data:
     images: ImageSettings | None = None
     events: EventSettings | None = None
     examples: int | None = None
+    examples_seed: int = 0
 
     def __post_init__(self) -> None:
         _at_least(self, "batch_size", 1)
         if self.examples is not None:
             _at_least(self, "examples", 1)
+        _refuse(
+            self.examples is None and self.examples_seed != 0,
+            "examples_seed is for examples: state them, or leave it out",
+        )
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def train(
     _compat.reset_net(net)
     _compat.set_backend(net.cpu(), "torch", Node)
     plain = model.remove_shortcuts(net).eval()
-    operations = _operations(plain, module.first_test_inputs(_COUNTED))
+    operations = _operations(plain, module.test_sample(_COUNTED))
     return Outcome(plain, net.state_dict(), classifier.history, left_over, operations, backend)
 
 

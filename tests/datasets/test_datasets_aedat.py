@@ -42,11 +42,50 @@ def test_aedat2_is_what_was_written_and_what_spikingjelly_reads(tmp_path, monkey
 
 def test_aedat2_any_address_is_decoded_as_spikingjelly_does(tmp_path, monkeypatch):
     words = np.random.default_rng(1).integers(0, 2**32, (500, 2), dtype=np.uint32)
-    words[:, 0] &= 0x00FFFFFF  # bits that the sensor does not have are ignored
+    words[:, 0] &= 0xFFFF  # bit 15 marks what is no event of a pixel, and is ignored
+    words[:200, 0] |= 0x00FF0000  # as are bits that the sensor does not have, in less than a half
     words[:, 1] = np.arange(500)
     path = write(tmp_path / "a.aedat", AEDAT2_HEADER + words.astype(">u4").tobytes())
     theirs = spikingjelly_aedat2(path, monkeypatch)
     assert same(read_aedat2(path), Events(*(theirs[key] for key in "txyp")))
+
+
+CHIPS = {
+    "DAVIS240C": b"eu.seebetter.ini.chips.davis.DAVIS240C",
+    "Davis346B": b"eu.seebetter.ini.chips.davis.Davis346B",
+    "a name": b"DAVIS240C",
+    "another DVS": b"ch.unizh.ini.jaer.chip.retina.DVS640",
+    "a stereo pair": b"ch.unizh.ini.jaer.chip.stereopsis.Tmpdiff128StereoPair",
+}
+
+
+@pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
+def test_aedat2_of_another_chip_is_refused_whatever_its_addresses(tmp_path, chip):
+    header = AEDAT2_HEADER + b"# AEChip: " + chip + b"\r\n#End Of ASCII Header\r\n"
+    message = refusal(read_aedat2, write(tmp_path / "a.aedat", aedat2(random_events(50, seed=0), header)))
+    assert f"is a recording of {chip.decode()}; give recordings of a DVS128" in message
+
+
+@pytest.mark.parametrize("chip", [b"ch.unizh.ini.jaer.chip.retina.DVS128", b"DVS128", b"Dvs128", b"a.b.Tmpdiff128 "])
+def test_aedat2_of_a_dvs128_by_its_header(tmp_path, chip):
+    header = AEDAT2_HEADER + b"# AEChip: " + chip + b"\r\n"
+    written = random_events(50, seed=0)
+    assert same(read_aedat2(write(tmp_path / "a.aedat", aedat2(written, header))), written)
+
+
+def test_aedat2_without_a_chip_but_with_addresses_of_another(tmp_path):
+    # DAVIS240C: bits 22-30 are y, 12-21 x, 11 the polarity
+    draw = np.random.default_rng(0)
+    words = [word for t in range(100) for word in (int(draw.integers(180)) << 22 | int(draw.integers(240)) << 12, t)]
+    path = write(tmp_path / "a.aedat", AEDAT2_HEADER + struct.pack(">200I", *words))
+    assert "holds addresses of more than 16 bits; give recordings of a DVS128" in refusal(read_aedat2, path)
+
+
+def test_aedat3_of_another_source_is_refused_though_its_events_would_fit(tmp_path):
+    content = aedat3(random_events(50, seed=0)).replace(b"#Source 1: DVS128", b"#Source 1: DAVIS240C")
+    assert "is a recording of DAVIS240C; give" in refusal(read_aedat3, write(tmp_path / "a.aedat", content))
+    unnamed = content.replace(b"#Source 1: DAVIS240C\r\n", b"")
+    assert same(read_aedat3(write(tmp_path / "b.aedat", unnamed)), random_events(50, seed=0))
 
 
 @pytest.mark.parametrize("rest", [b"\x00\x01\x02", b"\x0a\x01\x02", b"abc"])

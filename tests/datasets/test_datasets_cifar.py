@@ -29,8 +29,8 @@ def write_images(folder, classes=NAMES, per_class=2, size=32, splits=("train", "
     return written
 
 
-def write_batches(root, kind):
-    """The official layout with five random images per batch; returns {split: [(pixels [3, 32, 32], class), ...]}."""
+def write_batches(root, kind, n=5):
+    """The official layout with some random images per batch; returns {split: [(pixels [3, 32, 32], class), ...]}."""
     draw = np.random.default_rng(0)
     labels_key = "labels" if kind is tv.CIFAR10 else "fine_labels"
     classes = NAMES if kind is tv.CIFAR10 else HUNDRED
@@ -39,10 +39,10 @@ def write_batches(root, kind):
     written = {"train": [], "test": []}
     for split, files in (("train", kind.train_list), ("test", kind.test_list)):
         for name, _ in files:
-            data = draw.integers(0, 256, (5, 3072), dtype=np.uint8)
-            labels = draw.integers(0, len(classes), 5).tolist()
+            data = draw.integers(0, 256, (n, 3072), dtype=np.uint8)
+            labels = draw.integers(0, len(classes), n).tolist()
             (folder / name).write_bytes(pickle.dumps({"data": data, labels_key: labels}))
-            written[split] += list(zip(data.reshape(5, 3, 32, 32), labels, strict=True))
+            written[split] += list(zip(data.reshape(n, 3, 32, 32), labels, strict=True))
     (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: classes}))
     return written
 
@@ -110,6 +110,23 @@ def test_official_batches(tmp_path, monkeypatch, kind, is_root):
         assert made.labels.tolist() == [label for _, label in written[split]]
         assert made.inputs.tolist() == [pixels.tolist() for pixels, _ in written[split]]
     assert kind.base_folder in data.source
+
+
+def test_some_examples_are_the_same_from_batches_and_from_images(tmp_path, monkeypatch):
+    written = write_batches(tmp_path, tv.CIFAR10, n=60)
+    trust(tmp_path / "cifar-10-batches-py", tv.CIFAR10, monkeypatch)
+    for split, examples in written.items():
+        for number, (pixels, label) in enumerate(examples):
+            folder = tmp_path / "images" / "cifar10" / split / NAMES[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.transpose(1, 2, 0)).save(folder / f"{number}.png")
+    batches, images = (load("cifar10", str(root)) for root in (tmp_path, tmp_path / "images"))
+    assert batches.fingerprint != images.fingerprint  # as they lie, they are in another order
+    few = batches.first(30)
+    assert few.fingerprint == images.first(30).fingerprint
+    assert (few.counts()["train"], few.counts()["test"]) == (
+        {"examples": 30, "per_class_min": 3, "per_class_max": 3},
+    ) * 2
 
 
 def test_batches_with_other_md5_sums(tmp_path):

@@ -189,6 +189,7 @@ def test_whatever_changes_frames_has_its_own_cache(sets):
         SETTINGS,
         replace(SETTINGS, side=42),
         replace(SETTINGS, resize="events"),
+        replace(SETTINGS, resize="nearest"),
         replace(SETTINGS, values="binary"),
         replace(SETTINGS, integration="time"),
         duration,
@@ -199,6 +200,13 @@ def test_whatever_changes_frames_has_its_own_cache(sets):
     assert len(caches) == 2 * len(variants)
     other_split = replace(SETTINGS, split="random", split_seed=1)
     assert recordings._cache(layout, other_split, T) == recordings._cache(layout, SETTINGS, T)
+
+
+def test_frames_prepared_before_are_found_where_they_are_still_right(sets):
+    layout = cifar10_dvs.find(sets["plain"])
+    names = [recordings._cache(layout, replace(SETTINGS, values=values), 10).name for values in ("counts", "binary")]
+    assert names[0] == "c553a46f19362856"
+    assert names[1] != "54dc08fc4d7af003"  # binarised after the resize
 
 
 def write_zips(folder, classes=CLASSES, source=None):

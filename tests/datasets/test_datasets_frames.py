@@ -1,6 +1,7 @@
 """Frames against SpikingJelly's own integration, slow loops and hand arithmetic."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from jellyplus.datasets.frames import Events, frames, frames_of_counts
 from jellyplus.datasets.settings import EventSettings
+from jellyplus.training.recipe import load_run
 
 NUMBER = EventSettings("official", None, "number", None, None, 128, "events", "counts")
 TIME = replace(NUMBER, integration="time")
@@ -131,17 +133,68 @@ def test_bilinear_is_the_antialiased_triangle_of_the_full_size():
     torch.testing.assert_close(torch.from_numpy(out), torch.from_numpy(expected).float(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("resize", ["events", "bilinear"])
-def test_binary_is_one_wherever_something_is(resize):
-    settings = replace(NUMBER, side=48, resize=resize)
-    counts, binary = (frames(events(900), replace(settings, values=values), 2) for values in ("counts", "binary"))
+@pytest.mark.parametrize("values", ["counts", "binary"])
+@pytest.mark.parametrize("side", [48, 32, 5])
+def test_nearest_picks_the_pixel_on_the_left_or_above(side, values):
+    given = events(20_000)
+    full = frames(given, replace(NUMBER, values=values), 2)
+    out = frames(given, replace(NUMBER, side=side, resize="nearest", values=values), 2)
+    for i in range(side):
+        for j in range(side):
+            assert np.array_equal(out[..., i, j], full[..., 128 * i // side, 128 * j // side])
+
+
+def test_binary_is_one_wherever_the_sensor_saw_something():
+    counts, binary = (frames(events(900), replace(NUMBER, values=values), 2) for values in ("counts", "binary"))
+    assert counts.max() > 1
     assert np.array_equal(binary, np.where(counts > 0, 1, 0))
-    assert 0 < binary.mean() < 1
 
 
-@pytest.mark.parametrize("resize", ["events", "bilinear"])
+def test_binary_frames_are_resized_by_hand():
+    # two events on one pixel and one beside it; 128 to 64 adds up, interpolates or picks one of 2x2 pixels
+    given = few((0, 0, 0, 1), (1, 0, 0, 1), (2, 1, 0, 1))
+    settings = replace(NUMBER, side=64, values="binary")
+    corner = {how: frames(given, replace(settings, resize=how), 1)[0, 1, 0, 0] for how in ("events", "nearest")}
+    assert corner == {"events": 2, "nearest": 1}
+    assert frames(given, replace(settings, resize="bilinear"), 1).max() < 0.5
+
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+BINARY = [
+    run.recipe.data.events
+    for path in sorted(RECIPES.glob("*/*.yaml"))
+    if path.stem != "profiles" and (run := load_run(f"{path.parent.name}/{path.stem}", "paper", RECIPES))
+    if run.recipe.data.events and run.recipe.data.events.values == "binary"
+]
+
+
+@pytest.mark.parametrize(("n", "covered"), [(20_000, 0.06), (50_000, 0.14), (100_000, 0.26)])
+@pytest.mark.parametrize("settings", BINARY, ids=str)
+def test_the_recipes_binary_frames_keep_the_density_of_the_sensors(settings, n, covered):
+    given = events(n)
+    full, out = (frames(given, replace(settings, side=side), 10) for side in (128, settings.side))
+    assert full.mean() == pytest.approx(covered, abs=0.005)
+    # 46,080 pixels are picked; the share of ones among them deviates by sqrt((1 - p) / 46,080 p), 1.9 % for p = 0.06
+    assert out.mean() == pytest.approx(full.mean(), rel=4 * np.sqrt((1 - covered) / (46_080 * covered)))
+    assert set(np.unique(out)) == {0, 1}
+
+
+def test_the_papers_that_say_so_have_binary_frames():
+    assert len(BINARY) == 4  # InfLoR's two networks on CIFAR10-DVS, Dspike's, and the latter on simulated events
+
+
+@pytest.mark.parametrize("side", [48, 42])
+def test_interpolated_binary_frames_are_shares_with_the_density_as_mean(side):
+    given, settings = events(20_000), replace(NUMBER, values="binary", resize="bilinear")
+    full, out = (frames(given, replace(settings, side=pixels), 10) for pixels in (128, side))
+    assert out.mean() == pytest.approx(full.mean(), rel=0.01)  # at the border weights are cut off
+    assert 0 <= out.min() < out.max() <= 1
+
+
+@pytest.mark.parametrize("resize", ["events", "bilinear", "nearest"])
+@pytest.mark.parametrize("values", ["counts", "binary"])
 @pytest.mark.parametrize("side", [128, 48])
-def test_from_counts_at_full_size(resize, side):
-    given, settings = events(5000), replace(NUMBER, side=side, resize=resize, values="counts")
+def test_from_counts_at_full_size(resize, values, side):
+    given, settings = events(5000), replace(NUMBER, side=side, resize=resize, values=values)
     theirs = sj.integrate_events_by_fixed_frames_number(given._asdict(), "number", 4, 128, 128)
     assert np.array_equal(frames_of_counts(theirs, settings), frames(given, settings, 4))

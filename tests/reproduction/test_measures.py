@@ -323,7 +323,7 @@ def test_similarity_of_gradients_and_differences(name):
     expected = F.cosine_similarity(twin.conv1.weight.grad.flatten(), differences, dim=0).item()
     curve = measured("gradient_similarity", net, data, parameter="conv1.weight", epsilon=0.1, iterations=1)
     assert (curve.x, curve.y) == ([1.0], pytest.approx([expected], abs=1e-3))
-    assert expected > (0.99 if data.recipe.neuron is None else 0)
+    assert expected > (0.9 if data.recipe.neuron is None else 0)
 
 
 def test_similarity_has_a_value_for_each_epoch():
@@ -338,7 +338,7 @@ def test_similarity_has_a_value_for_each_epoch():
 def test_spike_rates_of_all_test_examples():
     net, data = network(recipe_of("dspike/mnist_toy_rectangular"))
     net.eval()
-    x = data.first_test_inputs(len(data.data.test))
+    x = data.test_sample(len(data.data.test))
     with torch.no_grad():
         spikes = net.neuron1(net.conv1(x[None]).expand(4, -1, -1, -1, -1))
     expected = spikes.mean().item()
@@ -367,7 +367,7 @@ def potentials_of(net, data):
     node.register_forward_hook(lambda node, inputs, _: seen.append(node.h_seq))
     node.store_h_seq = True
     with torch.no_grad():
-        net.eval()(data.first_test_inputs(len(data.data.test))[None])
+        net.eval()(data.test_sample(len(data.data.test))[None])
     return seen[0].flatten().double().numpy()
 
 

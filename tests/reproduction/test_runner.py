@@ -175,6 +175,23 @@ def test_cuda_is_refused_at_once_where_there_is_none(tmp_path, monkeypatch):
         Runner(Store(tmp_path), None, "cuda")
 
 
+def test_some_examples_are_drawn_evenly_from_the_recipes_seed(tmp_path, monkeypatch):
+    whole = embedded.digits()
+    by_class = dataclasses.replace(whole, train=whole.train.at(whole.train.labels.argsort(stable=True)))
+    monkeypatch.setattr(datasets, "load", lambda name, root, **_: by_class)
+    drawn = [
+        runner_in(tmp_path).load(load_run("dspike/cifar10_ann", "embedded", RECIPES, {"data": data}))
+        for data in ({"examples": 200}, {"examples": 200, "examples_seed": 0}, {"examples": 200, "examples_seed": 1})
+    ]
+    for data in drawn:
+        assert (
+            data.counts()["train"]
+            == data.counts()["test"]
+            == {"examples": 200, "per_class_min": 20, "per_class_max": 20}
+        )
+    assert drawn[0].fingerprint == drawn[1].fingerprint != drawn[2].fingerprint
+
+
 def test_a_data_set_is_loaded_once(tmp_path, monkeypatch):
     loaded = []
     monkeypatch.setattr(datasets, "load", lambda name, root, **_: loaded.append((name, root)) or digits())

@@ -262,7 +262,7 @@ def test_every_test_example_counts_once(whole):
     net = build_network(recipe).eval()
     net.load_state_dict(weights)
     with torch.no_grad():
-        inputs = DataModule(data, recipe, 0).first_test_inputs(len(data.test))
+        inputs = DataModule(data, recipe, 0).test_sample(len(data.test))
         right = (net(inputs.unsqueeze(0)).mean(0).argmax(1) == data.test.labels).sum().item()
     assert evidence["accuracy_last"] == pytest.approx(100 * right / len(data.test), rel=1e-6)
     assert 0 < right < len(data.test)

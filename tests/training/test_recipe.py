@@ -273,6 +273,22 @@ def test_no_limit_of_examples_leaves_the_key_and_a_limit_changes_it():
     limited = load_run("dspike/cifar10_ann", "paper", RECIPES, {"data": {"examples": 64}})
     assert limited.resolved["data"]["examples"] == 64
     assert limited.key != plain.key
+    seeds = [
+        load_run("dspike/cifar10_ann", "paper", RECIPES, {"data": {"examples": 64, "examples_seed": s}}) for s in (0, 1)
+    ]
+    assert seeds[0].key == limited.key != seeds[1].key
+
+
+def test_a_seed_of_examples_without_examples_is_refused(recipes):
+    edit(recipes, "cifar10_t6", data__examples_seed=1)
+    assert "examples_seed is for examples" in refused(recipes)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", NAMES)
+def test_where_a_profile_takes_some_examples_every_class_has_one(name, profile):
+    recipe = original(name, profile).recipe
+    assert recipe.data.examples is None or recipe.data.examples >= recipe.model.num_classes
 
 
 # --- What is refused ---------------------------------------------------------------------------------------------

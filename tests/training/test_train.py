@@ -394,6 +394,19 @@ def test_the_search_batch_follows_the_seed():
     assert not torch.equal(batches[0], batches[2])
 
 
+def test_the_sample_of_test_data_is_even_over_classes_and_does_not_depend_on_their_order():
+    whole = datasets.load("digits")
+    by_class = dataclasses.replace(whole, test=whole.test.at(whole.test.labels.argsort()))
+    one, other, third = (DataModule(data, recipe_of(), seed) for data, seed in ((whole, 0), (by_class, 0), (whole, 1)))
+    sample = one.test_sample(100)
+    assert torch.equal(sample, other.test_sample(100))
+    assert not torch.equal(sample, third.test_sample(100))
+    pixels = normalisation(whole)(whole.test.inputs)
+    labels = torch.tensor([whole.test.labels[(pixels == x).flatten(1).all(1)][0] for x in sample])
+    assert labels.bincount().tolist() == [10] * 10
+    assert torch.equal(one.test_sample(10**6), pixels)
+
+
 def test_all_temperatures_move_together_to_the_best_candidate(tmp_path):
     outcome = run(tmp_path)
     b = 1.0

@@ -134,8 +134,6 @@ def _narrow(recipe: Recipe) -> Recipe:
         "model": {"width": min(network.width, _WIDTH), "time_steps": min(network.time_steps, _TIME_STEPS)},
         "schedule": {"epochs": _EPOCHS, "step_epochs": schedule.step_epochs and 1},
     }
-    if data.examples:
-        changes["data"]["examples"] = min(data.examples, _EPOCHS * _BATCH)
     if data.images:
         resize = data.images.resize and _SIDE["resize"]
         changes["data"]["images"] = dataclasses.replace(data.images, side=_SIDE["side"], resize=resize)
