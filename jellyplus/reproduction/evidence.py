@@ -74,7 +74,10 @@ class Evidence:
         dataset: at least name, train_examples and test_examples.
         parameters: of the network.
         operations: of one example's inference over all time-steps, from the spikes of some test examples: at least
-            macs_per_time_step, spike_rate, additions, multiplications, energy_uj, examples and convention.
+            macs_per_time_step, spike_rate, additions, multiplications, energy_uj, examples and convention. Evidence
+            from today's code has what a count by any convention takes, time_steps, firing_rate and layers, as in
+            :class:`~jellyplus.op_counter.Measurement`, too, how the examples were chosen, and additions_error, the
+            standard error over them, by the name of the convention.
         accuracy_last: on test data after the last epoch, in percent; the headline.
         accuracy_best: the highest of any epoch on test data, in percent.
         best_epoch: its epoch, counted from 0.

@@ -17,7 +17,7 @@ from jellyplus import datasets
 from jellyplus._distributed import processes, rank
 from jellyplus._errors import InputError
 from jellyplus.datasets.splits import manifest_digest
-from jellyplus.op_counter import OperationCount
+from jellyplus.reproduction import operations
 from jellyplus.reproduction.evidence import Evidence, Store, code_digest, provenance
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.data import DataModule
@@ -207,7 +207,7 @@ class Runner:
             backend=outcome.backend,
             dataset=dataset,
             parameters=sum(parameter.numel() for parameter in outcome.net.parameters()),
-            operations=_operations(outcome.operations),
+            operations=operations.record(outcome.operations, "by a fixed seed, evenly over the classes"),
             accuracy_last=outcome.history[-1]["accuracy"],
             accuracy_best=best["accuracy"],
             best_epoch=best["epoch"],
@@ -327,19 +327,6 @@ def _try_to_run(run: Run, shape: tuple[int, ...]) -> None:
         ) from error
 
 
-def _operations(count: OperationCount) -> dict:
-    total = count.total
-    return {
-        "macs_per_time_step": round(total.macs / count.time_steps),
-        "spike_rate": total.spike_rate,
-        "additions": total.additions,
-        "multiplications": total.multiplications,
-        "energy_uj": total.energy_pj / 1e6,
-        "examples": count.examples,
-        "convention": str(count.convention),
-    }
-
-
 _BAR = "{desc}{percentage:3.0f}% |{bar}| {elapsed} so far, about {remaining} left"
 
 
@@ -353,7 +340,7 @@ def summary(evidence: Evidence) -> str:
     line = f"{evidence.accuracy_last:.2f} % after {evidence.epochs_completed} epochs in {evidence.wall_time_s:.0f} s"
     if evidence.search_time_s:
         line += f", {evidence.search_time_s / evidence.wall_time_s:.0%} of it in the temperature search"
-    line += f", {evidence.operations['energy_uj']:.3g} uJ an inference"
+    line += f", {operations.energy_in_words(evidence)} an inference"
     if evidence.parent:
         line += f"; {len(evidence.left_over)} names had no counterpart in the initial weights (listed in the evidence)"
     return line

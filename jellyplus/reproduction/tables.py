@@ -74,10 +74,22 @@ def results(
 
 def _of_run(row: Claim, run: Run, measurements: Measurements) -> list[Result]:
     evidence = measurements.runner.store.find_any(run.key)
+    if row.counted:
+        return [_counted(row, e) for e in evidence]
     if not row.measures.measure:
         return [Result(row.measures.of(e), e) for e in evidence]
     measured = [(e, measurements.find(run, row.measures.measure, {}, e.seed)) for e in evidence]
     return [Result(row.measures.of(m), e) for e, m in measured if m and _same_age(e, m, measurements)]
+
+
+def _counted(row: Claim, evidence: Evidence) -> Result:
+    """By the convention of the row, with the standard error; without a value where it was counted by another."""
+    value = row.measures.of(evidence, row.convention)
+    if value is None:
+        return Result(None, evidence, "counted by another convention than the paper's: make the run again")
+    error = row.measures.error(evidence, row.convention)
+    examples = evidence.operations["examples"]
+    return Result(value, evidence, f"± {error:.1g} over {examples:,} test examples" if error else "")
 
 
 def _same_age(evidence: Evidence, measurement: Measurement, measurements: Measurements) -> bool:

@@ -78,12 +78,14 @@ class Result:
     """What there is for a row.
 
     Args:
-        value: ours.
+        value: ours; None where the evidence does not tell it, and ``note`` says why.
         evidence: the run it is from; None where it takes no training.
+        note: on this value.
     """
 
-    value: float | str
+    value: float | str | None
     evidence: Evidence | None = None
+    note: str = ""
 
 
 def build(table: ClaimTable, results: Mapping[str, Sequence[Result]], code: str, profile: str) -> pd.DataFrame:
@@ -155,7 +157,11 @@ def _row(claim: Claim, split: Split, shown: Sequence[Result], code: str, profile
         return {**row, **untold, "profile": None if claim.kind == "reported" else profile}
     if not shown[0].evidence:
         return row | _compared_exactly(claim, shown[0].value)
-    values, evidence = [result.value for result in shown], [result.evidence for result in shown]
+    told = [result for result in shown if result.value is not None]
+    row["note"] = "; ".join(filter(None, dict.fromkeys([claim.note, *(result.note for result in told or shown)])))
+    if not told:
+        return row | _untold([result.evidence for result in shown], code)
+    values, evidence = [result.value for result in told], [result.evidence for result in told]
     stand_in = evidence[0].dataset.get("stand_in")
     row |= {
         "ours_mean": statistics.fmean(values),
@@ -163,10 +169,21 @@ def _row(claim: Claim, split: Split, shown: Sequence[Result], code: str, profile
         "n_seeds": len({e.seed for e in evidence}),
         "delta": None if stand_in or claim.paper is None else statistics.fmean(values) - claim.paper,
         "best": statistics.fmean(e.accuracy_best for e in evidence) if claim.quantity == "accuracy" else None,
+        **_made_where(evidence),
+    }
+    return {**row, "status": _status(claim, row, split, evidence, code)}
+
+
+def _untold(evidence: Sequence[Evidence], code: str) -> dict:
+    """Of evidence that does not have the row's value."""
+    return {"n_seeds": 0, "status": "partial" if evidence[0].code == code else "stale", **_made_where(evidence)}
+
+
+def _made_where(evidence: Sequence[Evidence]) -> dict:
+    return {
         "profile": _joined(e.profile for e in evidence),
         "commit": _joined(e.commit[:12] + ("+dirty" if e.dirty else "") for e in evidence),
     }
-    return {**row, "status": _status(claim, row, split, evidence, code)}
 
 
 def made_by(claim: Claim) -> str | None:

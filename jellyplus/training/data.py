@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from functools import cached_property, partial
 
 import lightning
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -84,6 +85,18 @@ class DataModule(lightning.LightningDataModule):
     def first_test_inputs(self, examples: int) -> Tensor:
         """The first test examples, as evaluation sees them."""
         inputs, _ = self._evaluated(self.data.test, range(min(examples, len(self.data.test))))
+        return inputs
+
+    def test_sample(self, examples: int) -> Tensor:
+        """So many test examples, or all, as evaluation sees them: drawn by a fixed seed, evenly over the classes."""
+        order = torch.randperm(len(self.data.test), generator=torch.Generator().manual_seed(0))
+        labels = self.data.test.labels[order]
+        counts = labels.bincount()
+        ranks = torch.empty_like(order)  # of each example in its class
+        ranks[labels.argsort(stable=True)] = torch.arange(len(order)) - (counts.cumsum(0) - counts).repeat_interleave(
+            counts
+        )
+        inputs, _ = self._evaluated(self.data.test, order[ranks.argsort(stable=True)[:examples]].tolist())
         return inputs
 
     def _evaluated(self, split: Split, indices: Iterable[int]) -> tuple[Tensor, Tensor]:
