@@ -94,7 +94,7 @@ class Convention:
         names = [layer.name for layer in layers]
         if self.multiplying is None:
             return {layer.name for layer in layers if not layer.binary}
-        if self.multiplying in _ROLES:
+        if isinstance(self.multiplying, str):
             return {names[place] for place in _ROLES[self.multiplying]} if spiking else set(names)
         if unknown := [name for name in self.multiplying if name not in names]:
             raise ValueError(f"no layer {unknown[0]!r} has run: those that have are {', '.join(names)}")
@@ -114,7 +114,7 @@ class Convention:
     def _multiplying_in_words(self) -> str:
         if self.multiplying is None:
             return "layers with non-binary input"
-        if self.multiplying in _ROLES:
+        if isinstance(self.multiplying, str):
             return f"{self.multiplying} layer, in an ANN every one"
         return ", ".join(self.multiplying) or "none"
 

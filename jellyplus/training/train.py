@@ -231,7 +231,7 @@ def _processes() -> dict:
     }
 
 
-_COUNTED = 1000  # test examples whose spikes are counted: images' energies differ by a tenth, so that it errs by 0.3 %
+_COUNTED = 1000  # test examples whose spikes are counted, or all there are; the evidence has the standard error
 
 
 def _operations(net: nn.Module, inputs: Tensor) -> Measurement:
