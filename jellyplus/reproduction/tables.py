@@ -89,7 +89,7 @@ def _counted(row: Claim, evidence: Evidence) -> Result:
         return Result(None, evidence, "counted by another convention than the paper's: make the run again")
     error = row.measures.error(evidence, row.convention)
     examples = evidence.operations["examples"]
-    return Result(value, evidence, f"± {error:.1g} over {examples:,} test examples" if error else "")
+    return Result(value, evidence, f"± {row.measures.text(error)} over {examples:,} test examples" if error else "")
 
 
 def _same_age(evidence: Evidence, measurement: Measurement, measurements: Measurements) -> bool:
