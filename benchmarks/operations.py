@@ -9,6 +9,7 @@ neither by rounding nor by truncating. What depends on spikes of networks that t
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import NamedTuple
@@ -16,15 +17,16 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from spikingjelly.activation_based import functional
 from torch import Tensor
 
 from jellyplus import datasets, model
 from jellyplus._files import write_atomically
 from jellyplus.datasets.transforms import normalisation
-from jellyplus.op_counter import Convention, OperationCounter
+from jellyplus.op_counter import CONVENTIONS, Tallies, OperationCounter
 
 SEED = 0
-EXAMPLES = 32
+BATCH = 60
 TIME_STEPS = 2
 CIFAR, IMAGENET = (3, 32, 32), (3, 224, 224)
 
@@ -38,13 +40,15 @@ TABLE_3 = {
 }
 MEANT = {"J": ("mJ", 1e9), "mJ": ("uJ", 1e6)}  # and how many pJ that is
 
+DEFAULT, DSPIKE, TDBN = (CONVENTIONS[name] for name in ("default", "dspike", "tdbn"))
 #: Conventions under which our network is counted.
-CONVENTIONS = {
-    "Dspike's Table 3: the first layer multiplies": Convention(multiplying=("conv1",)),
-    "first layer, a MAC at 4.6 pJ as its text says": Convention(multiplying=("conv1",), additions_of_multiplying=False),
-    "first layer, which runs once": Convention(multiplying=("conv1",), repeat_static=False),
-    "every layer with non-binary input multiplies": Convention(),
-    "every such layer, without taps on the padding": Convention(padded_taps=False),
+COUNTED_BY = {
+    "Dspike's Table 3: the first layer multiplies": DSPIKE,
+    "first layer, a MAC at 4.6 pJ as its text says": replace(DSPIKE, additions_of_multiplying=False),
+    "first layer, which runs once": replace(DSPIKE, repeat_static=False),
+    "tdBN's Table 6: the first and the last layer": TDBN,
+    "every layer with non-binary input multiplies": DEFAULT,
+    "every such layer, without taps on the padding": replace(DEFAULT, padded_taps=False),
 }
 
 
@@ -76,20 +80,21 @@ def ann_macs(constructor: Callable, shape: tuple[int, ...], **arguments: int) ->
     net = model.ann(constructor, **arguments).eval()
     with OperationCounter(net) as counter:
         net(torch.rand(1, 1, *shape))
-    total = counter.count(1, 1).total
+    total = counter.count().total
     assert total.macs == total.additions == total.multiplications
     return total.macs
 
 
 def cells() -> Iterator[Cell]:
     """Every number that can be recomputed."""
-    table, convention = "Dspike 3", Convention()
+    table = "Dspike 3"
     resnet18, resnet19 = ann_macs(model.dspike_resnet18, CIFAR), ann_macs(model.resnet19, CIFAR)
     large = ann_macs(model.tdbn_resnet34, IMAGENET, width=128, num_classes=1000)
     for row, (additions, multiplications, energy, unit) in TABLE_3.items():
         meant, size = MEANT[unit]
-        ours = convention.energy_pj(float(additions) * 1e6, float(multiplications) * 1e6) / size
-        yield Cell(table, row, "energy", energy, unit, meant, ours, "0.9 pJ x #Add + 4.6 pJ x #Mult, as printed")
+        ours = DSPIKE.energy_pj(float(additions) * 1e6, float(multiplications) * 1e6) / size
+        charges = f"{DSPIKE.pj_per_addition} pJ x #Add + {DSPIKE.pj_per_multiplication} pJ x #Mult, as printed"
+        yield Cell(table, row, "energy", energy, unit, meant, ours, charges)
     for row, macs in (("ANN ResNet-19", resnet19), ("ANN ResNet-18", resnet18)):
         yield Cell(table, row, "#Add, #Mult", TABLE_3[row][0], "M", "M", macs / 1e6, "the network's MACs")
     first = 3 * 64 * 9 * 32 * 32 // 10_000 / 100  # in millions, truncated
@@ -104,20 +109,21 @@ def cells() -> Iterator[Cell]:
 
 
 def pictures() -> Tensor:
-    """[1, N, 3, 32, 32]: digits of the test split, enlarged to CIFAR's size."""
+    """[N, 3, 32, 32]: all digits of the test split, enlarged to CIFAR's size."""
     digits = datasets.load("digits")
-    inputs = normalisation(digits)(digits.test.inputs[:EXAMPLES])
-    return F.interpolate(inputs, CIFAR[1:], mode="bilinear")[None]
+    return F.interpolate(normalisation(digits)(digits.test.inputs), CIFAR[1:], mode="bilinear")
 
 
 @torch.no_grad()
-def measured() -> OperationCounter:
+def measured() -> Tallies:
     """Our ResNet-18 at full width, untrained; tdBN with the batch's statistics, since it has no others yet."""
     torch.manual_seed(SEED)
     net = model.dspike_resnet18(time_steps=TIME_STEPS).train()
     with OperationCounter(net) as counter:
-        net(pictures())
-    return counter
+        for x in pictures().split(BATCH):
+            net(x[None])
+            functional.reset_net(net)
+    return counter.measurement()
 
 
 def table_of(found: list[Cell]) -> str:
@@ -137,12 +143,14 @@ def table_of(found: list[Cell]) -> str:
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
-def table_of_ours(counter: OperationCounter) -> str:
+def table_of_ours(measurement: Tallies) -> str:
     rows = []
-    for name, convention in CONVENTIONS.items():
-        total = counter.count(EXAMPLES, TIME_STEPS, convention).total
+    for name, convention in COUNTED_BY.items():
+        count = measurement.count(convention)
+        total = count.total
         operations = {key: f"{getattr(total, key):,.0f}" for key in ("macs", "additions", "multiplications")}
-        rows.append({"convention": name, **operations, "energy": f"{total.energy_pj / 1e6:.1f} uJ"})
+        energy = f"{total.energy_pj / 1e6:.1f} ± {count.energy_error_pj / 1e6:.1f} uJ"
+        rows.append({"convention": name, **operations, "energy": energy})
     align = ("left", *("right",) * 4)
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True, colalign=align)
 
@@ -154,8 +162,8 @@ def faults(found: list[Cell]) -> list[str]:
     ]
 
 
-def page(found: list[Cell], counter: OperationCounter) -> str:
-    whole = counter.count(EXAMPLES, TIME_STEPS, CONVENTIONS["Dspike's Table 3: the first layer multiplies"])
+def page(found: list[Cell], measurement: Tallies) -> str:
+    whole = measurement.count(DSPIKE)
     implied = 71.2e6 / whole.total.macs
     notes = [
         "# Operations and energy: the papers' numbers recomputed, and ours",
@@ -169,11 +177,12 @@ def page(found: list[Cell], counter: OperationCounter) -> str:
         "MACs. tdBN states no T for its Table 6; the 2/10 above takes it for 10.",
         "## Ours",
         f"**An untrained network's spikes, not the paper's**: Dspike's ResNet-18 at full width, T = {TIME_STEPS}, "
-        f"weights from seed {SEED}, tdBN with the batch's statistics, on {EXAMPLES} of the embedded digits enlarged to "
-        "32x32. The multiplications under Dspike's convention, 2 x 1,769,472, hang on no spike; the paper's 3.52M is "
+        f"weights from seed {SEED}, tdBN with the statistics of batches of {BATCH}, on all {whole.examples} test "
+        "examples of the embedded digits, enlarged to 32x32; with the standard error over them. The multiplications "
+        "under Dspike's convention, 2 x 1,769,472, hang on no spike; the paper's 3.52M is "
         "2 x 1.76M, the same truncated. The additions are measured; that they come near the paper's 71.2M says "
         "nothing about the paper's network: other weights and other pictures.",
-        table_of_ours(counter),
+        table_of_ours(measurement),
         "Layer by layer:",
         str(whole),
     ]

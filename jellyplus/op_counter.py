@@ -4,7 +4,8 @@ r"""Additions, multiplications and energy of any SpikingJelly network, from its 
 
 Li et al. 2021, Differentiable Spike, Table 3, and Zheng et al. 2021, tdBN, Table 6. An operation count is worth what
 its convention is worth, and no paper states its own in full, so :class:`Convention` has every choice and is part of
-the result. :class:`OperationCounter` measures, independently of any convention; one measurement serves several.
+the result; :data:`CONVENTIONS` has those of the papers by name. :class:`OperationCounter` measures, independently of
+any convention; one :class:`Tallies` serves them all.
 
 Counted are convolutions and linear layers. Not counted, as in both papers: the neurons' own update and the norms,
 which fuse into the layers for inference (tdBN, Eqs. 9 and 10); and biases, pooling and the sums of residual branches.
@@ -14,9 +15,10 @@ Products that no layer of its own computes (``torch.matmul`` in an attention blo
 import functools
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,20 +26,25 @@ from spikingjelly.activation_based.layer import DropConnectLinear
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from jellyplus import _compat
 from jellyplus.monitor import Monitor
 
-__all__ = ["Convention", "LayerCount", "OperationCount", "OperationCounter"]
+__all__ = ["CONVENTIONS", "Convention", "LayerCount", "OperationCount", "OperationCounter", "Tallies", "Tally"]
 
 #: They multiply weights by inputs in ways that are not counted.
 _REFUSED = (_ConvTransposeNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Bilinear, DropConnectLinear)
+_ROLES = {"first": (0,), "first and last": (0, -1)}  # of the layers, in order of execution
 
 
 @dataclass(frozen=True)
 class Convention:
-    """How operations are counted and charged. Defaults: Dspike's Table 3, as far as its text and numbers show.
+    """How operations are counted and charged.
 
     A layer multiplies or is fed by spikes. One that multiplies is charged for every MAC, zeros included, as in an
     ANN. One that is fed by spikes adds a weight for each input that is not zero and multiplies nothing.
+
+    The defaults are no paper's: they take what both papers' numbers show, but for ``multiplying``, where they go by
+    what was measured and the papers by the layer's place in the network.
 
     Args:
         padded_taps: a kernel's tap on the zero padding is a MAC, and additions are MACs times the spike rate of the
@@ -47,9 +54,11 @@ class Convention:
         repeat_static: the layers that ran once for a static image, before the first one that ran more often, count
             at each time-step, as Dspike's Table 3 does with the first layer. In step mode 's' they ran T times
             anyway.
-        multiplying: names of the layers that multiply, no others. None: those whose measured input was
-            not all 0 or 1: the first layer, those fed by average pooling, the decoding layer often among them, and
-            those fed by sums of spikes. Dspike takes the first layer alone; tdBN the first and the decoding layer.
+        multiplying: the layers that multiply, no others. ``"first"``, the first to run, as in Dspike, or ``"first and
+            last"``, as in tdBN; in a network that does not spike, which is one without a SpikingJelly node and with
+            T = 1, every layer then multiplies, as in both papers' ANN rows. Or names. None: those whose measured
+            input was not all 0 or 1: the first layer, those fed by average pooling, the decoding layer often among
+            them, and those fed by sums of spikes.
         additions_of_multiplying: a MAC of a layer that multiplies is a multiplication and an addition, 5.5 pJ. This
             is what Dspike's ANN rows are charged, though its text gives a MAC 4.6 pJ in total. False: no addition.
         pj_per_addition: pJ; 0.9, 45 nm CMOS (Dspike, section 5.4).
@@ -61,32 +70,70 @@ class Convention:
 
     padded_taps: bool = True
     repeat_static: bool = True
-    multiplying: tuple[str, ...] | None = None
+    multiplying: tuple[str, ...] | Literal["first", "first and last"] | None = None
     additions_of_multiplying: bool = True
     pj_per_addition: float = 0.9
     pj_per_multiplication: float = 4.6
+
+    def __post_init__(self):
+        if isinstance(self.multiplying, str) and self.multiplying not in _ROLES:
+            raise ValueError(
+                f"multiplying={self.multiplying!r}: give {' or '.join(map(repr, _ROLES))}, or a tuple of names"
+            )
 
     def energy_pj(self, additions: float, multiplications: float) -> float:
         """The energy of so many operations, in pJ."""
         return self.pj_per_addition * additions + self.pj_per_multiplication * multiplications
 
+    def multiplying_of(self, layers: Sequence["Tally"], spiking: bool) -> set[str]:
+        """The names of the layers that multiply.
+
+        Raises:
+            ValueError: the convention names one that is not there.
+        """
+        names = [layer.name for layer in layers]
+        if self.multiplying is None:
+            return {layer.name for layer in layers if not layer.binary}
+        if isinstance(self.multiplying, str):
+            return {names[place] for place in _ROLES[self.multiplying]} if spiking else set(names)
+        if unknown := [name for name in self.multiplying if name not in names]:
+            raise ValueError(f"no layer {unknown[0]!r} has run: those that have are {', '.join(names)}")
+        return set(self.multiplying)
+
     def __str__(self) -> str:
-        by_name = self.multiplying is not None
         return "; ".join(
             (
                 f"taps on the padding {'counted' if self.padded_taps else 'not counted'}",
                 f"static layers counted {'at every time-step' if self.repeat_static else 'as often as they run'}",
-                f"multiplying: {', '.join(self.multiplying) or 'none' if by_name else 'layers with non-binary input'}",
+                f"multiplying: {self._multiplying_in_words()}",
                 f"their additions {'counted' if self.additions_of_multiplying else 'not counted'}",
                 f"{self.pj_per_addition} pJ per addition, {self.pj_per_multiplication} pJ per multiplication",
             )
         )
 
+    def _multiplying_in_words(self) -> str:
+        if self.multiplying is None:
+            return "layers with non-binary input"
+        if isinstance(self.multiplying, str):
+            return f"{self.multiplying} layer, in an ANN every one"
+        return ", ".join(self.multiplying) or "none"
+
+
+#: By the name that a claim gives: our own, Dspike's (Li et al. 2021, section 5.4: "the FLOPs of the first layer" times
+#: T) and tdBN's (Zheng et al. 2021, supplementary D: "the first encoding layer" and "the last decoding layer"). Neither
+#: says whether the additions of those layers are in #Add; both count them in their ANN rows, and so do we.
+CONVENTIONS = {
+    "default": Convention(),
+    "dspike": Convention(multiplying="first"),
+    "tdbn": Convention(multiplying="first and last"),
+}
+
 
 class LayerCount(NamedTuple):
     """One layer's operations for one example, over all time-steps.
 
-    ``spike_rate`` is the share of its inputs that are not zero; in a total, the mean weighted by MACs.
+    ``spike_rate`` is the share of its inputs that are not zero, whatever feeds it, an image too; in a total, the mean
+    weighted by MACs.
     """
 
     name: str
@@ -100,12 +147,24 @@ class LayerCount(NamedTuple):
 
 @dataclass(frozen=True)
 class OperationCount:
-    """Operations of each layer for one example, in the order of execution; printed, a table and its convention."""
+    """Operations of each layer for one example, in the order of execution; printed, a table and its convention.
+
+    Args:
+        layers: one by one.
+        examples: whose mean it is.
+        time_steps: T.
+        convention: by which it was counted.
+        firing_rate: spikes per neuron and time-step, over all SpikingJelly nodes; None in an ANN.
+        additions_error: the standard error of the total's additions over the examples, s / sqrt(n); that of an evenly
+            drawn sample is a little smaller. None for one example, or where the network does not tell them apart.
+    """
 
     layers: tuple[LayerCount, ...]
     examples: int
     time_steps: int
     convention: Convention
+    firing_rate: float | None = None
+    additions_error: float | None = None
 
     @property
     def total(self) -> LayerCount:
@@ -117,34 +176,259 @@ class OperationCount:
         spikes = math.fsum(layer.macs * layer.spike_rate for layer in self.layers)
         return LayerCount("total", "", macs, spikes / macs, additions, multiplications, energy)
 
+    @property
+    def energy_error_pj(self) -> float | None:
+        """The standard error of the total's energy: examples differ in their additions alone."""
+        error = self.additions_error
+        return None if error is None else self.convention.energy_pj(error, 0)
+
     def __str__(self) -> str:
         lines = ["| layer | kind | MACs | spike rate | additions | multiplications | energy (uJ) |", "|" + "---|" * 7]
         for row in (*self.layers, self.total):
             operations = f"{row.macs:,.0f} | {row.spike_rate:.4f} | {row.additions:,.0f} | {row.multiplications:,.0f}"
             lines.append(f"| {row.name} | {row.kind} | {operations} | {row.energy_pj / 1e6:,.4g} |")
-        lines += ["", f"Per example, T = {self.time_steps}, mean of {self.examples}: {self.convention}."]
-        return "\n".join(lines)
+        return "\n".join([*lines, "", f"{', '.join(self._of_what())}: {self.convention}."])
+
+    def _of_what(self) -> list[str]:
+        words = [f"Per example, T = {self.time_steps}, mean of {self.examples}"]
+        if self.energy_error_pj is not None:
+            words.append(f"standard error {self.energy_error_pj / 1e6:.2g} uJ")
+        if self.firing_rate is not None:
+            words.append(f"firing rate of the neurons {self.firing_rate:.4f}")
+        return words
 
 
-@dataclass
-class _Tally:
-    """What one layer has done so far: exact counts, under no convention."""
+@dataclass(frozen=True)
+class Tally:
+    """What one layer did in all examples: exact counts, under no convention.
 
+    Args:
+        name: as in ``net.named_modules()``.
+        kind: its class.
+        runs: single inputs: examples times time-steps.
+        inputs: their elements.
+        nonzeros: of these.
+        binary: whether all were 0 or 1.
+        macs_with_padding: MACs, taps on the zero padding among them.
+        macs: MACs inside the image.
+        additions: how often an input that is not zero is read.
+    """
+
+    name: str
     kind: str
-    runs: int = 0  # single inputs: examples times time-steps
-    inputs: int = 0
-    nonzeros: int = 0
-    binary: bool = True
-    macs_with_padding: int = 0
-    macs: int = 0
-    additions: int = 0
+    runs: int
+    inputs: int
+    nonzeros: int
+    binary: bool
+    macs_with_padding: int
+    macs: int
+    additions: int
+
+    def __post_init__(self):
+        least = (self.runs, self.inputs, self.macs_with_padding), (self.nonzeros, self.macs, self.additions)
+        if min(least[0]) < 1 or min(least[1]) < 0 or max(*least[0], *least[1]) >= 2**63:
+            raise ValueError(f"{self} is of no layer that ran: counts are 64-bit numbers, and none of them negative")
+
+
+@dataclass(frozen=True)
+class Tallies:
+    """What a network did, enough to count it under any convention.
+
+    Args:
+        layers: in the order of execution.
+        examples: how many passed.
+        time_steps: T; 1 for an ANN.
+        firing_rate: spikes per neuron and time-step, over all SpikingJelly nodes; None where there is none.
+        by_example: nonzeros and additions of each layer, by its name, [2, examples]; None where they are not known.
+    """
+
+    layers: tuple[Tally, ...]
+    examples: int
+    time_steps: int
+    firing_rate: float | None
+    by_example: Mapping[str, Tensor] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self):
+        if not self.layers:
+            raise ValueError("no convolution or linear layer has run: run the network inside the with-block")
+        _check_positive(self.examples, self.time_steps)
+
+    def count(self, convention: Convention | None = None) -> OperationCount:
+        """The operations of one example.
+
+        Args:
+            convention: how to count; by default ``Convention()``.
+
+        Raises:
+            ValueError: the convention names a layer that did not run.
+        """
+        convention = Convention() if convention is None else convention
+        spiking = self.firing_rate is not None or self.time_steps > 1
+        multiplying = convention.multiplying_of(self.layers, spiking)
+        factors = self._factors(convention)
+        rows = (_row(t, factors[t.name] / self.examples, t.name in multiplying, convention) for t in self.layers)
+        spread = {name: factor for name, factor in factors.items() if name not in multiplying}
+        error = self._additions_error(spread, convention)
+        return OperationCount(tuple(rows), self.examples, self.time_steps, convention, self.firing_rate, error)
+
+    def _factors(self, convention: Convention) -> dict[str, int]:
+        """How often each layer counts, where it ran once: T if it is static and those are repeated."""
+        ran_once = itertools.takewhile(lambda tally: tally.runs == self.examples, self.layers)
+        static = {tally.name for tally in ran_once} if convention.repeat_static else set()
+        return {tally.name: self.time_steps if tally.name in static else 1 for tally in self.layers}
+
+    def _additions_error(self, factors: Mapping[str, int], convention: Convention) -> float | None:
+        """Over examples; ``factors`` are of the layers that do not multiply: the others do the same for each."""
+        if self.by_example is None or self.examples < 2:
+            return None
+        additions = torch.zeros(self.examples, dtype=torch.float64)
+        for tally in self.layers:
+            if tally.name in factors:
+                nonzeros, exact = self.by_example[tally.name].double()
+                by_rate = nonzeros * (tally.macs_with_padding / tally.inputs)
+                additions += factors[tally.name] * (by_rate if convention.padded_taps else exact)
+        return additions.std().item() / math.sqrt(self.examples)
+
+
+def _row(tally: Tally, factor: float, multiplies: bool, convention: Convention) -> LayerCount:
+    rate = tally.nonzeros / tally.inputs
+    macs = factor * (tally.macs_with_padding if convention.padded_taps else tally.macs)
+    if multiplies:
+        additions, multiplications = macs * convention.additions_of_multiplying, macs
+    else:
+        additions, multiplications = rate * macs if convention.padded_taps else factor * tally.additions, 0.0
+    energy = convention.energy_pj(additions, multiplications)
+    return LayerCount(tally.name, tally.kind, macs, rate, additions, multiplications, energy)
+
+
+def _check_positive(examples: int, time_steps: int) -> None:
+    if min(examples, time_steps) < 1:
+        raise ValueError(f"examples and time_steps must be 1 or more, got {examples} and {time_steps}")
+
+
+class _Layer:
+    """What one layer has done so far; ``calls`` has nonzeros and additions of every single input of each call."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self.inputs = self.macs_with_padding = self.macs = 0
+        self.binary = True
+        self.calls: list[Tensor] = []  # each [2, *] with the leading dimensions of the input
+
+    def add(self, layer: _ConvNd | nn.Linear, x: Tensor, output: Tensor) -> None:
+        space = x.shape[x.dim() - (layer.weight.dim() - 2) :]
+        lead = _lead(layer, x)
+        reads = [_reads(*arguments) for arguments in _windows(layer, space)]
+        readers = layer.weight.shape[0] // getattr(layer, "groups", 1)  # output channels that read an input
+        spikes = (x != 0).reshape(*lead, -1, *space).sum(len(lead)).cpu()  # at each place of each single input
+        nonzeros = spikes.flatten(len(lead)).sum(-1) if space else spikes
+        self.inputs += x.numel()
+        self.binary = self.binary and ((x == 0) | (x == 1)).all().item()
+        self.macs_with_padding += output.numel() * layer.weight[0].numel()
+        self.macs += x.numel() // space.numel() * math.prod(read.sum().item() for read in reads) * readers
+        for read in reversed(reads):
+            spikes = (spikes * read).sum(-1)
+        self.calls.append(torch.stack([nonzeros, spikes * readers]))
+
+    def tally(self, name: str) -> Tally:
+        runs = sum(call[0].numel() for call in self.calls)
+        nonzeros, additions = sum(call.reshape(2, -1).sum(1) for call in self.calls).tolist()
+        counted = (self.inputs, nonzeros, self.binary, self.macs_with_padding, self.macs, additions)
+        return Tally(name, self.kind, runs, *counted)
+
+    def by_example(self, batches: Sequence[int]) -> Tensor | None:
+        """[2, examples] for batches of so many; None where the calls are not those of batches."""
+        calls, rest = divmod(len(self.calls), len(batches))
+        if rest:
+            return None
+        parts = [
+            [_by_example(call, batch) for call in self.calls[number * calls : (number + 1) * calls]]
+            for number, batch in enumerate(batches)
+        ]
+        known = all(part is not None for part in itertools.chain.from_iterable(parts))
+        return torch.cat([sum(part) for part in parts], 1) if known else None
+
+
+def _lead(layer: _ConvNd | nn.Linear, x: Tensor) -> torch.Size:
+    """The dimensions before the channels: [T, N], [N], [T * N] in a container, or none."""
+    return x.shape[: x.dim() - (layer.weight.dim() - 1)]
+
+
+def _by_example(call: Tensor, batch: int) -> Tensor | None:
+    """[2, batch] from a call's [2, *], which is [T, N], [T * N] or [N], maybe with tokens behind; None where it is not.
+
+    >>> _by_example(torch.tensor([[[1, 2], [3, 4]]]), batch=2)  # T = 2
+    tensor([[4, 6]])
+    """
+    if call.dim() > 2:
+        call = call.flatten(3).sum(3) if call.dim() > 3 else call
+        call = call.sum(1) if call.shape[2] == batch else call.sum(2)
+    call = call.reshape(len(call), -1)
+    return call.reshape(len(call), -1, batch).sum(1) if call.shape[1] % batch == 0 else None
+
+
+class _Batches:
+    """How many examples passed, from the calls of whatever runs first: the nodes, or an ANN's first layer.
+
+    Args:
+        spiking: the calls are a SpikingJelly node's: in step mode 's' there are T to a batch.
+    """
+
+    def __init__(self, spiking: bool):
+        self.spiking = spiking
+        self.calls: list[tuple[int | None, int]] = []  # time-steps, None where a call does not tell, and examples
+
+    def add(self, lead: torch.Size, step_mode: str) -> None:
+        """A call with these dimensions before the neurons or channels."""
+        steps, lead = (lead[0], lead[1:]) if step_mode == "m" and lead else (None, lead)
+        self.calls.append((steps, lead[0] if lead else 1))
+
+    def time_steps(self) -> int:
+        """T, where the calls tell."""
+        told = {steps for steps, _ in self.calls}
+        if self.spiking and (None in told or len(told) > 1):
+            raise ValueError("step mode 's', or batches of several T, do not tell the time-steps: give time_steps")
+        return next(iter(told - {None}), 1)
+
+    def sizes(self, time_steps: int) -> list[int] | None:
+        """Examples of each batch; None where images that run once and those that run T times look alike."""
+        told = {steps for steps, _ in self.calls}
+        examples = [examples for _, examples in self.calls]
+        if told == {time_steps} or (told == {None} and time_steps == 1):
+            return examples
+        if not told or (not self.spiking and told <= {None, 1}):
+            return None
+        batches = [examples[start : start + time_steps] for start in range(0, len(examples), time_steps)]
+        if told == {None} and all(batch == [batch[0]] * time_steps for batch in batches):
+            return [batch[0] for batch in batches]
+        ran = sorted(told - {None}) or [len(examples)]
+        raise ValueError(f"time_steps is {time_steps}, and the network ran {' and '.join(map(str, ran))} of them")
+
+    def examples(self, stated: int | None, time_steps: int) -> int:
+        """All that passed; ``stated``, where it is not None, must be as many."""
+        sizes, seen = self.sizes(time_steps), sum(examples for _, examples in self.calls)
+        if sizes is not None:
+            possible = {sum(sizes)}
+        elif stated is None:
+            raise ValueError(
+                "where no SpikingJelly node runs, inputs do not tell examples from time-steps: give examples"
+            )
+        else:
+            possible = {seen, seen / time_steps} if seen else {stated}
+        if stated is not None and stated not in possible:
+            raise ValueError(
+                f"examples is {stated}, and the network saw {' or '.join(f'{n:g}' for n in sorted(possible))}"
+            )
+        return next(iter(possible)) if stated is None else stated
 
 
 class OperationCounter(Monitor):
     """Counts the operations of a network's convolutions and linear layers inside a with-block.
 
     Either step mode, plain torch layers and those in ``SeqToANNContainer``, groups, dilation, stride, any padding. A
-    layer that runs several times adds up. Training passes count too, so measure with ``net.eval()``, or say so.
+    layer that runs several times adds up. Training passes count too, so measure with ``net.eval()``, or say so. Show
+    the network whole batches, [T, N, *] or [N, *]: how many examples passed is read from its nodes' inputs, in an ANN
+    from the first layer's.
 
     Args:
         net: any network.
@@ -156,7 +440,7 @@ class OperationCounter(Monitor):
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
     >>> with torch.no_grad(), OperationCounter(net) as counter:
     ...     _ = net(torch.tensor([[1.0, 0.0, 0.0, 1.0]]))
-    >>> print(counter.count(examples=1, time_steps=1))
+    >>> print(counter.count())
     | layer | kind | MACs | spike rate | additions | multiplications | energy (uJ) |
     |---|---|---|---|---|---|---|
     | 0 | Linear | 12 | 0.5000 | 6 | 0 | 5.4e-06 |
@@ -172,68 +456,87 @@ layers with non-binary input; their additions counted; 0.9 pJ per addition, 4.6 
         for name, module in modules.items():
             if isinstance(module, _REFUSED):
                 raise ValueError(f"the operations of {name!r}, a {type(module).__name__}, cannot be counted")
+        self._net = net
         self._layers = {name: module for name, module in modules.items() if isinstance(module, (_ConvNd, nn.Linear))}
-        self._tallies: dict[str, _Tally] = {}
+        self._nodes = {name: module for name, module in modules.items() if isinstance(module, _compat.BaseNode)}
+        self._seen: dict[str, _Layer] = {}
+        self._spikes: dict[str, list[int]] = {}  # of a node, and its outputs
+        self._batches = _Batches(spiking=bool(self._nodes))
+        self._begins = False  # in a network without nodes: whether no layer has run yet in this pass
 
     def _attach(self, attached: ExitStack) -> None:
         for name, layer in self._layers.items():
             attached.enter_context(layer.register_forward_hook(functools.partial(self._see, name)))
+        for name, node in self._nodes.items():
+            attached.enter_context(node.register_forward_hook(functools.partial(self._fire, name)))
+        if not self._nodes:
+            attached.enter_context(self._net.register_forward_pre_hook(self._begin))
 
     def _see(self, name: str, layer: _ConvNd | nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         (x,) = inputs
-        tally = self._tallies.setdefault(name, _Tally(type(layer).__name__))
-        space = x.shape[x.dim() - (layer.weight.dim() - 2) :]
-        reads = [_reads(*arguments) for arguments in _windows(layer, space)]
-        readers = layer.weight.shape[0] // getattr(layer, "groups", 1)  # output channels that read an input
-        spikes = (x != 0).reshape(-1, *space).sum(0).cpu()  # at each place
-        tally.runs += x.shape[: x.dim() - len(space) - 1].numel()
-        tally.inputs += x.numel()
-        tally.nonzeros += spikes.sum().item()
-        tally.binary = tally.binary and ((x == 0) | (x == 1)).all().item()
-        tally.macs_with_padding += output.numel() * layer.weight[0].numel()
-        tally.macs += x.numel() // space.numel() * math.prod(read.sum().item() for read in reads) * readers
-        for read in reversed(reads):
-            spikes = (spikes * read).sum(-1)
-        tally.additions += spikes.item() * readers
+        if self._begins:
+            self._begins = False
+            self._batches.add(_lead(layer, x), getattr(layer, "step_mode", "s"))
+        self._seen.setdefault(name, _Layer(type(layer).__name__)).add(layer, x, output)
 
-    def count(self, examples: int, time_steps: int, convention: Convention | None = None) -> OperationCount:
+    def _fire(self, name: str, node: _compat.BaseNode, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        counts = self._spikes.setdefault(name, [0, 0])
+        counts[0] += torch.count_nonzero(output).item()
+        counts[1] += output.numel()
+        if name == next(iter(self._spikes)):
+            self._batches.add(inputs[0].shape[:-1], node.step_mode)
+
+    def _begin(self, net: nn.Module, inputs: tuple) -> None:
+        self._begins = True
+
+    def count(
+        self, examples: int | None = None, time_steps: int | None = None, convention: Convention | None = None
+    ) -> OperationCount:
         """What has been counted so far, for one example.
 
         Args:
-            examples: how many passed, over all batches.
-            time_steps: T; 1 for an ANN.
+            examples: as of :meth:`measurement`.
+            time_steps: likewise.
             convention: how to count; by default ``Convention()``.
 
         Raises:
-            ValueError: no layer has run, examples or time_steps below 1, or the convention names a layer that did not
-                run.
+            ValueError: as :meth:`measurement`, or the convention names a layer that did not run.
         """
-        convention = Convention() if convention is None else convention
-        if min(examples, time_steps) < 1:
-            raise ValueError(f"examples and time_steps must be 1 or more, got {examples} and {time_steps}")
-        if not self._tallies:
+        return self.measurement(examples, time_steps).count(convention)
+
+    def measurement(self, examples: int | None = None, time_steps: int | None = None) -> Tallies:
+        """What has been seen so far, under no convention.
+
+        Args:
+            examples: how many passed, over all batches; by default as many as the network saw.
+            time_steps: T; by default that of the nodes in step mode 'm', and 1 for an ANN.
+
+        Raises:
+            ValueError: no layer has run, examples or time_steps below 1, other than those that the network saw, or
+                left out where it does not tell: time_steps in step mode 's', and examples in a network of T > 1
+                without SpikingJelly nodes.
+        """
+        if not self._seen:
             raise ValueError("no convolution or linear layer has run: run the network inside the with-block")
-        if unknown := [name for name in convention.multiplying or () if name not in self._tallies]:
-            raise ValueError(f"no layer {unknown[0]!r} has run: those that have are {', '.join(self._tallies)}")
-        ran_once = itertools.takewhile(lambda name: self._tallies[name].runs == examples, self._tallies)
-        static = set(ran_once) if convention.repeat_static else set()
-        rows = (
-            _row(name, tally, (time_steps if name in static else 1) / examples, convention)
-            for name, tally in self._tallies.items()
-        )
-        return OperationCount(tuple(rows), examples, time_steps, convention)
+        time_steps = self._batches.time_steps() if time_steps is None else time_steps
+        _check_positive(1 if examples is None else examples, time_steps)
+        examples = self._batches.examples(examples, time_steps)
+        tallies = tuple(layer.tally(name) for name, layer in self._seen.items())
+        if tallies[0].runs % examples:
+            raise ValueError(
+                f"the neurons saw {examples} examples and layer {tallies[0].name!r} {tallies[0].runs} inputs: show the "
+                "network batches, [N, *] or [T, N, *]"
+            )
+        return Tallies(tallies, examples, time_steps, self._firing_rate(), self._by_example(time_steps))
 
+    def _firing_rate(self) -> float | None:
+        spikes, outputs = (sum(counts[part] for counts in self._spikes.values()) for part in (0, 1))
+        return spikes / outputs if outputs else None
 
-def _row(name: str, tally: _Tally, factor: float, convention: Convention) -> LayerCount:
-    rate = tally.nonzeros / tally.inputs
-    macs = factor * (tally.macs_with_padding if convention.padded_taps else tally.macs)
-    multiplies = not tally.binary if convention.multiplying is None else name in convention.multiplying
-    if multiplies:
-        additions, multiplications = macs * convention.additions_of_multiplying, macs
-    else:
-        additions, multiplications = rate * macs if convention.padded_taps else factor * tally.additions, 0.0
-    energy = convention.energy_pj(additions, multiplications)
-    return LayerCount(name, tally.kind, macs, rate, additions, multiplications, energy)
+    def _by_example(self, time_steps: int) -> dict[str, Tensor] | None:
+        sizes = self._batches.sizes(time_steps)
+        found = {name: sizes and layer.by_example(sizes) for name, layer in self._seen.items()}
+        return None if any(tensor is None for tensor in found.values()) else found
 
 
 def _windows(layer: _ConvNd | nn.Linear, space: torch.Size) -> list[tuple]:

@@ -14,8 +14,9 @@ from torch import nn
 from torchvision.models import ResNet18_Weights
 
 from jellyplus import model
+from jellyplus.monitor import SpikeRate
 from jellyplus.neuron import IterativeLIFNode, backends
-from jellyplus.op_counter import Convention, OperationCounter
+from jellyplus.op_counter import CONVENTIONS, Convention, Tallies, OperationCounter, Tally
 
 SPEC = importlib.util.spec_from_file_location("operations", Path(__file__).parents[1] / "benchmarks" / "operations.py")
 operations = importlib.util.module_from_spec(SPEC)
@@ -110,6 +111,47 @@ def test_one_batch_of_many_that_is_not_binary_makes_a_layer_multiply():
     assert (row.spike_rate, row.multiplications) == (0.5, 12)
 
 
+def test_two_layers_by_hand_under_each_convention():
+    """4 inputs to 3 neurons to 2 outputs, T = 2: 24 and 12 MACs. A spike image (1, 0, 0, 1) at both time-steps.
+
+    Every weight of the first layer is 1, so all 3 neurons fire each time: H = 2. The first layer would add 2 x 2 x 3 =
+    12 times, the second 2 x 3 x 2 = 12 times. What multiplies has all of its MACs in either column.
+    """
+    net = nn.Sequential(nn.Linear(4, 3, bias=False), IterativeLIFNode(step_mode="m"), nn.Linear(3, 2))
+    nn.init.ones_(net[0].weight)
+    by_name = {
+        name: count(net, torch.tensor([1.0, 0, 0, 1]).expand(2, 1, 4), convention, 1, 2)
+        for name, convention in CONVENTIONS.items()
+    }
+    operations = {name: (found.total.additions, found.total.multiplications) for name, found in by_name.items()}
+    assert operations == {"default": (12 + 12, 0), "dspike": (24 + 12, 24), "tdbn": (24 + 12, 24 + 12)}
+    energies = {name: found.total.energy_pj for name, found in by_name.items()}
+    # 24 x 0.9; 36 x 0.9 + 24 x 4.6; 36 x 5.5
+    assert energies == pytest.approx({"default": 21.6, "dspike": 142.8, "tdbn": 198.0})
+    assert by_name["default"].firing_rate == 1
+
+
+def test_pictures_multiply_in_the_first_layer_and_sums_of_spikes_by_what_was_measured_alone():
+    """4 MACs for each layer of 2 inputs and 2 outputs. The second gets 0 or 1, the third the sum of two, 0 or 2."""
+    net = nn.Sequential(nn.Linear(2, 2), nn.Threshold(math.inf, 1.0), nn.Linear(2, 2), nn.Threshold(math.inf, 2.0))
+    net.extend([nn.Linear(2, 2), nn.Threshold(math.inf, 1.0), nn.Linear(2, 2), IterativeLIFNode()])
+    found = {name: count(net, torch.rand(1, 2), convention) for name, convention in CONVENTIONS.items()}
+    multiplying = {name: [row.name for row in of.layers if row.multiplications] for name, of in found.items()}
+    assert multiplying == {"default": ["0", "4"], "dspike": ["0"], "tdbn": ["0", "6"]}
+
+
+def test_in_an_ann_every_layer_multiplies_whatever_the_convention():
+    net = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid(), nn.Linear(3, 2))
+    for convention in CONVENTIONS.values():
+        total = count(net, torch.rand(5, 4), convention, examples=5).total
+        assert (total.macs, total.additions, total.multiplications) == (18, 18, 18)
+
+
+def test_one_energy_of_an_operation_for_all_conventions():
+    charges = {(c.pj_per_addition, c.pj_per_multiplication) for c in CONVENTIONS.values()}
+    assert charges == {(0.9, 4.6)}
+
+
 # --- Loops over taps ---------------------------------------------------------------------------------------------
 
 CONVOLUTIONS = {
@@ -179,11 +221,12 @@ def test_convolutions_are_counted_as_in_a_loop_over_taps(name):
 
 @pytest.mark.parametrize("shape", [(5,), (2, 5), (2, 7, 5), (3, 2, 7, 5)], ids=str)
 def test_linear_layers_over_any_leading_dimensions(shape):
-    linear, x = nn.Linear(5, 4), spikes(*shape)
-    rows = [one(linear, x, convention) for convention in (PAPERS, INSIDE)]
+    """The first of them are the examples."""
+    linear, x, examples = nn.Linear(5, 4), spikes(*shape), shape[0] if len(shape) > 1 else 1
+    rows = [one(linear, x, convention, examples=examples) for convention in (PAPERS, INSIDE)]
     for row in rows:
-        assert row.macs == 4 * x.numel()
-        assert row.additions == pytest.approx(4 * x.sum().item())
+        assert row.macs * examples == 4 * x.numel()
+        assert row.additions * examples == pytest.approx(4 * x.sum().item())
 
 
 def test_an_image_without_a_batch():
@@ -272,6 +315,136 @@ def test_spikingjellys_own_resnet18_has_torchvisions_macs():
     assert len(result.layers) == 21
     assert [row.name for row in result.layers if row.multiplications] == ["conv1"]  # max pooling, and fc hears nothing
     assert result.layers[-1].spike_rate == 0
+
+
+# --- Examples, told apart -----------------------------------------------------------------------------------------
+
+LAYOUTS = {
+    "m": {},
+    "s": {"step_mode": "s"},
+    "container": {"container": True},
+    "static images": {},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("convention", [*CONVENTIONS.values(), INSIDE], ids=[*CONVENTIONS, "inside"])
+def test_the_standard_error_is_that_of_a_loop_over_examples(layout, convention):
+    """Mean, and deviation / sqrt(n), of the energies of 7 passes of one example each."""
+    net, x = (
+        small(**LAYOUTS[layout]),
+        2 * torch.rand(1, 7, 1, 1, 1) * torch.randn(1 if "static" in layout else T, 7, 2, 6, 6),
+    )
+    if "static" in layout:
+        net[0].add_module("every time-step", Repeated())
+    found = counted(net, x, [7] if layout == "s" else [4, 1, 2], convention)
+    alone = [counted(net, x[:, i : i + 1], [1], convention).total for i in range(7)]
+    energies = torch.tensor([total.energy_pj for total in alone], dtype=torch.float64)
+    additions = torch.tensor([total.additions for total in alone], dtype=torch.float64)
+    assert found.total.energy_pj == pytest.approx(energies.mean().item())
+    assert found.energy_error_pj == pytest.approx(energies.std().item() / 7**0.5, rel=1e-9)
+    assert found.additions_error == pytest.approx(additions.std().item() / 7**0.5, rel=1e-9)
+    assert found.energy_error_pj > 0
+
+
+class Repeated(nn.Module):
+    """What a static image gave, at every time-step."""
+
+    def forward(self, x):
+        return x.expand(T, -1, -1, -1, -1)
+
+
+def test_the_standard_error_by_hand():
+    """2 and 4 spikes, each read by 3 outputs: 6 and 12 additions; deviation 3 sqrt(2), over sqrt(2): 3, 2.7 pJ."""
+    net = nn.Sequential(nn.Linear(4, 3))
+    found = count(net, torch.tensor([[1.0, 0, 0, 1], [1, 1, 1, 1]]), examples=2)
+    assert (found.total.additions, found.additions_error) == (9, pytest.approx(3))
+    assert found.energy_error_pj == pytest.approx(2.7)
+    assert "mean of 2, standard error 2.7e-06 uJ" in str(found)
+    assert count(net, torch.ones(1, 4)).additions_error is None
+
+
+def test_tokens_of_an_example_belong_together():
+    """[T, N, L, F], and T and N together as in a container; no layout of a transformer changes the mean."""
+    net, x = nn.Sequential(IterativeLIFNode(step_mode="m"), layer.Linear(4, 3, step_mode="m")), torch.rand(2, 3, 5, 4)
+    with OperationCounter(net) as counter:
+        net(x)
+    with OperationCounter(net) as flat:
+        functional.reset_net(net)
+        net[1](net[0](x).flatten(0, 1))
+    found, again = counter.count(), flat.count()
+    assert (found.examples, found.time_steps, found.layers) == (3, 2, again.layers)
+    assert found.additions_error == pytest.approx(again.additions_error)
+    assert found.additions_error > 0
+    with OperationCounter(net) as mixed:
+        functional.reset_net(net)
+        net[1](net[0](x).transpose(1, 2).flatten(1, 2)[:, :7])
+    assert mixed._by_example(2) is None
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_number_of_examples_is_the_networks_and_another_is_refused(layout):
+    """1 instead of 256 once gave 256 times the energy."""
+    net, x = small(**LAYOUTS[layout]), torch.randn(1 if "static" in layout else T, 8, 2, 6, 6)
+    if "static" in layout:
+        net[0].add_module("every time-step", Repeated())
+    with OperationCounter(net) as counter:
+        run(net, x)
+        run(net, x)
+    found = counter.count(time_steps=T)
+    assert (found.examples, found.time_steps) == (16, T)
+    assert found == counter.count(16, T)
+    for wrong in (1, 8, 15, 16 * T):
+        with pytest.raises(ValueError, match=f"examples is {wrong}, and the network saw 16"):
+            counter.count(wrong, T)
+    if layout == "s":
+        with pytest.raises(ValueError, match="give time_steps"):
+            counter.count()
+        with pytest.raises(ValueError, match="time_steps is 4, and the network ran 6 of them"):
+            counter.count(time_steps=4)
+        with pytest.raises(ValueError, match="examples is 16, and the network saw 48"):
+            counter.count(16, 1)
+    else:
+        assert counter.count() == found
+        with pytest.raises(ValueError, match="time_steps is 1, and the network ran 3 of them"):
+            counter.count(time_steps=1)
+
+
+def test_the_number_of_examples_of_an_ann_and_of_a_network_that_is_not_spikingjellys():
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    with OperationCounter(net) as counter:
+        net(torch.rand(256, 2))
+    assert (counter.count().examples, counter.count().total.macs) == (256, 8)
+    with pytest.raises(ValueError, match="examples is 1, and the network saw 256"):
+        counter.count(examples=1)
+    with OperationCounter(Static()) as counter:
+        counter._net(torch.rand(2, 2))
+    with pytest.raises(ValueError, match="do not tell examples from time-steps: give examples"):
+        counter.count(time_steps=T)
+    with pytest.raises(ValueError, match=r"examples is 1, and the network saw 0\.666667 or 2"):
+        counter.count(1, T)
+    assert counter.count(2, T).additions_error is None
+
+
+def test_an_image_without_a_batch_is_no_batch_of_channels():
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), IterativeLIFNode())
+    with OperationCounter(net) as counter:
+        net(torch.rand(2, 5, 5))
+    with pytest.raises(ValueError, match="the neurons saw 4 examples and layer '0' 1 inputs: show the network batches"):
+        counter.count(time_steps=1)
+
+
+def test_the_firing_rate_is_the_nodes_own():
+    """Of 4 x 36 and 3 x 9 neurons; the spike rate has the picture in it, of which every pixel counts."""
+    net = small()
+    with torch.no_grad(), OperationCounter(net) as counter, SpikeRate(net) as monitor:
+        net(2 * torch.randn(T, 5, 2, 6, 6))
+    first, second = monitor.rates.values()
+    found = counter.count()
+    assert found.firing_rate == pytest.approx((144 * first + 27 * second) / 171)
+    assert found.layers[0].spike_rate == 1
+    assert f"firing rate of the neurons {found.firing_rate:.4f}" in str(found)
+    assert count(nn.Sequential(nn.Linear(2, 2)), torch.ones(1, 2)).firing_rate is None
 
 
 # --- Static images -----------------------------------------------------------------------------------------------
@@ -392,6 +565,14 @@ def test_counts_that_make_no_sense_are_refused():
             counter.count(examples, time_steps)
     with pytest.raises(ValueError, match="no layer 'conv1' has run: those that have are 0"):
         counter.count(1, 1, Convention(multiplying=("0", "conv1")))
+    with pytest.raises(ValueError, match="multiplying='conv1': give 'first' or 'first and last', or a tuple of names"):
+        Convention(multiplying="conv1")
+    for wrong in ({"runs": 0}, {"inputs": 0}, {"nonzeros": -1}, {"macs": 2**63}):
+        tally = {"runs": 1, "inputs": 1, "nonzeros": 1, "macs_with_padding": 1, "macs": 1, "additions": 1} | wrong
+        with pytest.raises(ValueError, match="is of no layer that ran"):
+            Tally("a", "Linear", binary=True, **tally)
+    with pytest.raises(ValueError, match="no convolution or linear layer has run"):
+        Tallies((), 1, 1, None)
 
 
 # --- The papers' rows --------------------------------------------------------------------------------------------
@@ -450,7 +631,8 @@ def test_our_dspike_resnet18_multiplies_in_the_first_layer_as_printed_and_adds_w
     net = model.dspike_resnet18(time_steps=2)
     with OperationCounter(net) as counter, torch.no_grad():
         net(torch.rand(1, 2, 3, 32, 32))
-    result = counter.count(2, 2, Convention(multiplying=("conv1",)))
+    result = counter.count(2, 2, CONVENTIONS["dspike"])
+    assert result.layers == counter.count(2, 2, Convention(multiplying=("conv1",))).layers
     assert result.total.multiplications == 2 * 1_769_472
     assert result.total.macs == pytest.approx(2 * 187.37e6, abs=1e4)
     first, *others = result.layers
@@ -461,6 +643,21 @@ def test_our_dspike_resnet18_multiplies_in_the_first_layer_as_printed_and_adds_w
     pooled = {name for name in measured if "shortcut" in name}
     assert measured == {"conv1", "fc"} | pooled
     assert len(pooled) == 3
+
+
+def test_tdbns_resnet19_multiplies_in_the_first_and_the_last_layer():
+    """T = 6: 6 x (3 x 128 x 9 x 32 x 32 + 256 x 10) = 21.25M.
+
+    By measured inputs it would be 22.02M: the hidden layer of 512 x 256 is fed by averages, and the last by spikes.
+    """
+    net = model.resnet19(time_steps=6).eval()
+    with OperationCounter(net) as counter, torch.no_grad():
+        net(torch.rand(1, 1, 3, 32, 32))
+    total = counter.count(convention=CONVENTIONS["tdbn"]).total
+    assert total.multiplications == 6 * (3_538_944 + 2_560) == 21_249_024
+    assert counter.count(convention=CONVENTIONS["dspike"]).total.multiplications == 6 * 3_538_944
+    by_name = Convention(multiplying=("conv1", "head.2"))
+    assert counter.count(convention=by_name).total.multiplications == 6 * (3_538_944 + 512 * 256) == 22_020_096
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,9 @@ def test_the_shortcut_and_operation_examples(capsys):
     scope = run(SHORTCUT, OPERATIONS)
     assert scope["net"].shortcuts.weight == 0  # the last of two iterations
     assert scope["plain"].shortcuts is None
-    assert "| total |" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "| total |" in out
+    assert "mean of 8, standard error" in out
 
 
 def test_every_row_and_option_that_is_shown_exists():

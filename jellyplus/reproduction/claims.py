@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jellyplus._strict import from_mapping, load_yaml
+from jellyplus.op_counter import CONVENTIONS
 from jellyplus.reproduction.quantities import QUANTITIES, Quantity
 
 
@@ -40,6 +41,8 @@ class Claim:
         operands: ids of the cells that the value follows from.
         resolution: the last printed place, where it is not two decimals.
         truncated: whether the paper cut off there instead of rounding.
+        convention: by which operations of a run are counted, of :data:`jellyplus.op_counter.CONVENTIONS`; None for
+            other values.
     """
 
     id: str
@@ -58,6 +61,7 @@ class Claim:
     operands: tuple[str, ...] = ()
     resolution: float | None = None
     truncated: bool = False
+    convention: str | None = None
 
     def __post_init__(self):
         if self.quantity not in QUANTITIES:
@@ -69,6 +73,13 @@ class Claim:
             )
         if self.follows != (len(self.operands) == 2):
             raise ValueError(f"row '{self.id}' must have two operands where it follows from other rows, and else none")
+        if self.counted and self.convention not in CONVENTIONS:
+            raise ValueError(
+                f"row '{self.id}' counts operations by the convention {self.convention}; name one of "
+                f"{', '.join(CONVENTIONS)}"
+            )
+        if not self.counted and self.convention is not None:
+            raise ValueError(f"row '{self.id}' names a convention and counts no operations of a run; leave it out")
         if self.timesteps is not None and not 1 <= self.timesteps < 2**31:
             raise ValueError(f"row '{self.id}' has {self.timesteps} time-steps; give a positive number of them")
 
@@ -81,6 +92,11 @@ class Claim:
     def follows(self) -> bool:
         """Whether the value follows from those of other cells."""
         return self.measures.source == "cells"
+
+    @property
+    def counted(self) -> bool:
+        """Whether the value is a number of operations of a run."""
+        return self.trained and self.measures.error is not None
 
     @property
     def trained(self) -> bool:

@@ -95,7 +95,8 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     measurements = Measurements(runner)
     if not options.render:
         wanted = {name: runs[name] for name in options.rows or trained}
-        made = make(runner, wanted.values(), options, path.parent)
+        counted = any(trained[name].counted for name in wanted)
+        made = make(runner, wanted.values(), options, path.parent, counted)
         once(tables.measure, table, wanted, measurements, made)
     if rank() > 0:
         return
@@ -118,7 +119,9 @@ def _listed(row: "Claim") -> str:
     return ", ".join(filter(None, (f"{row.id:<28} {row.dataset}", row.architecture, timesteps, made_by(row))))
 
 
-def make(runner: "Runner", runs: Iterable[Run], options: argparse.Namespace, scripts: Path) -> list[tuple[Run, int]]:
+def make(
+    runner: "Runner", runs: Iterable[Run], options: argparse.Namespace, scripts: Path, counted: bool
+) -> list[tuple[Run, int]]:
     """Make the evidence of runs that is missing, for all seeds, or this shard's part; return what is there of it then.
 
     Before, it says how long they took where they were made: in the runner's store, or in ``measured`` of ``scripts``.
@@ -134,7 +137,7 @@ def make(runner: "Runner", runs: Iterable[Run], options: argparse.Namespace, scr
     wanted = {(run.key, seed): (run, seed) for seed in dict.fromkeys(options.seeds) for run in runs}
     number, shards = options.shard
     own = list(itertools.chain.from_iterable(chains(wanted.values())[number - 1 :: shards]))
-    planned = once(runner.missing, own)
+    planned = once(runner.missing, own, counted)
     if planned and rank() == 0:
         print(expectation(planned, (runner.store, Store(scripts / "measured" / "evidence"))), flush=True)
     runner.make(planned, options.jobs)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from jellyplus.datasets import DataSet
 from jellyplus.datasets.splits import manifest_digest
-from jellyplus.op_counter import OperationCount
+from jellyplus.reproduction import operations
 from jellyplus.reproduction.measures import MEASURES
 from jellyplus.training.recipe import Run, recipe_key
 from jellyplus.training.train import Outcome
@@ -51,7 +51,10 @@ class Evidence:
         dataset: at least name, train_examples and test_examples.
         parameters: of the network.
         operations: of one example's inference over all time-steps, from the spikes of some test examples: at least
-            macs_per_time_step, spike_rate, additions, multiplications, energy_uj, examples and convention.
+            macs_per_time_step, spike_rate, additions, multiplications, energy_uj, examples and convention. Evidence
+            from today's code has what a count by any convention takes, time_steps, firing_rate and layers, as in
+            :class:`~jellyplus.op_counter.Measurement`, too, how the examples were chosen, and additions_error, the
+            standard error over them, by the name of the convention.
         accuracy_last: on test data after the last epoch, in percent; the headline.
         accuracy_best: the highest of any epoch on test data, in percent.
         best_epoch: its epoch, counted from 0.
@@ -211,7 +214,7 @@ def evidence_of(
         backend=outcome.backend,
         dataset=dataset,
         parameters=sum(parameter.numel() for parameter in outcome.net.parameters()),
-        operations=_operations(outcome.operations),
+        operations=operations.record(outcome.operations, "by the run's seed, evenly over the classes"),
         accuracy_last=last["accuracy"],
         accuracy_best=best["accuracy"],
         best_epoch=best["epoch"],
@@ -222,16 +225,3 @@ def evidence_of(
         left_over=tuple(outcome.left_over),
         history=tuple(outcome.history),
     )
-
-
-def _operations(count: OperationCount) -> dict:
-    total = count.total
-    return {
-        "macs_per_time_step": round(total.macs / count.time_steps),
-        "spike_rate": total.spike_rate,
-        "additions": total.additions,
-        "multiplications": total.multiplications,
-        "energy_uj": total.energy_pj / 1e6,
-        "examples": count.examples,
-        "convention": str(count.convention),
-    }

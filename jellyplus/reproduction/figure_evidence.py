@@ -63,7 +63,7 @@ def measure(planned: Sequence[Planned], measurements: Measurements, seed: int, s
     }
     asked = list(needed.values())[number - 1 :: shards]  # no two parts have one in common
     for run, series in tqdm(asked, "measuring", unit="series", leave=False, disable=not asked):
-        there = not series.needs_training or measurements.runner.is_made(run, seed)
+        there = not series.needs_training or measurements.runner.is_made(run, seed, counted=False)
         if there and not measurements.is_made(run, series.measure, series.settings, seed):
             measurements.make(run, series.measure, series.settings, seed)
 
@@ -97,8 +97,9 @@ def _found(series: Series, run: Run, measurements: Measurements, seed: int) -> I
             standing = runner.today.standing(m, run, runner.store)
             yield Shown(m.x, m.y, m.numbers, _status(run, standing), m.stand_in)
         return
-    of_seed = [(e, runner.today.standing(e, run, runner.store)) for e in runner.store.runs(run.key) if e.seed == seed]
-    for e, standing in sorted(of_seed, key=lambda pair: not pair[1].is_current):
+    of_seed = [e for e in runner.store.runs(run.key) if e.seed == seed]
+    judged = [(e, runner.today.standing(e, run, runner.store).of_training) for e in of_seed]
+    for e, standing in sorted(judged, key=lambda pair: not pair[1].is_current):
         curve = series.how.function(e.history, **series.settings)
         yield Shown(curve.x, curve.y, curve.numbers, _status(run, standing), e.dataset.get("stand_in", False))
 

@@ -30,7 +30,7 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     measurements, seed = Measurements(runner), options.seeds[0]  # a figure shows one seed
     if not options.render:
         if runs := figure_evidence.runs(planned):
-            make(runner, runs, argparse.Namespace(**vars(options) | {"seeds": [seed]}), path.parent)
+            make(runner, runs, argparse.Namespace(**vars(options) | {"seeds": [seed]}), path.parent, counted=False)
         once(figure_evidence.measure, planned, measurements, seed, options.shard)
     if rank() > 0:
         return

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from jellyplus.op_counter import OperationCounter
+from jellyplus.op_counter import Convention, OperationCounter
+from jellyplus.reproduction import operations
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.training.network import build_network
 from jellyplus.training.recipe import Recipe
@@ -27,6 +28,8 @@ class Quantity:
         tolerance: how far ours may be from the paper's, where the deviations over seeds do not allow more; None: half
             of the row's last printed place.
         form: how views write a number, as of ``format``.
+        error: the standard error over examples of a number of operations. ``of`` and it take, besides the evidence,
+            the convention that the claim names; None: nothing is counted, and no convention is named.
     """
 
     label: str
@@ -35,6 +38,7 @@ class Quantity:
     measure: str | None = None
     tolerance: float | None = None
     form: str = ".4g"
+    error: Callable[[Evidence, str], float | None] | None = None
 
     def text(self, value: float | str | None) -> str:
         """A value as views show it."""
@@ -45,10 +49,6 @@ class Quantity:
 
 def _accuracy(evidence: Evidence) -> float:
     return evidence.accuracy_last
-
-
-def _operations(name: str) -> Callable[[Evidence], float]:
-    return lambda evidence: evidence.operations[name]
 
 
 _SIDES = {"cifar10": 32, "cifar100": 32, "mnist": 28}
@@ -91,8 +91,17 @@ def _convolution(convolution: nn.Conv2d) -> str:
 
 
 def _energy_of_counts(additions: float, multiplications: float) -> float:
-    """Dspike's Table 3: an addition takes 0.9 pJ, a multiplication 4.6 pJ (45 nm CMOS)."""
-    return (0.9 * additions + 4.6 * multiplications) / 1e6
+    """Of Dspike's Table 3, uJ; every convention has the same energy of an operation."""
+    return Convention().energy_pj(additions, multiplications) / 1e6
+
+
+def _operations(name: operations.Name, label: str) -> Quantity:
+    return Quantity(
+        label,
+        "run",
+        lambda evidence, convention: operations.value(evidence, name, convention),
+        error=lambda evidence, convention: operations.error(evidence, name, convention),
+    )
 
 
 def _number(name: str) -> Callable[[Any], float]:
@@ -102,9 +111,9 @@ def _number(name: str) -> Callable[[Any], float]:
 #: Every quantity by the name that claims give it.
 QUANTITIES = {
     "accuracy": Quantity("top-1 accuracy (%)", "run", _accuracy, tolerance=0.3, form="z.2f"),
-    "additions": Quantity("additions", "run", _operations("additions")),
-    "multiplications": Quantity("multiplications", "run", _operations("multiplications")),
-    "energy_uj": Quantity("energy (uJ)", "run", _operations("energy_uj")),
+    "additions": _operations("additions", "additions"),
+    "multiplications": _operations("multiplications", "multiplications"),
+    "energy_uj": _operations("energy_uj", "energy (uJ)"),
     "quantisation_error_before": Quantity(
         "quantisation error before MPR", "run", _number("before"), "quantisation_error"
     ),

@@ -16,11 +16,11 @@ from tqdm import tqdm
 from jellyplus import datasets
 from jellyplus._distributed import processes, rank
 from jellyplus._errors import InputError
-from jellyplus.reproduction import loading
+from jellyplus.reproduction import loading, operations
 from jellyplus.reproduction.evidence import Evidence, evidence_of
 from jellyplus.reproduction.source import provenance
 from jellyplus.reproduction.store import Store
-from jellyplus.reproduction.today import Standing, Today
+from jellyplus.reproduction.today import Today
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.data import DataModule
 from jellyplus.training.job import once
@@ -50,17 +50,21 @@ class Runner:
         self.provenance = provenance()  # now: the checkout may have moved on by the end of a long run
         self._data: dict[tuple, datasets.DataSet] = {}
 
-    def missing(self, wanted: Iterable[tuple[Run, int]]) -> list[tuple[Run, int]]:
+    def missing(self, wanted: Iterable[tuple[Run, int]], counted: bool = True) -> list[tuple[Run, int]]:
         """The runs and seeds without evidence that is current, in the order in which they must be made.
 
         Nothing is written, and what could fail later is checked: the evidence there is, data, recipe against data.
+
+        Args:
+            wanted: runs and seeds.
+            counted: whether their operations are wanted too.
 
         Raises:
             InputError: damaged evidence or checkpoints, data that is missing or does not fit the recipe.
         """
         needed: dict[tuple[str, int], tuple[Run, int]] = {}
         for run, seed in wanted:
-            self._add_missing(run, seed, needed)
+            self._add_missing(run, seed, needed, counted)
         for run, seed in needed.values():
             data = self.load(run)
             DataModule(data, run.recipe, seed)
@@ -105,39 +109,35 @@ class Runner:
         alike = (Store(self.store.root.absolute()), data_root, self.device, self.workers)
         return itertools.chain.from_iterable(parallel(joblib.delayed(_make)(alike, chain) for chain in chains(planned)))
 
-    def _add_missing(self, run: Run, seed: int, needed: dict) -> None:
-        if (run.key, seed) in needed or self.is_made(run, seed):
+    def _add_missing(self, run: Run, seed: int, needed: dict, counted: bool) -> None:
+        if (run.key, seed) in needed or self.is_made(run, seed, counted):
             return
-        if run.parent and not self._has_checkpoint(run.parent, self._trained(run.parent, seed)):
-            self._add_missing(run.parent, seed, needed)
+        if run.parent:
+            self._add_missing(run.parent, seed, needed, counted=False)
         needed[run.key, seed] = (run, seed)
 
-    def current(self, run: Run, seed: int) -> Evidence | None:
+    def current(self, run: Run, seed: int, counted: bool = True) -> Evidence | None:
         """The evidence of a run that today's code would make again; None where there is none.
+
+        Args:
+            run, seed: of the evidence.
+            counted: whether its operations matter; another way of counting them makes no other weights.
 
         Raises:
             InputError: evidence is damaged.
         """
-        return next((e for e, standing in self._judged(run, seed) if standing.is_current), None)
+        found = [e for e in self.store.runs(run.key) if e.seed == seed]
+        found.sort(key=lambda e: e.code != self.today.code)  # this code's own needs no probe
+        judged = ((e, self.today.standing(e, run, self.store)) for e in found)
+        return next((e for e, s in judged if (s if counted else s.of_training).is_current), None)
 
-    def _trained(self, run: Run, seed: int) -> Evidence | None:
-        """The same of its training alone: another way of counting operations makes no other weights."""
-        return next((e for e, standing in self._judged(run, seed) if standing.of(None).is_current), None)
-
-    def _judged(self, run: Run, seed: int) -> list[tuple[Evidence, Standing]]:
-        """This code's own first, which needs no probe."""
-        found = sorted((e for e in self.store.runs(run.key) if e.seed == seed), key=lambda e: e.code != self.today.code)
-        return [(e, self.today.standing(e, run, self.store)) for e in found]
-
-    def is_made(self, run: Run, seed: int) -> bool:
-        """Whether a run has current evidence.
+    def is_made(self, run: Run, seed: int, counted: bool = True) -> bool:
+        """Whether a run has current evidence; see :meth:`current`.
 
         Raises:
             InputError: it is damaged, or has no checkpoint: that is written before, so it was copied from elsewhere.
         """
-        return self._has_checkpoint(run, self.current(run, seed))
-
-    def _has_checkpoint(self, run: Run, found: Evidence | None) -> bool:
+        found = self.current(run, seed, counted)
         if found and not (checkpoint := self._checkpoint(found)).exists():
             raise InputError(
                 f"the evidence of {run.name} has no checkpoint {checkpoint}: put it there, or delete the evidence"
@@ -186,7 +186,7 @@ class Runner:
 
     def _start(self, run: Run, seed: int, data: datasets.DataSet) -> InitialState:
         """The last weights of the run's parent, if it learnt from the same data."""
-        parent = self._trained(run.parent, seed)
+        parent = self.current(run.parent, seed, counted=False)
         theirs, ours = parent.dataset.get("fingerprint"), data.fingerprint
         if _same_data(run, run.parent) and theirs != ours:
             raise InputError(
@@ -201,7 +201,7 @@ class Runner:
         Raises:
             InputError: there is no checkpoint, or it is damaged or another run's.
         """
-        path = self._checkpoint(self._trained(run, seed))
+        path = self._checkpoint(self.current(run, seed, counted=False))
         content = load_checkpoint(path)
         if not (isinstance(content, dict) and content.get("key") == run.key and "weights" in content):
             raise InputError(
@@ -333,7 +333,7 @@ def summary(evidence: Evidence) -> str:
     line = f"{evidence.accuracy_last:.2f} % after {evidence.epochs_completed} epochs in {evidence.wall_time_s:.0f} s"
     if evidence.search_time_s:
         line += f", {evidence.search_time_s / evidence.wall_time_s:.0%} of it in the temperature search"
-    line += f", {evidence.operations['energy_uj']:.3g} uJ an inference"
+    line += f", {operations.energy_in_words(evidence)} an inference"
     if evidence.parent:
         line += f"; {len(evidence.left_over)} names had no counterpart in the initial weights (listed in the evidence)"
     return line

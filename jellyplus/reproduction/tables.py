@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jellyplus.reproduction.claims import Claim, ClaimTable
+from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.measurements import Measurements
+from jellyplus.reproduction.today import Standing
 from jellyplus.reproduction.view import Result
 from jellyplus.training.recipe import Run, load_run
 
@@ -73,7 +75,10 @@ def results(
 
 def _of_run(row: Claim, run: Run, measurements: Measurements) -> list[Result]:
     runner = measurements.runner
-    made = [(e, runner.today.standing(e, run, runner.store).of(row.quantity)) for e in runner.store.runs(run.key)]
+    judged = [(e, runner.today.standing(e, run, runner.store)) for e in runner.store.runs(run.key)]
+    made = [(e, standing if row.counted else standing.of_training) for e, standing in judged]
+    if row.counted:
+        return [_counted(row, e, standing) for e, standing in made]
     if not row.measures.measure:
         return [Result(row.measures.of(e), e, standing) for e, standing in made]
     found = [(*pair, measurements.find(run, row.measures.measure, {}, pair[0].seed)) for pair in made]
@@ -82,3 +87,15 @@ def _of_run(row: Claim, run: Run, measurements: Measurements) -> list[Result]:
         for e, standing, m in found
         if m and standing.is_current == measurements.is_current(m, run)  # of one age
     ]
+
+
+def _counted(row: Claim, evidence: Evidence, standing: Standing) -> Result:
+    """By the convention of the row, with the standard error; without a value where it was counted by another."""
+    value = row.measures.of(evidence, row.convention)
+    if value is None:
+        note = "counted by another convention than the paper's: make the run again"
+        return Result(None, evidence, standing, note)
+    error = row.measures.error(evidence, row.convention)
+    examples = evidence.operations["examples"]
+    note = f"± {row.measures.text(error)} over {examples:,} test examples" if error else ""
+    return Result(value, evidence, standing, note)

@@ -45,14 +45,11 @@ class Standing:
         """Whether today's code does the same."""
         return self.status == "current"
 
-    def of(self, quantity: str | None) -> "Standing":
-        """What it has to say of one quantity, or of training alone: how another one is counted does not matter then."""
-        counts = {
-            name: said
-            for name, said in self.differences.items()
-            if not name.startswith(probe.QUANTITY) or name == f"{probe.QUANTITY}{quantity}"
-        }
-        return Standing("current") if self.differences and not counts else Standing(self.status, counts)
+    @property
+    def of_training(self) -> "Standing":
+        """What it has to say of training alone: how operations are counted makes no other weights."""
+        left = {name: said for name, said in self.differences.items() if not name.startswith(probe.OPERATIONS)}
+        return Standing("current") if self.differences and not left else Standing(self.status, left)
 
     @property
     def why(self) -> str:

@@ -81,14 +81,16 @@ class Result:
     """What there is for a row.
 
     Args:
-        value: ours.
+        value: ours; None where the evidence does not tell it, and ``note`` says why.
         evidence: the run it is from; None where it takes no training.
         standing: what today's code has to say of it.
+        note: on this value.
     """
 
-    value: float | str
+    value: float | str | None
     evidence: Evidence | None = None
     standing: Standing = field(default=Standing("current"))
+    note: str = ""
 
 
 def build(table: ClaimTable, results: Mapping[str, Sequence[Result]], profile: str) -> pd.DataFrame:
@@ -145,7 +147,7 @@ def summary(frame: pd.DataFrame) -> str:
 
 
 def _shown(results: Sequence[Result]) -> list[Result]:
-    """Those that are current, one a seed, or else those of the code with the most seeds."""
+    """Those that are current, one a seed, the last one made, or else those of the code with the most seeds."""
     if current := {r.evidence.seed if r.evidence else None: r for r in results if r.standing.is_current}:
         return list(current.values())
     codes = sorted({result.evidence.code for result in results})
@@ -159,7 +161,11 @@ def _row(claim: Claim, split: Split, shown: Sequence[Result], profile: str) -> d
         return {**row, **untold, "profile": None if claim.kind == "reported" else profile}
     if not shown[0].evidence:
         return row | _compared_exactly(claim, shown[0].value)
-    values, evidence = [result.value for result in shown], [result.evidence for result in shown]
+    told = [result for result in shown if result.value is not None]
+    row["note"] = "; ".join(filter(None, dict.fromkeys([claim.note, *(result.note for result in told or shown)])))
+    if not told:
+        return row | _untold(shown)
+    values, evidence = [result.value for result in told], [result.evidence for result in told]
     stand_in = evidence[0].dataset.get("stand_in")
     row |= {
         "ours_mean": statistics.fmean(values),
@@ -167,14 +173,27 @@ def _row(claim: Claim, split: Split, shown: Sequence[Result], profile: str) -> d
         "n_seeds": len({e.seed for e in evidence}),
         "delta": None if stand_in or claim.paper is None else statistics.fmean(values) - claim.paper,
         "best": statistics.fmean(e.accuracy_best for e in evidence) if claim.quantity == "accuracy" else None,
+        **_made_where(evidence),
+    }
+    if not (standing := shown[0].standing).is_current:
+        reason = f"{standing.status}: {standing.why}" if standing.why else ""
+        return {**row, "status": standing.status, "note": "; ".join(filter(None, (row["note"], reason)))}
+    return {**row, "status": _status(claim, row, split, evidence)}
+
+
+def _untold(shown: Sequence[Result]) -> dict:
+    """Of evidence that does not have the row's value."""
+    standing = shown[0].standing
+    status = "partial" if standing.is_current else standing.status
+    return {"n_seeds": 0, "status": status, **_made_where([result.evidence for result in shown])}
+
+
+def _made_where(evidence: Sequence[Evidence]) -> dict:
+    return {
         "profile": _joined(e.profile for e in evidence),
         "commit": _joined(e.commit[:12] + ("+dirty" if e.dirty else "") for e in evidence),
         "versions": _joined(_versions(e) for e in evidence),
     }
-    if not (standing := shown[0].standing).is_current:
-        note = "; ".join(filter(None, (claim.note, f"{standing.status}: {standing.why}" if standing.why else "")))
-        return {**row, "status": standing.status, "note": note}
-    return {**row, "status": _status(claim, row, split, evidence)}
 
 
 def _versions(evidence: Evidence) -> str:

@@ -63,9 +63,14 @@ class Plan:
             InputError: a piece of evidence is damaged.
         """
         store, today = measurements.runner.store, measurements.runner.today
-        shown = {store.path(record): (record, run) for view in self.views for record, run in view.records(store)}
-        today.prepare(shown.values(), store)
-        return [(record, today.standing(record, run, store)) for record, run in shown.values()]
+        shown: dict[Path, tuple[Record, Run, bool]] = {}
+        for record, run, counted in (found for view in self.views for found in view.records(store)):
+            path = store.path(record)
+            *_, before = shown.get(path, (False,))
+            shown[path] = record, run, counted or before
+        today.prepare(((record, run) for record, run, _ in shown.values()), store)
+        judged = [(record, today.standing(record, run, store), counted) for record, run, counted in shown.values()]
+        return [(record, standing if counted else standing.of_training) for record, standing, counted in judged]
 
 
 class _TableView(NamedTuple):
@@ -76,14 +81,14 @@ class _TableView(NamedTuple):
     table: ClaimTable
     runs: dict[str, Run]
 
-    def records(self, store: Store) -> Iterator[tuple[Record, Run]]:
-        """The evidence that it shows, and the runs that it is of."""
+    def records(self, store: Store) -> Iterator[tuple[Record, Run, bool]]:
+        """The evidence that it shows, the runs that it is of, and whether it shows their operations."""
         for row in self.table.rows:
             if run := self.runs.get(row.id):
-                yield from _of_run(run, store)
+                yield from _of_run(run, store, row.counted)
                 seeds = {evidence.seed for evidence in store.runs(run.key)} if row.measures.measure else ()
                 for seed in seeds:
-                    yield from ((m, run) for m in store.measurements(run.key, row.measures.measure, {}, seed))
+                    yield from ((m, run, False) for m in store.measurements(run.key, row.measures.measure, {}, seed))
 
     def write(self, measurements: Measurements, recipes: Path, folder: Path, asked: bool, draw: bool) -> bool:
         """Whether there is anything to show: evidence, or, where it takes no run, that it is asked for."""
@@ -103,14 +108,14 @@ class _FigureView(NamedTuple):
     figure: FigureClaim
     planned: list[figure_evidence.Planned]
 
-    def records(self, store: Store) -> Iterator[tuple[Record, Run]]:
-        """The evidence that it shows, and the runs that it is of."""
+    def records(self, store: Store) -> Iterator[tuple[Record, Run, bool]]:
+        """The evidence that it shows, the runs that it is of, and whether it shows their operations: it does not."""
         for _, series, run in self.planned:
             if run:
-                yield from _of_run(run, store)
+                yield from _of_run(run, store, False)
             if run and series.measures_network:
                 found = store.measurements(run.key, series.measure, series.settings, figure_evidence.SEED)
-                yield from ((m, run) for m in found)
+                yield from ((m, run, False) for m in found)
 
     def write(self, measurements: Measurements, recipes: Path, folder: Path, asked: bool, draw: bool) -> bool:
         """Whether there is anything to show, as of a table."""
@@ -169,11 +174,11 @@ def write_all(out: Path, plan: Plan, target: Path, measurements: Measurements, d
     return written
 
 
-def _of_run(run: Run, store: Store) -> Iterator[tuple[Evidence, Run]]:
+def _of_run(run: Run, store: Store, counted: bool) -> Iterator[tuple[Evidence, Run, bool]]:
     """Its own and its ancestors'."""
-    yield from ((evidence, run) for evidence in store.runs(run.key))
+    yield from ((evidence, run, counted) for evidence in store.runs(run.key))
     if run.parent:
-        yield from _of_run(run.parent, store)
+        yield from _of_run(run.parent, store, False)
 
 
 def _in_words(judged: list[tuple[Record, Standing]], runner: Runner) -> Iterator[str]:

@@ -21,7 +21,7 @@ from jellyplus._distributed import rank
 from jellyplus._errors import InputError
 from jellyplus.datasets import DataSet
 from jellyplus.neuron import Node
-from jellyplus.op_counter import OperationCount, OperationCounter
+from jellyplus.op_counter import OperationCounter, Tallies
 from jellyplus.training.checkpoint import AtomicCheckpointIO, KeepLast, load_checkpoint
 from jellyplus.training.classifier import Classifier, time_first
 from jellyplus.training.data import DataModule
@@ -34,7 +34,7 @@ from jellyplus.training.recipe import Recipe, as_plain_data, recipe_key
 from jellyplus.training.temperature import SearchTemperature
 from jellyplus.training.warm_start import StartWarm
 
-__all__ = ["Outcome", "choose_device", "train"]
+__all__ = ["COUNTED", "Outcome", "choose_device", "train"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Outcome:
         weights: the last state of the network that was trained, branches included.
         history: one entry an epoch.
         left_over: names that the initial weights and the network do not share.
-        operations: of inference, from the spikes of the first test examples.
+        operations: of inference, from the spikes of a sample of the test examples.
         backend: what ran the neurons in training.
     """
 
@@ -54,7 +54,7 @@ class Outcome:
     weights: dict[str, Tensor]
     history: list[dict]
     left_over: list[str]
-    operations: OperationCount
+    operations: Tallies
     backend: str | None
 
 
@@ -127,7 +127,7 @@ def train(
     _compat.reset_net(net)
     _compat.set_backend(net.cpu(), "torch", Node)
     plain = model.remove_shortcuts(net).eval()
-    operations = _operations(plain, module.test_sample(_COUNTED))
+    operations = _operations(plain, module.test_sample(COUNTED))
     return Outcome(plain, net.state_dict(), classifier.history, left_over, operations, backend)
 
 
@@ -232,13 +232,13 @@ def _processes() -> dict:
     }
 
 
-_COUNTED = 100  # test examples whose spikes are counted
+COUNTED = 1000  #: test examples whose spikes are counted, or all there are; the evidence has the standard error
 
 
-def _operations(net: nn.Module, inputs: Tensor) -> OperationCount:
-    """In the papers' convention; few examples at a time, since big networks on big images fill the memory."""
+def _operations(net: nn.Module, inputs: Tensor) -> Tallies:
+    """Under no convention; few examples at a time, since big networks on big images fill the memory."""
     with torch.no_grad(), OperationCounter(net) as counter:
         for x in inputs.split(10):
             net(time_first(x))
             _compat.reset_net(net)
-    return counter.count(len(inputs), net.time_steps)
+    return counter.measurement(len(inputs), net.time_steps)

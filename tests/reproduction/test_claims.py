@@ -115,6 +115,15 @@ def test_what_takes_no_training_comes_out_exact(tmp_path):
         assert len(untrained) == {"table4_tdbn": 5, "table5_tdbn": 5, "table6_tdbn": 4, "table3_dspike": 9}[name]
 
 
+def test_operations_are_counted_as_the_table_s_paper_counts_them():
+    for name, convention in (("table3_dspike", "dspike"), ("table6_tdbn", "tdbn")):
+        counted = [row for row in load_claims(TABLES[name]).rows if row.counted]
+        assert {row.convention for row in counted} == {convention}
+        assert {row.quantity for row in counted} == {"additions", "multiplications"}
+    tables_with_counts = [name for name, path in TABLES.items() if any(row.counted for row in load_claims(path).rows)]
+    assert tables_with_counts == ["table3_dspike", "table6_tdbn"]
+
+
 def test_table_2_names_rows_recipes_and_examples():
     table = load_claims(TABLE_2)
     assert {row.id: row.recipe for row in table.rows if row.kind == "own"} == {
@@ -160,6 +169,18 @@ def test_table_2_names_rows_recipes_and_examples():
             "row 'cifar10-t6' must have two operands where it follows",
         ),
         (lambda t: t["rows"][9].update(timesteps=0), "row 'cifar10-t6' has 0 time-steps; give a positive number"),
+        (
+            lambda t: t["rows"][9].update(quantity="additions"),
+            "row 'cifar10-t6' counts operations by the convention None; name one of default, dspike, tdbn",
+        ),
+        (
+            lambda t: t["rows"][9].update(quantity="energy_uj", convention="diet"),
+            "row 'cifar10-t6' counts operations by the convention diet; name one of",
+        ),
+        (
+            lambda t: t["rows"][9].update(convention="dspike"),
+            "row 'cifar10-t6' names a convention and counts no operations of a run; leave it out",
+        ),
         (lambda t: t["rows"][0].pop("note"), "key 'rows[0].note' is missing"),
         (lambda t: t.pop("printed_in"), "key 'printed_in' is missing"),
         (lambda t: t["datasets"]["CIFAR-10"].pop("test_examples"), "key 'datasets.CIFAR-10.test_examples' is missing"),

@@ -15,8 +15,8 @@ from jellyplus import datasets
 from jellyplus._errors import InputError
 from jellyplus.datasets import embedded
 from jellyplus.neuron import backends
+from jellyplus.reproduction import operations, today
 from jellyplus.reproduction import runner as module
-from jellyplus.reproduction import today
 from jellyplus.reproduction.runner import Runner
 from jellyplus.reproduction.source import code_digest, provenance
 from jellyplus.reproduction.store import Store
@@ -238,6 +238,20 @@ def test_parameters_and_macs_are_those_counted_by_hand(made, t):
     assert evidence.operations["macs_per_time_step"] == macs
 
 
+def test_operations_are_of_a_sample_of_the_test_examples_and_can_be_counted_by_any_convention(made):
+    """Dspike's multiplications: T x 27 taps x 256 pixels, width 1; of the ANN all of its MACs."""
+    evidence, ann = evidence_of(made, 6), evidence_of(made, 1)
+    for held in (evidence.operations, ann.operations):
+        assert held["examples"] == min(1000, evidence.dataset["test_examples"])
+        assert held["chosen"] == "by a fixed seed, evenly over the classes"
+    assert operations.value(evidence, "multiplications", "dspike") == 6 * 27 * 256
+    assert operations.value(evidence, "multiplications", "tdbn") == 6 * (27 * 256 + 8 * 10)
+    assert operations.error(evidence, "additions", "dspike") > 0
+    macs = ann.operations["macs_per_time_step"]
+    assert operations.value(ann, "multiplications", "dspike") == operations.value(ann, "additions", "tdbn") == macs
+    assert (ann.operations["firing_rate"], 0 < evidence.operations["firing_rate"] < 1) == (None, True)
+
+
 def test_accuracies_and_times_are_the_historys(made):
     evidence = evidence_of(made, 1)
     accuracies = [entry["accuracy"] for entry in evidence.history]
@@ -292,7 +306,7 @@ def test_the_summary_line_tells_the_share_of_the_search(tmp_path, capsys):
     make(tmp_path, 6)
     out, err = capsys.readouterr()
     assert "2 of 2 runs: 100%" in err
-    energy = r"\S+ uJ an inference"
+    energy = r"\S+ ± \S+ uJ an inference"
     assert re.search(rf"dspike/cifar10_ann, seed 0: \d+\.\d\d % after 2 epochs in \d+ s, {energy}$", out, re.M)
     assert re.search(rf"dspike/cifar10_t6, seed 0: .* \d+% of it in the temperature search, {energy}; 19 names", out)
 
@@ -331,10 +345,13 @@ def test_code_that_reads_differently_and_does_the_same_trains_nothing_again(tmp_
 
 
 def test_another_way_of_counting_makes_a_run_again_and_not_what_it_starts_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [2.0], "quantity energy_uj": 1.0})
+    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [2.0], "operations, energy_uj": 1.0})
     make(tmp_path, 6)
     monkeypatch.setattr(today, "code_digest", lambda: "f" * 64)
-    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [2.0], "quantity energy_uj": 2.0})
+    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [2.0], "operations, energy_uj": 2.0})
+    wanted = pairs([runs()[6]], [0])
+    assert runner_in(tmp_path).missing(wanted, counted=False) == []
+    assert runner_in(tmp_path).missing(wanted) == wanted
     assert make(tmp_path, 6) == [(6, 0)]
 
 

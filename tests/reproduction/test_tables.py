@@ -1,6 +1,8 @@
 """Rows whose value is measured on the network of a finished run, in the smoke profile."""
 
 import dataclasses
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,28 @@ def test_rows_of_one_run_share_it_and_its_measurement(made):
     assert 0 < after.value < before.value < 1  # MPR brings potentials nearer to 0 and 1
     assert before.evidence == accuracy.evidence
     assert accuracy.value == accuracy.evidence.accuracy_last
+
+
+def test_operations_are_those_of_the_rows_convention(made):
+    """Width 4, T = 4, at 16x16: 27 taps x 4 x 256 pixels of the first layer, 32 x 10 of the last, at each time-step."""
+    runs, measurements = made
+    row = dataclasses.replace(CELL, quantity="multiplications", convention="dspike")
+    rows = [row, dataclasses.replace(row, convention="tdbn"), dataclasses.replace(row, quantity="additions")]
+    (dspike,), (tdbn,), (added,) = (tables._of_run(row, runs["before"], measurements) for row in rows)
+    assert (dspike.value, tdbn.value, dspike.note) == (4 * 27_648, 4 * (27_648 + 320), "")
+    assert re.fullmatch(r"± \S+ over \d+ test examples", added.note)
+
+
+def test_old_evidence_of_another_convention_has_no_value_and_says_what_to_do(made):
+    runs, measurements = made
+    (path,) = measurements.runner.store.root.rglob("seed0-*.json")
+    record = json.loads(path.read_text())
+    del record["operations"]["layers"]
+    path.write_text(json.dumps(record))
+    row = dataclasses.replace(CELL, quantity="additions", convention="dspike")
+    (found,) = tables._of_run(row, runs["before"], measurements)
+    assert (found.value, found.evidence.seed) == (None, 0)
+    assert found.note == "counted by another convention than the paper's: make the run again"
 
 
 def test_a_measurement_by_other_code_is_no_result_of_a_run_by_this_code(made, monkeypatch):

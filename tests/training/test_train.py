@@ -352,7 +352,7 @@ def test_macs_are_those_counted_by_hand(tmp_path, name):
     assert hand == 59296
     recipe = recipe_of(name, search=False, model={"width": 2}, schedule={"epochs": 1})
     outcome = run(tmp_path, recipe)
-    assert outcome.operations.total.macs == outcome.operations.time_steps * hand
+    assert outcome.operations.count().total.macs == outcome.operations.time_steps * hand
     assert outcome.net.time_steps == recipe.model.time_steps
 
 
@@ -386,6 +386,23 @@ def test_the_search_uses_one_batch_of_training_examples_as_they_are(tmp_path, mo
     known = {tuple(pixels): label for pixels, label in examples}
     labels = torch.tensor([known[tuple(x.flatten().tolist())] for x in seen[0].x[0]])
     assert seen[0].loss == pytest.approx(F.cross_entropy(seen[0].logits[0], labels).item())
+
+
+@pytest.mark.parametrize("examples", [1, 10, 14, 31, 40])
+def test_a_test_sample_is_even_over_classes_of_any_order(examples):
+    """33 examples of 4 classes, sorted as folders are: 3, 10, 10 and 10; every class gives as many as it can."""
+    labels = torch.arange(4).repeat_interleave(torch.tensor([3, 10, 10, 10]))
+    inputs = labels[:, None, None, None].expand(-1, 1, 16, 16).to(torch.uint8)
+    data = dataclasses.replace(tiny(), classes=10, test=datasets.Split(inputs, labels))
+    module = DataModule(data, recipe_of(), 0)
+    sample = module.test_sample(examples)
+    of_class = [
+        (sample[:, 0, 0, 0] == value).sum().item() for value in normalisation(data)(inputs)[:, 0, 0, 0].unique()
+    ]
+    assert sum(of_class) == min(examples, 33)
+    assert max(of_class[1:]) - min(of_class[1:]) <= 1
+    assert of_class[0] == 3 or max(of_class) - min(of_class) <= 1
+    assert torch.equal(sample, DataModule(data, recipe_of(), 1).test_sample(examples))
 
 
 def test_the_search_batch_follows_the_seed():

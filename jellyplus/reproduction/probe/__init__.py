@@ -34,16 +34,15 @@ from jellyplus.reproduction.measures import MEASURES, measured
 from jellyplus.reproduction.probe import parts
 from jellyplus.reproduction.probe.data import few
 from jellyplus.reproduction.probe.watch import Values, float64, projection, watched
-from jellyplus.reproduction.quantities import QUANTITIES
 from jellyplus.training.classifier import Classifier, time_first
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import InitialState, build_network
 from jellyplus.training.recipe import Recipe, Run
-from jellyplus.training.train import Outcome, train
+from jellyplus.training.train import COUNTED, Outcome, train
 
-__all__ = ["QUANTITY", "TOLERANCE", "Values", "differences", "of_measure", "of_run"]
+__all__ = ["OPERATIONS", "TOLERANCE", "Values", "differences", "of_measure", "of_run"]
 
-QUANTITY = "quantity "  #: begins the names of what concerns no other number than that quantity
+OPERATIONS = "operations, "  #: begins the names of what counting has to do with, and training has not
 TOLERANCE = 1e-8  #: relative; threads and orders of sums have differed by 4e-12
 _LEAST = 1e-12  # of a number: what is smaller is rounding
 
@@ -58,8 +57,8 @@ def of_run(run: Run) -> Values:
     """Everything that decides the numbers of a run, its ancestors' included; takes about a second.
 
     Returns:
-        Numbers, words and lists of them, by what they are. What begins with ``quantity`` concerns only the rows of a
-        table that print it.
+        Numbers, words and lists of them, by what they are. What begins with :data:`OPERATIONS` concerns only the rows
+        of a table that print how many there are.
     """
     if run.key not in _known:
         with _aside():
@@ -70,7 +69,7 @@ def of_run(run: Run) -> Values:
 
 def _training_of(run: Run) -> Values:
     """What decides the weights that a run ends with, under its name."""
-    return {f"{run.name}: {name}": value for name, value in of_run(run).items() if not name.startswith(QUANTITY)}
+    return {f"{run.name}: {name}": value for name, value in of_run(run).items() if not name.startswith(OPERATIONS)}
 
 
 _known: dict[str, Values] = {}  # a run's own values, by key: chains have ancestors in common
@@ -171,13 +170,9 @@ def _recorded(run: Run, data: DataSet, outcome: Outcome) -> Values:
     made_up = dataclasses.replace(outcome, history=course)
     evidence = evidence_of(run, _SEED, data, made_up, code="", provenance=_NOWHERE, device="cpu")
     stated = ("accuracy_last", "accuracy_best", "best_epoch", "epochs_completed", "epochs_planned", "parameters")
-    quantities = {
-        f"{QUANTITY}{name}": quantity.of(evidence)
-        for name, quantity in QUANTITIES.items()
-        if quantity.source == "run" and not quantity.measure
-    }
-    counted = {f"{QUANTITY}{n}": v for n, v in evidence.operations.items() if isinstance(v, int | float)}
-    return {name: getattr(evidence, name) for name in (*stated, "left_over")} | counted | quantities
+    counted = {f"{OPERATIONS}{n}": v for n, v in evidence.operations.items() if isinstance(v, int | float)}
+    counted[f"{OPERATIONS}examples"] = COUNTED
+    return {name: getattr(evidence, name) for name in (*stated, "left_over")} | counted
 
 
 _NOWHERE = {"commit": "unknown", "dirty": None, "versions": {}}
