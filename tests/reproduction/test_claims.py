@@ -11,7 +11,7 @@ import yaml
 from jellyplus._errors import InputError
 from jellyplus.reproduction import tables, view
 from jellyplus.reproduction.claims import load_claims
-from jellyplus.reproduction.evidence import Store
+from jellyplus.reproduction.store import Store
 from jellyplus.reproduction.measurements import Measurements
 from jellyplus.reproduction.runner import Runner
 
