@@ -147,7 +147,7 @@ class Measurements:
         net = build_network(run.recipe, choose_backend(run.recipe, self.runner.device, say=False))
         if kind == "trained":
             net.load_state_dict(self.runner.weights(run, seed))
-        return net.to(self.runner.device, memory_format=memory_format(net))
+        return net.to(self.runner.device, memory_format=memory_format(net, run.recipe))
 
     def _write(self, measurement: Measurement) -> None:
         path = self._path(measurement)
