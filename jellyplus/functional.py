@@ -159,28 +159,32 @@ def search_temperature(
     epsilon: float = 0.1,
     step: float = 0.2,
     max_bytes: int = 2**26,
+    batch_dim: int | None = None,
 ) -> TemperatureSearch:
     """The temperature among b - step, b and b + step whose gradient points most like the finite differences'.
 
     One forward pass serves all candidates, since the temperature is read in backward. ``net`` is left as it is,
-    random state included; the statistics used are those of its mode.
+    random state included; the statistics used are those of its mode. Any network that
+    :func:`finite_difference_gradient` takes is searched, in any layout of batch and time; the nodes may be
+    SpikingJelly's.
 
     Args:
         net: with one temperature in all its :class:`~jellyplus.surrogate.Dspike`.
         name: of the parameter whose gradients are compared; the paper takes the first layer's weights.
         loss: of the network's output, a scalar.
-        x: input of the network, [T, N, *].
+        x: input of the network, for instance [T, N, *] or [N, *].
         epsilon: of the finite differences.
         step: delta b.
         max_bytes: see :func:`finite_difference_gradient`.
+        batch_dim: see there.
 
     Raises:
-        ValueError: no Dspike in the network, or Dspikes of different temperatures.
+        ValueError: no Dspike in the network, Dspikes of different temperatures, or what finite differences refuse.
     """
     temperatures = {module.temperature.item() for module in _dspikes(net)}
     if len(temperatures) > 1:
         raise ValueError(f"the network has {len(temperatures)} temperatures: call set_temperature(net, b) first")
-    reference = finite_difference_gradient(net, name, loss, x, epsilon, max_bytes)
+    reference = finite_difference_gradient(net, name, loss, x, epsilon, max_bytes, batch_dim)
     candidates = temperature_candidates(temperatures.pop(), step)
     gradients = _gradients(copy.deepcopy(net), name, loss, x, candidates)
     similarities = tuple(_cosine_similarity(gradient, reference) for gradient in gradients)
@@ -196,6 +200,9 @@ def _dspikes(net: nn.Module) -> list[Dspike]:
 
 
 def _gradients(net: nn.Module, name: str, loss: Loss, x: Tensor, temperatures: tuple[float, ...]) -> Iterator[Tensor]:
+    for module in net.modules():
+        if isinstance(module, _compat.BaseNode):
+            module.train()  # SpikingJelly's nodes have no surrogate gradient in evaluation (neuron.py:906, 931)
     with torch.random.fork_rng(devices(x)):
         _compat.reset_net(net)
         value = loss(net(x))
