@@ -67,10 +67,10 @@ def find_copies(
 ) -> Copies | None:
     """Where copies of ``x``, joined along ``batch_dim``, lie in a pass; None unless each stays by itself.
 
-    Two random examples, larger than those of ``x``, and two of ``x`` go through ``net`` apart, then side by side. What
-    ``owner``, neurons and batch norms receive, what ``owner`` and the network give, and every membrane potential must
-    lie in the joint pass as they were apart. Neurons fire at random, alike in all passes: silent ones would hide where
-    copies meet, and rounding cannot move a spike. What was seen of these few examples is held meanwhile.
+    Two random batches of a few examples go through ``net`` apart, then side by side. What ``owner``, neurons and batch
+    norms receive, what ``owner`` and the network give, and every membrane potential must lie in the joint pass as they
+    were apart. Neurons fire at random, alike in all passes: silent ones would hide where copies meet, and rounding
+    cannot move a spike. What was seen of these few examples is held meanwhile.
 
     Args:
         net: is run and not put back.
@@ -79,13 +79,22 @@ def find_copies(
         batch_dim: of ``x``.
         start: puts the network to the start of a pass.
     """
-    examples = x.narrow(batch_dim, 0, min(2, x.shape[batch_dim]))  # a batch norm may refuse a single one
-    watch = _Watch(net, owner, start, examples)
+    watch = _Watch(net, owner, start, x.device)
     try:
-        others = watch.random(examples) * 4 * x.abs().max().clamp(min=1)
-        return watch.copies(others, examples, Place(batch_dim), examples.shape[batch_dim])
+        a, b = (_examples(x, batch_dim, watch.random) for _ in range(2))
+        return watch.copies(a, b, Place(batch_dim), a.shape[batch_dim])
     except Exception:  # whatever a network says to a batch that it cannot take
         return None
+
+
+def _examples(x: Tensor, batch_dim: int, random: Callable[[Tensor], Tensor]) -> Tensor:
+    """A random batch, its examples from 8 times as large as those of ``x`` to as large.
+
+    Neurons that are no nodes cannot be told to fire; the first of these examples make them.
+    """
+    scales = x.new_tensor([8, 4, 2, 1]) * x.abs().max().clamp(min=1)
+    like = x.narrow(batch_dim, 0, 1).repeat_interleave(len(scales), batch_dim)
+    return random(like) * scales.view(-1, *[1] * (x.dim() - batch_dim - 1))
 
 
 class _Call(NamedTuple):
@@ -99,11 +108,11 @@ class _Call(NamedTuple):
 class _Watch:
     """Passes in which neurons fire at random, and what was seen in them."""
 
-    def __init__(self, net: nn.Module, owner: nn.Module, start: Callable[[], None], x: Tensor):
+    def __init__(self, net: nn.Module, owner: nn.Module, start: Callable[[], None], device: torch.device):
         self.net, self.owner, self.start = net, owner, start
         self.norms = training_norms(net)
         self.nodes = [module for module in net.modules() if isinstance(module, _compat.BaseNode)]
-        self.generator = torch.Generator(x.device).manual_seed(0)
+        self.generator = torch.Generator(device).manual_seed(0)
 
     def random(self, like: Tensor) -> Tensor:
         """Uniform in [0, 1)."""

@@ -61,8 +61,8 @@ def finite_difference_gradient(
         epsilon: half the step, in units of the parameter. 0.1 is the paper's best.
         max_bytes: bound on the working memory for activations of perturbed passes; at least one runs at a time.
             64 MiB was the fastest of 8 MiB to 1 GiB on a CPU, whose caches larger batches leave.
-        batch_dim: dimension of the examples in ``x``. None tries 1 and 0; where it is wrong, each perturbation takes
-            a pass of its own.
+        batch_dim: dimension of the examples in ``x``. None takes 1 or 0, whichever holds; where both do, and no node
+            tells time from batch, or a given one does not, each perturbation takes a pass of its own.
 
     Returns:
         The gradient, in the parameter's shape.
@@ -150,7 +150,7 @@ def _losses(
     else:
         outputs = _perturbed_outputs(copy.deepcopy(owner), own_name, trial.received, epsilon)
         if together > 1:
-            copies = _first_copies(net, owner, x, batch_dims, start)
+            copies = _copies(net, owner, x, batch_dims, start)
     yield from _losses_of_outputs(net, owner, loss, x, outputs, copies, together if copies else 1, start)
 
 
@@ -177,11 +177,12 @@ def _moved(parameter: Tensor, epsilon: float) -> Iterator[Tensor]:
             yield moved.view(shape)
 
 
-def _first_copies(
-    net: nn.Module, owner: nn.Module, x: Tensor, batch_dims: tuple[int, ...], start: _Start
-) -> Copies | None:
+def _copies(net: nn.Module, owner: nn.Module, x: Tensor, batch_dims: tuple[int, ...], start: _Start) -> Copies | None:
+    """Along the first dimension that holds. Without a node, whose memory tells time from batch, no other one may."""
     found = (find_copies(net, owner, x, dim, start) for dim in batch_dims if dim < x.dim())
-    return next((copies for copies in found if copies), None)
+    has_memory = any(isinstance(module, _compat.MemoryModule) for module in net.modules())
+    held = list(itertools.islice(filter(None, found), 1 if has_memory else 2))
+    return held[0] if len(held) == 1 else None
 
 
 class _Trial(NamedTuple):

@@ -416,17 +416,23 @@ def test_what_would_meet_is_kept_apart(case, training):
         assert_true(net, "conv.weight", x, max_bytes=max_bytes)
 
 
-@pytest.mark.parametrize("batch_dim", [None, 0, 1])
+@pytest.mark.parametrize("batch_dim", [None, 0])
+@pytest.mark.parametrize(("examples", "steps"), [(2, 2), (1, 3), (4, 2), (4, 7)])
 @pytest.mark.parametrize("way", [in_silence, lambda net, x: in_silence(net, x) + x.mean((2, 3, 4))[..., None]])
-def test_silent_neurons_do_not_hide_that_time_is_no_batch(way, batch_dim):
+def test_silent_neurons_do_not_hide_that_time_is_no_batch(way, examples, steps, batch_dim):
     """Joined along time, one perturbation would leave its membrane potential to the next."""
-    net = Layout(way, **conv(), middle=HandWritten()).eval()
-    x = uniform(*BATCH_FIRST)
+    net, x = Layout(way, **conv(), middle=HandWritten()).eval(), uniform(examples, steps, 2, 6, 6)
     net(x)
     net.middle.threshold = 1.02 * net.middle.highest
     net(x)
     assert not net.middle.spikes.any()
     assert_true(net, "conv.weight", x, batch_dim=batch_dim)
+
+
+@pytest.mark.parametrize(("batch_dim", "shared"), [(None, False), (0, True), (1, True)])
+def test_without_neurons_two_dimensions_may_hold_and_a_given_one_is_shared(batch_dim, shared):
+    net = Layout(lambda net, x: net.core(x), **at_once(nn.ReLU)).eval()
+    assert (assert_true(net, "core.conv2.weight", uniform(*FRAMES), batch_dim=batch_dim) < 2 * 72) == shared
 
 
 def test_a_parameter_of_neurons_starts_each_time_from_reset_neurons():
