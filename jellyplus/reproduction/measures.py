@@ -115,7 +115,7 @@ def measured(
     net = build_network(recipe, backend)
     if weights is not None:
         net.load_state_dict(weights)
-    net = net.to(device, memory_format=memory_format(net))
+    net = net.to(device, memory_format=memory_format(net, recipe))
     return MEASURES[measure].function(net, data, **settings)
 
 

@@ -118,7 +118,7 @@ def train(
     backend = choose_backend(recipe, device)
     torch.manual_seed(seed)
     net = build_network(recipe, backend)
-    net.to(memory_format=memory_format(net))
+    net.to(memory_format=memory_format(net, recipe))
     check_parts(net, recipe)
     left_over = initialise(net, initial_state, recipe.initial_weights) if recipe.initial_weights else []
     classifier = Classifier(net, recipe, seed)
@@ -131,12 +131,15 @@ def train(
     return Outcome(plain, net.state_dict(), classifier.history, left_over, operations, backend)
 
 
-def memory_format(net: nn.Module) -> torch.memory_format:
-    """Channels last, which is faster, but for networks in which it corrupts memory.
+def memory_format(net: nn.Module, recipe: Recipe | None = None) -> torch.memory_format:
+    """Channels last, which is faster, but for networks in which it corrupts memory, and for finite differences.
 
     On the CPU, torch 2.14.1 writes beyond its buffers, or hangs, in the backward pass of strided 1x1 convolutions of
-    fewer than 8 channels in this format; only networks as narrow as those of tests have such.
+    fewer than 8 channels in this format; only networks as narrow as those of tests have such. Finite differences, which
+    take most of the time of a step, join and part perturbations along N of [T, N, C, H, W], in contiguous tensors.
     """
+    if recipe and recipe.finite_differences:
+        return torch.contiguous_format
     convolutions = (module for module in net.modules() if isinstance(module, nn.Conv2d))
     bad = any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels < 8 for c in convolutions)
     return torch.contiguous_format if bad else torch.channels_last

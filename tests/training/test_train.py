@@ -266,6 +266,19 @@ def test_narrow_strided_1x1_convolutions_are_not_trained_channels_last():
     assert memory_format(model.dspike_resnet18(width=1)) is torch.channels_last  # it pools, and then convolves
 
 
+@pytest.mark.parametrize("name", ["mnist_toy_finite_differences", "mnist_toy_rectangular"])
+def test_finite_differences_train_in_the_format_that_is_fast_for_them(name, tmp_path, monkeypatch):
+    contiguous, original = [], Classifier.training_step
+
+    def spied(self, batch):
+        contiguous.append(self.net.conv1.weight.is_contiguous())
+        return original(self, batch)
+
+    monkeypatch.setattr(Classifier, "training_step", spied)
+    run(tmp_path, recipe_of(name, schedule={"epochs": 1}))
+    assert set(contiguous) == {name == "mnist_toy_finite_differences"}
+
+
 # --- What is recorded --------------------------------------------------------------------------------------------
 
 
