@@ -93,7 +93,7 @@ def box(command: Sequence[str | Path], environment: dict[str, str], seconds: flo
 
 def _in_words(code: int | None, seconds: float) -> str:
     if code is None:
-        return f"killed after {seconds:.0f} s"
+        return f"killed after {seconds:.1f} s"
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
     return f"failed with exit code {code}" if code else "done"

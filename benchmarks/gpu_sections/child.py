@@ -3,7 +3,6 @@
 import importlib
 import json
 import sys
-import traceback
 
 from gpu_sections.job import Job
 
@@ -11,22 +10,14 @@ __all__ = ["main"]
 
 
 def main() -> int:
-    """Call the part's functions; where one fails its last line stands in the results, all of them in the log."""
+    """Call the part's functions in turn; the exit code is 1 where one failed, or a part of it."""
     job = Job(**json.loads(sys.argv[1]))
-    failed = [name for name in job.functions if not _called(name, job)]
-    return len(failed)
-
-
-def _called(name: str, job: Job) -> bool:
-    print(f"\n== {name} {job.arguments or ''}", flush=True)
-    module, _, function = name.rpartition(".")
-    try:
-        getattr(importlib.import_module(module), function)(job, **job.arguments)
-    except Exception as error:
-        traceback.print_exc()
-        job.add(function=name, arguments=job.arguments, error=f"{type(error).__name__}: {error}"[:500])
-        return False
-    return True
+    for name in job.functions:
+        print(f"\n== {name} {job.arguments or ''}", flush=True)
+        with job.attempt(name):
+            module, _, function = name.rpartition(".")
+            getattr(importlib.import_module(module), function)(job, **job.arguments)
+    return 1 if job.failed else 0
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,16 +92,17 @@ SIDES: dict[str, Callable[[], nn.Module]] = {
 
 
 def sides(job: Job, names: list[str]) -> None:
-    """A record for each side, shape and type, and one for what a call of each side costs the host."""
+    """Records of each side: of what a call costs the host, then for each shape and type."""
     card = machine(job, kernels=_NOT_BESIDE_US not in names)
     for name in names:
         mended = job.dry_run and name.startswith("SpikingJelly 0")
-        with _stood_in() if mended else contextlib.nullcontext():
+        with job.attempt(name), _stood_in() if mended else contextlib.nullcontext():
             neuron = SIDES[name]()
             _record_host(job, card, name, neuron)
             for shape in _TINY if job.dry_run else SHAPES:
                 for dtype in _dtypes(name, job.dry_run):
-                    _record(job, card, name, neuron, shape, dtype)
+                    with job.attempt(f"{name}, {list(shape)}, {dtype}"):
+                        _record(job, card, neuron, {"side": name, "shape": list(shape), "dtype": dtype})
 
 
 def _dtypes(name: str, dry_run: bool) -> list[str]:
@@ -151,31 +153,34 @@ def _inputs(card: Card, shape: tuple[int, ...], dtype: torch.dtype, number: int)
     ]
 
 
-def _record(job: Job, card: Card, name: str, neuron: nn.Module, shape: tuple[int, ...], dtype: str) -> None:
-    sets = _inputs(card, shape, _DTYPES[dtype], _SETS)
+def _record(job: Job, card: Card, neuron: nn.Module, what: dict[str, Any]) -> None:
+    """First what is sure: the profiler comes last."""
+    shape = tuple(what["shape"])
+    sets = _inputs(card, shape, _DTYPES[what["dtype"]], _SETS)
     turn = iter(range(2**31))
 
     def work() -> None:
         _pass(neuron, *sets[next(turn) % _SETS])
 
-    spikes, gradient = _pass(neuron, *sets[0])
-    values = {"side": name, "shape": list(shape), "dtype": dtype}
-    values |= _from_ours(Path(job.scratch, f"node-{shape[1]}-{dtype}.pt"), spikes.detach(), gradient, name)
-    del spikes, gradient
-    before = _copied(card, sets[0][0].numel(), job.dry_run)
+    numbers, least = sets[0][0].numel(), _LEAST_SEQUENCES * sets[0][0].nbytes
+    before = _copied(card, numbers, job.dry_run)
     times = card.milliseconds(work, 30)
-    bandwidth = statistics.median([before, _copied(card, sets[0][0].numel(), job.dry_run)])
-    seen = card.profile(work, 5)
-    least = _LEAST_SEQUENCES * sets[0][0].nbytes
+    bandwidth = statistics.median([before, _copied(card, numbers, job.dry_run)])
     low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    values |= {"ms": median, "quartiles": [low, high], "kernel_ms": seen.kernel_ms, "launches": seen.launches}
-    values |= {"copy_gb_s": bandwidth, "share": least / median / 1e6 / bandwidth}
-    values |= {"kernel_share": least / seen.kernel_ms / 1e6 / bandwidth if seen.kernel_ms else None}
-    job.add(**values, peak_mib=card.peak_bytes(work) / 2**20)
+    timed = {"ms": median, "quartiles": [low, high], "copy_gb_s": bandwidth, "share": least / median / 1e6 / bandwidth}
+    job.add(**what, **timed, peak_mib=card.peak_bytes(work) / 2**20)
+    if shape in (SHAPES[0], _TINY[0]):
+        job.add(
+            **what, **_from_ours(Path(job.scratch, f"node-{what['dtype']}.pt"), what["side"], *_pass(neuron, *sets[0]))
+        )
+    seen = card.profile(work, 5)
+    share = least / seen.kernel_ms / 1e6 / bandwidth if seen.kernel_ms else None
+    job.add(**what, kernel_ms=seen.kernel_ms, kernel_share=share, launches=seen.launches)
 
 
-def _from_ours(file: Path, spikes: Tensor, gradient: Tensor, name: str) -> dict:
+def _from_ours(file: Path, name: str, spikes: Tensor, gradient: Tensor) -> dict[str, Any]:
     """Spikes that differ from those of the first side, and the largest difference of the gradient over its largest."""
+    spikes = spikes.detach()
     if name == OURS:
         torch.save((spikes.bool().cpu(), gradient.cpu()), file)
     if not file.exists() or name == "ReLU":

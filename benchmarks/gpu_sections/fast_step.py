@@ -24,25 +24,24 @@ NETWORKS: dict[str, tuple[Callable, Callable, int]] = {
     "Dspike ResNet-18, width 64": (model.dspike_resnet18, Dspike, 64),
 }
 _TIME_STEPS, _BATCH, _SIDE = 2, 128, 32
+_TINY = 4  # batch and width of a dry run
 _KERNELS_SHOWN = 12
 
 
 def steps(job: Job) -> None:
     """A record for each network and neuron, and one of what the profiler says of our step."""
-    card = machine(job)
+    card, batch = machine(job), _TINY if job.dry_run else _BATCH
     for name, (architecture, surrogate, width) in NETWORKS.items():
         for neuron, make in _neurons(surrogate).items():
-            step = _step(
-                card, partial(architecture, width=4 if job.dry_run else width), make, 2 if job.dry_run else _BATCH
-            )
-            times = card.milliseconds(step, 20)
-            images = 1e3 * (2 if job.dry_run else _BATCH) / statistics.median(times)
-            values = {"network": name, "neuron": neuron, "ms": statistics.median(times), "images_per_s": images}
-            values |= {"host_ms": statistics.median(card.host_microseconds(step, 10)) / 1e3}
-            job.add(**values, peak_gib=card.peak_bytes(step) / 2**30)
-            if neuron == "cupy":
-                job.add(network=name, **_profiled(card, step))
-            del step
+            with job.attempt(f"{name}, {neuron}"):
+                step = _step(card, partial(architecture, width=_TINY if job.dry_run else width), make, batch)
+                milliseconds = statistics.median(card.milliseconds(step, 20))
+                host = statistics.median(card.host_microseconds(step, 10)) / 1e3
+                values = {"ms": milliseconds, "images_per_s": 1e3 * batch / milliseconds, "host_ms": host}
+                job.add(network=name, neuron=neuron, **values, peak_gib=card.peak_bytes(step) / 2**30)
+                if neuron == "cupy":
+                    job.add(network=name, **_profiled(card, step))
+                del step
 
 
 def _neurons(surrogate: Callable) -> dict[str, Callable[[], nn.Module]]:

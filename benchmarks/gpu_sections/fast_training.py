@@ -78,14 +78,11 @@ def loops(job: Job) -> None:
     rows = {row.recipe: row for row in reversed(ROWS[: 1 if job.dry_run else None])}  # the last one given is the first
     recipes = {name: run_of(row, profile).recipe for name, row in reversed(rows.items())}
     for name, recipe in recipes.items():
-        try:
+        with job.attempt(name):
             epoch_s = _trained(job, recipe, epochs=2)[-1]["time_s"]
-        except Exception as error:  # the other rows may be made all the same
-            job.add(function="loops", arguments=name, error=f"{type(error).__name__}: {error}"[:500])
-            continue
-        examples = _examples(recipe, job.dry_run)
-        values = {"batch": recipe.data.batch_size, "workers": job.workers, "examples": examples, "epoch_s": epoch_s}
-        job.add(loop=name, **values, images_per_s=examples / epoch_s)
+            examples = _examples(recipe, job.dry_run)
+            values = {"batch": recipe.data.batch_size, "workers": job.workers, "examples": examples, "epoch_s": epoch_s}
+            job.add(loop=name, **values, images_per_s=examples / epoch_s)
     first = next(iter(recipes))
     job.add(loop=first, **_waits(job, recipes[first]))
 

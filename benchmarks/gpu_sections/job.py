@@ -1,8 +1,11 @@
 """What a part is told, and where it writes what it measures: one JSON a line, appended as it comes."""
 
+import contextlib
 import json
 import os
 import time
+import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ class Job:
         data_root: folder of the real data sets.
         workers: processes that load data.
         arguments: the functions' own.
+        failed: what was attempted and failed, in its own process.
     """
 
     section: str
@@ -35,6 +39,7 @@ class Job:
     data_root: str | None
     workers: int
     arguments: dict[str, Any] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
 
     @property
     def left(self) -> float:
@@ -45,6 +50,16 @@ class Job:
         """Write down what was measured."""
         record = {"section": self.section, "dry_run": self.dry_run, **values}
         append(named(self.out, self.dry_run, ".jsonl"), record)
+
+    @contextlib.contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """Go on behind it where it fails: its error stands in the results, the traceback in the log."""
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            self.failed.append(what)
+            self.add(attempted=what, error=f"{type(error).__name__}: {error}"[:500])
 
 
 def named(out: str | Path, dry_run: bool, suffix: str) -> Path:

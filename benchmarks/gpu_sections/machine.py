@@ -17,7 +17,7 @@ from gpu_sections.job import Job
 
 __all__ = ["WAITS", "Card", "Profile", "StandIn", "machine"]
 
-#: Calls that wait for the device, or do so where memory is not pinned; that the profiler makes itself are not among them.
+#: Calls that wait for the device, or do so where memory is not pinned; none that the profiler itself makes.
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpyAsync", "cudaMemcpy", "aten::_local_scalar_dense")
 
 Work = Callable[[], object]
@@ -103,7 +103,7 @@ class Card:
 
     def _is_kernel(self, event: object) -> bool:
         """And no range that somebody named, such as an optimizer's step, which holds kernels."""
-        return event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
+        return event.device_type == torch.autograd.DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
 
     def _microseconds(self, event: object) -> float:
         return event.self_device_time_total

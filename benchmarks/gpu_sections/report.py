@@ -100,7 +100,10 @@ def _right(records: Sequence[Record]) -> list[str]:
 
 def _nodes(records: Sequence[Record]) -> list[str]:
     host = {record["side"]: record for record in _with(records, "host_both_us")}
-    timed = _with(records, "copy_gb_s")
+    joined: dict[tuple, Record] = {}
+    for record in _with(records, "shape"):
+        joined.setdefault((record["side"], str(record["shape"]), record["dtype"]), {}).update(record)
+    timed = _with(list(joined.values()), "copy_gb_s")
     tables = []
     for shape, dtype in dict.fromkeys((tuple(record["shape"]), record["dtype"]) for record in timed):
         rows = [
@@ -109,9 +112,9 @@ def _nodes(records: Sequence[Record]) -> list[str]:
                 "ms": r["ms"],
                 "quartiles": " to ".join(map(_cell, r["quartiles"])),
                 "share of a copy's bandwidth": None if r["side"] == "ReLU" else r["share"],
-                "kernels alone (ms)": r["kernel_ms"],
-                "their share": None if r["side"] == "ReLU" else r["kernel_share"],
-                "launches": r["launches"],
+                "kernels alone (ms)": r.get("kernel_ms"),
+                "their share": None if r["side"] == "ReLU" else r.get("kernel_share"),
+                "launches": r.get("launches"),
                 "copy (GB/s)": r["copy_gb_s"],
                 "peak (MiB)": r["peak_mib"],
                 "spikes that differ": r.get("flips"),
@@ -147,8 +150,8 @@ def _steps(records: Sequence[Record]) -> list[str]:
     for r in _with(records, "profiled_ms"):
         waits = ", ".join(f"{name} {_cell(float(number))}" for name, number in r["waits"].items()) or "none"
         text.append(
-            f"`{r['network']}`, profiled: {_cell(r['profiled_ms'])} ms a step, of it kernels {_cell(r['kernel_ms'])} ms, "
-            f"in {_cell(r['launches'])} launches; calls that wait, a step: {waits}"
+            f"`{r['network']}`, profiled: {_cell(r['profiled_ms'])} ms a step, {_cell(r['kernel_ms'])} ms of it in "
+            f"{_cell(r['launches'])} kernels and copies; calls that wait, a step: {waits}"
         )
         text.append(_table({"kernel": k[:80], "a step": n, "ms a step": ms} for k, n, ms in r["kernels"]))
     return text
@@ -209,9 +212,7 @@ def _ends(records: Sequence[Record]) -> list[str]:
         {"section": r["section"], "part": r["ended"], "how": r["how"], "seconds": r["seconds"]}
         for r in _with(records, "ended")
     ]
-    errors = [
-        f"* {record['function']} {record['arguments'] or ''}: {record['error']}" for record in _with(records, "error")
-    ]
+    errors = [f"* {record['attempted']}: {record['error']}" for record in _with(records, "error")]
     return [_table(ends), "\n".join(errors)]
 
 

@@ -7,6 +7,7 @@ where |H - V_th| in the loop is at most :data:`NEAR`; what that neuron does late
 gradient too, so both are left out. Errors are in units of the tolerance, :data:`TOLERANCE`: up to 1 is right.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +90,9 @@ def matrix(job: Job) -> None:
     for surrogate in list(SURROGATES)[: 1 if job.dry_run else None]:
         for dtype in DTYPES:
             for node in list(NODES)[: 2 if job.dry_run else None]:
-                job.add(surrogate=surrogate, dtype=dtype, node=node, **_compared(card, node, surrogate, DTYPES[dtype]))
+                with job.attempt(f"{surrogate}, {dtype}, {node}"):
+                    found = _compared(card, node, surrogate, DTYPES[dtype])
+                    job.add(surrogate=surrogate, dtype=dtype, node=node, **found)
 
 
 def _compared(card: Card, node: str, surrogate: str, dtype: torch.dtype) -> dict:
@@ -136,8 +139,8 @@ def _incoming(shape: torch.Size, stored: bool) -> list[Tensor | None]:
 def _loop(make: Callable, surrogate: Callable, inputs: Tensor, dtype: torch.dtype, options: dict) -> Passed:
     """The slow truth in float32; for half precision its state is rounded between the calls, as the kernels' is."""
     stored = options["store_v_seq"]
-    node, leaf, calls = make(surrogate_function=surrogate(), **options | {"store_v_seq": True}), inputs.float(), []
-    leaf.requires_grad_()
+    node = make(surrogate_function=surrogate(), **options | {"store_v_seq": True})
+    leaf, calls = inputs.float().clone().requires_grad_(), []
     for x in leaf:
         if isinstance(node.v, Tensor):
             node.v = node.v + (node.v.to(dtype).float() - node.v).detach()
@@ -151,7 +154,7 @@ def _pass(node: nn.Module, inputs: Tensor, card: Card, dtype: torch.dtype) -> Pa
     """Torch's backend computes in its input's type, the kernels in float32: so torch is given float32."""
     stored = node.store_v_seq
     exact = dtype if node.backend == "cupy" else torch.float32
-    leaf, calls = inputs.to(card.device, exact).requires_grad_(), []
+    leaf, calls = inputs.to(card.device, exact).clone().requires_grad_(), []
     for x in leaf:
         if exact != dtype and isinstance(node.v, Tensor):
             node.v = node.v + (node.v.to(dtype).float() - node.v).detach()
@@ -189,7 +192,7 @@ def _difference(found: Passed, truth: Passed, v_threshold: float, dtype: torch.d
     for y, expected in zip(found[1:], truth[1:], strict=True):
         if y is not None:
             error = ((y - expected).abs() / (atol + rtol * expected.abs()))[..., same]
-            errors.append(error.max().item() if error.numel() else 0.0)
+            errors.append(error.nan_to_num(math.inf).max().item() if error.numel() else 0.0)
     return Difference(int(first.sum()), int((first & ~near).sum()), max(errors))
 
 
