@@ -2,7 +2,7 @@
 # A GPU for fifteen minutes, on a machine without internet that takes 64 MiB with a command, in two commands.
 #
 #   gpu_day.sh pack DATA              at home: .gpu/first and .gpu/second, what the commands need; DATA has carry.py,
-#                                     the two zips of CIFAR-10 and MNIST/raw/*.gz
+#                                     the two zips of CIFAR-10 and, if there is room, MNIST/raw/*.gz
 #   gpu_day.sh first OUT [MINUTES]    there, with .gpu/first: whether the kernels are right and how fast they are
 #   gpu_day.sh second OUT [MINUTES]   there, with .gpu/second, on the same machine: a row of a table, or more
 #   gpu_day.sh keep OUT...            at home: what came back, into benchmarks/gpu.md and reproductions/measured
@@ -41,18 +41,22 @@ pack() {
     "$python" "$data/carry.py" pack .gpu/parts
     mv .gpu/parts/part1 .gpu/first/cifar10
     mv .gpu/parts/part2 .gpu/second/cifar10
-    cp "$data"/MNIST/raw/{t10k-images-idx3,t10k-labels-idx1,train-labels-idx1}-ubyte.gz .gpu/first/mnist
-    # bzip2 makes the training images a sixth smaller than gzip does, and a part of them fits into the first command
-    gunzip --stdout "$data/MNIST/raw/train-images-idx3-ubyte.gz" | bzip2 --best >.gpu/mnist.bz2
-    head --bytes 1500000 .gpu/mnist.bz2 >.gpu/first/mnist/train.1
-    tail --bytes +1500001 .gpu/mnist.bz2 >.gpu/second/mnist/train.2
+    if [ -d "$data/MNIST" ]; then mnist "$data/MNIST/raw"; fi
     cp "$data/carry.py" .gpu/first
     cp "$data/carry.py" .gpu/second
     commit .gpu/first/git
     cp -r .gpu/first/git .gpu/second/git
-    rm -rf .gpu/parts .gpu/mnist.bz2
+    rm -r .gpu/parts
     weigh .gpu/first
     weigh .gpu/second
+}
+
+mnist() { # bzip2 makes the training images a sixth smaller than gzip does, and some of them fit into the first command
+    cp "$1"/{t10k-images-idx3,t10k-labels-idx1,train-labels-idx1}-ubyte.gz .gpu/first/mnist
+    gunzip --stdout "$1/train-images-idx3-ubyte.gz" | bzip2 --best >.gpu/mnist.bz2
+    head --bytes 1500000 .gpu/mnist.bz2 >.gpu/first/mnist/train.1
+    tail --bytes +1500001 .gpu/mnist.bz2 >.gpu/second/mnist/train.2
+    rm .gpu/mnist.bz2
 }
 
 download() { "$python" -m pip download --quiet --no-deps --only-binary=:all: --dest "$1" "${@:2}"; }
@@ -73,20 +77,17 @@ weigh() {
     tree=$(git ls-files -z | xargs -0 cat | wc -c)
     carried=$(find "$1" -type f -print0 | xargs -0 cat | wc -c)
     echo "$1: $((carried / 1000)) kB, with the checkout $(((tree + carried) / 1000)) of $((limit / 1000)) kB"
-    [ $((tree + carried)) -le "$limit" ] || stop "$1 is too large for one command"
+    [ $((tree + carried)) -le "$limit" ] || stop "$1 is too large: try a DATA without MNIST"
 }
 
 ready() { # of what travelled with this command
-    mkdir -p "$there/data/MNIST/raw"
+    mkdir -p "$there"
     for wheel in ".gpu/$1"/wheels/*.whl; do "$python" -m zipfile -e "$wheel" "$there/site"; done
     for wheel in ".gpu/$1"/peers/*/*.whl; do
         if [ -e "$wheel" ]; then "$python" -m zipfile -e "$wheel" "$there/peers/$(basename "$(dirname "$wheel")")"; fi
     done
     export PYTHONPATH="$there/site${PYTHONPATH:+:$PYTHONPATH}"
-    for file in ".gpu/$1"/mnist/*.gz; do
-        if [ -e "$file" ]; then cp "$file" "$there/data/MNIST/raw"; fi
-    done
-    cp ".gpu/$1"/mnist/train.* "$there"
+    cp -r ".gpu/$1/mnist" "$there"
     "$python" ".gpu/$1/carry.py" unpack "$there/data" ".gpu/$1/cifar10"
     if [ ! -e .git ] && command -v git >/dev/null; then
         cp -r ".gpu/$1/git" "$there/"
@@ -106,7 +107,11 @@ second() {
     ready second
     images=$(find "$there/data/cifar10" -name "*.png" | wc -l)
     [ "$images" = 60000 ] || stop "$images images: is this the machine of the first command?"
-    cat "$there"/train.[12] | "$python" -c "$bunzip2" >"$there/data/MNIST/raw/train-images-idx3-ubyte"
+    if [ -e "$there/mnist/train.2" ]; then
+        mkdir -p "$there/data/MNIST/raw"
+        cp "$there"/mnist/*.gz "$there/data/MNIST/raw"
+        cat "$there"/mnist/train.[12] | "$python" -c "$bunzip2" >"$there/data/MNIST/raw/train-images-idx3-ubyte"
+    fi
     echo "ready in $((SECONDS - began)) s"
     "$python" benchmarks/gpu.py --minutes "${2:-7.5}" --out "$1" --sections evidence --data-root "$there/data"
 }
