@@ -72,43 +72,63 @@ CLOSING = 3.0  # seconds for the last words
 def main() -> int:
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is killed too
-    ends_at = time.monotonic() + 60 * options.minutes - CLOSING
     options.out.mkdir(parents=True, exist_ok=True)
-    records = named(options.out, options.dry_run, ".jsonl")
-    sections = [section for section in SECTIONS if section.name in options.sections]
-    if sections:
-        command = " ".join(["python benchmarks/gpu.py", *_shown(options)])
-        append(
-            records,
-            {"dry_run": options.dry_run, "command": command, "begun": time.strftime("%F %T UTC", time.gmtime())},
-        )
     with tempfile.TemporaryDirectory(prefix="gpu", ignore_cleanup_errors=True) as scratch:
-
-        def start(section: Section, part: Part, seconds: float) -> int | None:
-            job = _job(section, part, seconds, options, scratch)
-            log = named(options.out, options.dry_run, ".log")
-            return box(
-                [sys.executable, "-W", "ignore", "-m", "gpu_sections.child", job],
-                _environment(part, options),
-                seconds,
-                log,
-            )
-
-        def record(section: Section, part: Part, how: str, seconds: float) -> None:
-            what = ", ".join([*part.functions, *part.arguments.get("names", ())])
-            ended = {"section": section.name, "dry_run": options.dry_run, "ended": what, "how": how, "seconds": seconds}
-            append(records, ended)
-            _write(options)
-            print(f"{section.name}: {what}: {how}, {seconds:.1f} s", flush=True)
-
-        for section in sections:
-            for part in section.parts:
-                if _is_missing(part, options.peers):
-                    record(section, part, f"left out: no {part.peer} in --peers", 0.0)
-        run([_of_those_there(section, options.peers) for section in sections], start, record, ends_at)
-    _write(options)
+        _Command(options, scratch).run(time.monotonic() + 60 * options.minutes - CLOSING)
     print(named(options.out, options.dry_run, ".md").read_text())
     return 0
+
+
+class _Command:
+    """The sections that are asked for, and what is written down of them."""
+
+    def __init__(self, options: argparse.Namespace, scratch: str):
+        self.options = options
+        self.scratch = scratch
+        self.records, self.log, self.readable = (
+            named(options.out.resolve(), options.dry_run, suffix) for suffix in (".jsonl", ".log", ".md")
+        )
+
+    def run(self, ends_at: float) -> None:
+        sections = [section for section in SECTIONS if section.name in self.options.sections]
+        if sections:
+            begun = time.strftime("%F %T UTC", time.gmtime())
+            self.write(command=f"python benchmarks/gpu.py {_shown(self.options)}", begun=begun)
+        run(sections, self.start, self.record, ends_at)
+        self.write()
+
+    def start(self, section: Section, part: Part, seconds: float) -> int | str | None:
+        if part.peer and not (self.options.peers and (self.options.peers / part.peer).is_dir()):
+            return f"left out: no {part.peer} in --peers"
+        command = [sys.executable, "-W", "ignore", "-m", "gpu_sections.child", self.job(section, part, seconds)]
+        return box(command, _environment(part, self.options), seconds, self.log)
+
+    def job(self, section: Section, part: Part, seconds: float) -> str:
+        job = Job(
+            section=section.name,
+            functions=[f"gpu_sections.{name}" for name in part.functions],
+            out=str(self.records.parent),
+            scratch=self.scratch,
+            ends_at=time.monotonic() + seconds,
+            dry_run=self.options.dry_run,
+            data_root=self.options.data_root,
+            workers=self.options.workers,
+            arguments=part.arguments,
+        )
+        return json.dumps(vars(job))
+
+    def record(self, section: Section, part: Part, how: str, seconds: float) -> None:
+        what = ", ".join([*part.functions, *part.arguments.get("names", ())])
+        self.write(section=section.name, ended=what, how=how, seconds=seconds)
+        print(f"{section.name}: {what}: {how}, {seconds:.1f} s", flush=True)
+
+    def write(self, **record: object) -> None:
+        """A record, if any, and the readable file: beside it first, so that it is whole whenever this process ends."""
+        if record:
+            append(self.records, {"dry_run": self.options.dry_run, **record})
+        beside = self.readable.with_suffix(".new")
+        beside.write_text(markdown(read(self.records)))
+        beside.replace(self.readable)
 
 
 def _options() -> argparse.Namespace:
@@ -135,47 +155,16 @@ def _no_driver() -> str | None:
     return None
 
 
-def _shown(options: argparse.Namespace) -> list[str]:
+def _shown(options: argparse.Namespace) -> str:
     """Without the paths, which are this machine's."""
     shown = ["--dry-run"] if options.dry_run else ["--minutes", f"{options.minutes:g}"]
-    return [*shown, "--sections", *options.sections, "--workers", str(options.workers)]
-
-
-def _is_missing(part: Part, peers: Path | None) -> bool:
-    return bool(part.peer) and not (peers and (peers / part.peer).is_dir())
-
-
-def _of_those_there(section: Section, peers: Path | None) -> Section:
-    return section._replace(parts=tuple(part for part in section.parts if not _is_missing(part, peers)))
-
-
-def _job(section: Section, part: Part, seconds: float, options: argparse.Namespace, scratch: str) -> str:
-    job = Job(
-        section=section.name,
-        functions=[f"gpu_sections.{name}" for name in part.functions],
-        out=str(options.out.resolve()),
-        scratch=scratch,
-        ends_at=time.monotonic() + seconds,
-        dry_run=options.dry_run,
-        data_root=options.data_root,
-        workers=options.workers,
-        arguments=part.arguments,
-    )
-    return json.dumps(vars(job))
+    return " ".join([*shown, "--sections", *options.sections, "--workers", str(options.workers)])
 
 
 def _environment(part: Part, options: argparse.Namespace) -> dict[str, str]:
     peer = [str((options.peers / part.peer).resolve())] if part.peer else []
     path = [*peer, str(HERE), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | part.environment | {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
-
-
-def _write(options: argparse.Namespace) -> None:
-    """The readable part: beside it first, then renamed, so that it is whole whenever this process ends."""
-    target = named(options.out, options.dry_run, ".md")
-    beside = target.with_suffix(".md.new")
-    beside.write_text(markdown(read(named(options.out, options.dry_run, ".jsonl"))))
-    beside.replace(target)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 #                                     the two zips of CIFAR-10 and, if there is room, MNIST/raw/*.gz
 #   gpu_day.sh first OUT [MINUTES]    there, with .gpu/first: whether the kernels are right and how fast they are
 #   gpu_day.sh second OUT [MINUTES]   there, with .gpu/second, on the same machine: a row of a table, or more
-#   gpu_day.sh keep OUT...            at home: what came back, into benchmarks/gpu.md and reproductions/measured
+#   gpu_day.sh keep OUT               at home: what came back, into benchmarks/gpu.md and reproductions/measured; the
+#                                     second command's has the first one's in it
 #
 # All from the root of the checkout, which must be committed: the evidence names the commit. Where a command runs as
 # `run(command, carry, timeout_s)`, with OUT what comes back:
@@ -100,6 +101,7 @@ first() {
     ready first
     "$python" benchmarks/gpu.py --minutes "${2:-4.5}" --out "$1" --sections card right fast --peers "$there/peers" \
         --data-root "$there/data"
+    cp "$1/gpu.jsonl" "$there"
 }
 
 second() {
@@ -112,21 +114,15 @@ second() {
         cp "$there"/mnist/*.gz "$there/data/MNIST/raw"
         cat "$there"/mnist/train.[12] | "$python" -c "$bunzip2" >"$there/data/MNIST/raw/train-images-idx3-ubyte"
     fi
+    mkdir -p "$1"
+    cp "$there/gpu.jsonl" "$1"  # what was measured decides which row fits, and the readable part has all
     echo "ready in $((SECONDS - began)) s"
     "$python" benchmarks/gpu.py --minutes "${2:-7.5}" --out "$1" --sections evidence --data-root "$there/data"
 }
 
 keep() {
-    local kept made
-    kept=$(mktemp --directory)
-    for out in "$@"; do
-        cat "$out/gpu.jsonl" >>"$kept/gpu.jsonl"
-        made="$out/gpu_evidence.zip"
-        if [ -e "$made" ]; then "$python" -m zipfile -e "$made" reproductions/measured; fi
-    done
-    "$python" benchmarks/gpu.py --out "$kept" --sections
-    cp "$kept/gpu.md" benchmarks/gpu.md
-    rm -rf "$kept"
+    if [ -e "$1/gpu_evidence.zip" ]; then "$python" -m zipfile -e "$1/gpu_evidence.zip" reproductions/measured; fi
+    cp "$1/gpu.md" benchmarks/gpu.md
     echo "Written: benchmarks/gpu.md. Put the lines under Evidence into their profiles.yaml, then:"
     echo "jellyplus render --out reproductions/measured"
 }

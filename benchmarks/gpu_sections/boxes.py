@@ -51,7 +51,7 @@ class Section(NamedTuple):
 
 def run(
     sections: Sequence[Section],
-    start: Callable[[Section, Part, float], int | None],
+    start: Callable[[Section, Part, float], int | str | None],
     record: Callable[..., None],
     ends_at: float,
 ) -> None:
@@ -59,7 +59,7 @@ def run(
 
     Args:
         sections: in their order.
-        start: runs a part in its seconds; see :func:`box` for what it returns.
+        start: runs a part in its seconds; gives what :func:`box` does, or in words why it did not.
         record: is given section, part, how it ended and its seconds.
         ends_at: of ``time.monotonic``: nothing runs longer.
     """
@@ -91,7 +91,9 @@ def box(command: Sequence[str | Path], environment: dict[str, str], seconds: flo
         process.wait()
 
 
-def _in_words(code: int | None, seconds: float) -> str:
+def _in_words(code: int | str | None, seconds: float) -> str:
+    if isinstance(code, str):
+        return code
     if code is None:
         return f"killed after {seconds:.1f} s"
     if code < 0:

@@ -97,7 +97,7 @@ def sides(job: Job, names: list[str]) -> None:
     for name in names:
         mended = job.dry_run and name.startswith("SpikingJelly 0")
         with job.attempt(name), _stood_in() if mended else contextlib.nullcontext():
-            neuron = SIDES[name]()
+            neuron = SIDES[name]().to(card.device)
             _record_host(job, card, name, neuron)
             for shape in _TINY if job.dry_run else SHAPES:
                 for dtype in _dtypes(name, job.dry_run):

@@ -79,7 +79,7 @@ def loops(job: Job) -> None:
     recipes = {name: run_of(row, profile).recipe for name, row in reversed(rows.items())}
     for name, recipe in recipes.items():
         with job.attempt(name):
-            epoch_s = _trained(job, recipe, epochs=2)[-1]["time_s"]
+            epoch_s = _trained(job, recipe, 2, job.workers)[-1]["time_s"]
             examples = _examples(recipe, job.dry_run)
             values = {"batch": recipe.data.batch_size, "workers": job.workers, "examples": examples, "epoch_s": epoch_s}
             job.add(loop=name, **values, images_per_s=examples / epoch_s)
@@ -97,14 +97,14 @@ def _examples(recipe: Recipe, dry_run: bool) -> int:
     return recipe.data.batch_size * (2 if dry_run else _STEPS)
 
 
-def _trained(job: Job, recipe: Recipe, epochs: int) -> list[dict[str, Any]]:
+def _trained(job: Job, recipe: Recipe, epochs: int, workers: int) -> list[dict[str, Any]]:
     """The history of so many epochs, of which the first holds what happens once."""
     recipe = dataclasses.replace(recipe, schedule=dataclasses.replace(recipe.schedule, epochs=epochs))
     state = Path(job.scratch, "loop.partial")
     data = random_data(recipe, _examples(recipe, job.dry_run))
     device = "cpu" if job.dry_run else choose_device("cuda")
     try:
-        return train(recipe, data, 0, device, state, None, "loop", job.workers).history
+        return train(recipe, data, 0, device, state, None, "loop", workers).history
     finally:
         state.unlink(missing_ok=True)
 
@@ -113,7 +113,7 @@ def _waits(job: Job, recipe: Recipe) -> dict[str, Any]:
     """Calls of a step that wait for the card, as torch's profiler names them, in an epoch of the loop."""
     activities = [ProfilerActivity.CPU] + ([] if job.dry_run else [ProfilerActivity.CUDA])
     with profile(activities=activities) as seen:
-        _trained(job, recipe, epochs=1)
+        _trained(job, recipe, 1, workers=0)  # none is forked while the profiler looks
     steps, waits = 2 if job.dry_run else _STEPS, Counter()
     for event in seen.key_averages():
         if event.key in WAITS:

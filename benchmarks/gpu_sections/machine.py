@@ -117,7 +117,7 @@ class Card:
                 work()
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        return [str(warning.message) for warning in caught if "synchroniz" in str(warning.message)]
+        return [str(warning.message) for warning in caught if "called a synchronizing" in str(warning.message)]
 
     def keep_busy(self, milliseconds: float) -> None:
         """Give the current stream something to do, for about so long."""

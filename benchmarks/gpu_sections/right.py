@@ -200,8 +200,8 @@ def _difference(found: Passed, truth: Passed, v_threshold: float, dtype: torch.d
 
 
 def _run(node: nn.Module, x: Tensor, grad: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Spikes, last V and the gradient of the input, from a fresh state."""
-    node.reset()
+    """Spikes, last V and the gradient of the input, from a fresh state, on the input's device."""
+    node.to(x.device).reset()
     leaf = x.detach().requires_grad_()
     spikes = node(leaf)
     (gradient,) = torch.autograd.grad(spikes, leaf, torch.ones_like(spikes) if grad is None else grad)
@@ -245,58 +245,63 @@ def launches(job: Job) -> None:
     """Another stream, whose input is late; autocast; no neurons; another device."""
     card = machine(job)
     x = normal(4, 8, 16, 16, seed=1).float().to(card.device)
-    expected = _run(_node(), x)
+    expected, node = _run(_node(), x), _node().to(card.device)  # to move it there would wait
     with card.other_stream():
         late = torch.zeros_like(x)
         card.keep_busy(50)
         late.copy_(x)  # a launch on any other stream would read zeros
-        found = _run(_node(), late)
+        found = _run(node, late)
     card.synchronise()
     job.add(case="a stream of its own", right=_equal(found, expected))
     layer = nn.Linear(16, 16).to(card.device)
     with torch.autocast(card.device.type, torch.float16):
-        y = layer(x)
-        spikes = _node()(y)
+        spikes = _node().to(card.device)(layer(x))
     spikes.float().sum().backward()
     right = spikes.dtype == torch.float16 and layer.weight.grad.isfinite().all().item()
     job.add(case="under autocast half goes in and half comes out", right=right)
     empty = torch.zeros(2, 0, 3, device=card.device)
     job.add(case="no neurons", right=_run(_node(), empty)[2].shape == empty.shape)
     for device in card.others():
-        job.add(
-            case="another device while the first is current",
-            right=_equal(_run(_node().to(device), x.to(device)), expected),
-        )
+        right = _equal(_run(_node(), x.to(device)), expected)
+        job.add(case="another device while the first is current", right=right)
 
 
 def graph(job: Job) -> None:
     """Forward and backward captured as a CUDA graph, replayed on another input."""
     card = machine(job)
-    for dtype, exact in DTYPES.items():
-        first, second = (normal(4, 8, 16, 16, seed=seed).to(card.device, exact) for seed in (1, 2))
-        node, x = _node(), first.clone()
-        outputs, replay = card.captured(lambda node=node, x=x: _run(node, x))
-        right = []
-        for values in (second, first):
-            x.copy_(values)
-            replay()
-            card.synchronise()
-            right.append(_equal(outputs, _run(_node(), values)))
-        job.add(case="CUDA graph, forward + backward", dtype=dtype, right=all(right))
+    for dtype in DTYPES:
+        with job.attempt(f"CUDA graph, {dtype}"):
+            job.add(case="CUDA graph, forward + backward", dtype=dtype, right=_replayed(card, DTYPES[dtype]))
+
+
+def _replayed(card: Card, dtype: torch.dtype) -> bool:
+    first, second = (normal(4, 8, 16, 16, seed=seed).to(card.device, dtype) for seed in (1, 2))
+    node, x = _node(), first.clone()
+    outputs, replay = card.captured(lambda: _run(node, x))
+    right = []
+    for values in (second, first):
+        x.copy_(values)
+        replay()
+        card.synchronise()
+        right.append(_equal(outputs, _run(_node(), values)))
+    return all(right)
 
 
 def large(job: Job) -> None:
     """More than 2^31 elements: the last neurons of a row that is never looked at elsewhere."""
     card = machine(job)
     for dtype, exact in DTYPES.items():
-        neurons = 2**29 + 6 if card.free_bytes() > 5 * 5 * 2**29 * exact.itemsize else 2**10 + 6
-        x = torch.zeros(5, neurons, device=card.device, dtype=exact)
-        tail = normal(5, 1000, seed=1).to(card.device, exact)
-        x[:, -1000:] = tail
-        found, expected = _run(_node(), x), _run(_node(), tail)
-        right = _equal(tuple(y[..., -1000:] for y in found), expected)
-        job.add(case=f"[5, {neurons:,}]", dtype=dtype, right=right)
-        del x, found
+        fits = card.free_bytes() > 5 * 5 * 2**29 * exact.itemsize
+        neurons = 2**29 + 6 if fits else 2**10 + 6
+        with job.attempt(f"[5, {neurons:,}], {dtype}"):
+            job.add(case=f"[5, {neurons:,}]", dtype=dtype, right=_right_at_the_end(card, neurons, exact))
+
+
+def _right_at_the_end(card: Card, neurons: int, dtype: torch.dtype) -> bool:
+    x = torch.zeros(5, neurons, device=card.device, dtype=dtype)
+    tail = normal(5, 1000, seed=1).to(card.device, dtype)
+    x[:, -1000:] = tail
+    return _equal(tuple(y[..., -1000:] for y in _run(_node(), x)), _run(_node(), tail))
 
 
 def temperature(job: Job) -> None:
