@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jellyplus.neuron import IterativeLIFNode
+from jellyplus.neuron import IterativeLIFNode, cupy_backend
 from jellyplus.training.recipe import load_run
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -379,3 +379,38 @@ def test_a_measurement_says_on_which_card_and_when_and_what_is_wrong():
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "float" in line]
     assert [row[-1] for row in rows[:2]] == ["**no**", "yes"]
     assert any("IF" in row for row in rows[2:])
+
+
+# --- What a CPU in the place of a card hides
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """A job whose card is the meta device: shapes and devices are checked, no number is computed."""
+    machine, job = module("machine"), module("job")
+
+    class Elsewhere(machine.StandIn):
+        device = torch.device("meta")
+
+    card, cpu = Elsewhere(kernels=False), torch.Tensor.cpu
+    monkeypatch.setattr(cupy_backend, "obstacle", lambda: None)
+    monkeypatch.setattr(cupy_backend.CupyEngine, "device_type", "meta")
+    monkeypatch.setattr(cupy_backend.CupyEngine, "launch", lambda *_: None)
+    monkeypatch.setattr(torch, "equal", lambda *_: True)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda t: torch.ones(t.shape, dtype=t.dtype) if t.is_meta else cpu(t))
+    for user in ("right", "fast_node"):
+        monkeypatch.setattr(module(user), "machine", lambda job, kernels=True: card)
+    return job.Job("right", [], str(tmp_path), str(tmp_path), 0.0, True, None, 0)
+
+
+def test_every_tensor_is_where_the_card_is(elsewhere, monkeypatch):
+    """Dspike's temperature stays behind where a node is not moved; on the CPU nobody would notice."""
+    right, fast_node = module("right"), module("fast_node")
+    monkeypatch.setattr(right, "SURROGATES", dict(reversed(right.SURROGATES.items())))  # of one in a dry run
+    right.layouts(elsewhere)
+    right.large(elsewhere)
+    right.matrix(elsewhere)
+    monkeypatch.setattr(right, "SURROGATES", {"Dspike": right.SURROGATES["Dspike"]})
+    right.matrix(elsewhere)
+    fast_node.sides(elsewhere, [fast_node.OURS, "jellyplus torch", "ReLU"])
+    assert not elsewhere.failed

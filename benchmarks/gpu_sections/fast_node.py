@@ -142,15 +142,10 @@ def _pass(neuron: nn.Module, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _inputs(card: Card, shape: tuple[int, ...], dtype: torch.dtype, number: int) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator(card.device).manual_seed(0)
-    options = {"generator": generator, "device": card.device}
-    return [
-        (
-            ((torch.randint(-128, 128, shape, **options) * 2 + 1) / 128).to(dtype),
-            torch.randn(shape, **options).to(dtype),
-        )
-        for _ in range(number)
-    ]
+    """The same in every process on one card."""
+    torch.manual_seed(0)
+    grid = [(torch.randint(-128, 128, shape, device=card.device) * 2 + 1) / 128 for _ in range(number)]
+    return [(x.to(dtype), torch.randn(shape, device=card.device).to(dtype)) for x in grid]
 
 
 def _record(job: Job, card: Card, neuron: nn.Module, what: dict[str, Any]) -> None:
