@@ -28,11 +28,12 @@ __all__ = ["loader", "loops", "missing_loops"]
 _RECIPES = Path(__file__).parents[2] / "recipes"
 #: The lightest and the heaviest augmentation of the CIFAR recipes.
 _LOADED = ("tdbn/cifar10_resnet19_t2", "dspike/cifar10_t6")
-_STEPS = 60  # of a measured epoch
+_STEPS = 120  # of a measured epoch: the processes' first batches take some tenths of a second
+_PROFILED_STEPS = 20
 
 
 def random_data(recipe: Recipe, examples: int) -> DataSet:
-    """Images of the recipe's size that look like nothing; a sixth as many to test, as CIFAR-10 and MNIST have."""
+    """Images of the recipe's size that look like nothing; a fifth as many to test, as CIFAR-10 has."""
     side = {"mnist": 28, "digits": 16}.get(recipe.data.dataset, 32)
     generator = torch.Generator().manual_seed(0)
 
@@ -54,8 +55,8 @@ def loader(job: Job) -> None:
     """A record for each recipe and number of processes."""
     for name in _LOADED:
         recipe = load_run(name, "smoke" if job.dry_run else "paper", _RECIPES).recipe
+        data = random_data(recipe, 64 if job.dry_run else 50_000)
         for workers in (0, 1) if job.dry_run else (0, 2, 4, 8, 15):
-            data = random_data(recipe, 64 if job.dry_run else 50_000)
             rate = _loaded(DataModule(data, recipe, 0, workers), 0.2 if job.dry_run else 1.5)
             job.add(loader=name, augmentation=list(recipe.data.augmentation), workers=workers, images_per_s=rate)
 
@@ -74,15 +75,16 @@ def _loaded(module: DataModule, seconds: float) -> float:
 def loops(job: Job) -> None:
     """A record for each run that a row could need: what an epoch takes, and how often a step waits for the card."""
     machine(job)
-    profile = "smoke" if job.dry_run else "paper"
-    rows = {row.recipe: row for row in reversed(ROWS[: 1 if job.dry_run else None])}  # the last one given is the first
-    recipes = {name: run_of(row, profile).recipe for name, row in reversed(rows.items())}
+    recipes: dict[str, Recipe] = {}
+    for row in ROWS[: 1 if job.dry_run else None]:
+        recipes.setdefault(row.recipe, run_of(row, "smoke" if job.dry_run else "paper").recipe)
+    steps = 2 if job.dry_run else _STEPS
     for name, recipe in recipes.items():
         with job.attempt(name):
-            epoch_s = _trained(job, recipe, 2, job.workers)[-1]["time_s"]
-            examples = _examples(recipe, job.dry_run)
-            values = {"batch": recipe.data.batch_size, "workers": job.workers, "examples": examples, "epoch_s": epoch_s}
-            job.add(loop=name, **values, images_per_s=examples / epoch_s)
+            epoch_s = _trained(job, recipe, steps, 2, job.workers)[-1]["time_s"]
+            batch = recipe.data.batch_size
+            values = {"batch": batch, "workers": job.workers, "examples": steps * batch, "epoch_s": epoch_s}
+            job.add(loop=name, **values, images_per_s=steps * batch / epoch_s)
     first = next(iter(recipes))
     job.add(loop=first, **_waits(job, recipes[first]))
 
@@ -93,15 +95,11 @@ def missing_loops(job: Job) -> None:
         loops(job)
 
 
-def _examples(recipe: Recipe, dry_run: bool) -> int:
-    return recipe.data.batch_size * (2 if dry_run else _STEPS)
-
-
-def _trained(job: Job, recipe: Recipe, epochs: int, workers: int) -> list[dict[str, Any]]:
-    """The history of so many epochs, of which the first holds what happens once."""
+def _trained(job: Job, recipe: Recipe, steps: int, epochs: int, workers: int) -> list[dict[str, Any]]:
+    """The history of so many epochs of so many steps; the first holds what happens once."""
     recipe = dataclasses.replace(recipe, schedule=dataclasses.replace(recipe.schedule, epochs=epochs))
     state = Path(job.scratch, "loop.partial")
-    data = random_data(recipe, _examples(recipe, job.dry_run))
+    data = random_data(recipe, steps * recipe.data.batch_size)
     device = "cpu" if job.dry_run else choose_device("cuda")
     try:
         return train(recipe, data, 0, device, state, None, "loop", workers).history
@@ -111,10 +109,9 @@ def _trained(job: Job, recipe: Recipe, epochs: int, workers: int) -> list[dict[s
 
 def _waits(job: Job, recipe: Recipe) -> dict[str, Any]:
     """Calls of a step that wait for the card, as torch's profiler names them, in an epoch of the loop."""
-    activities = [ProfilerActivity.CPU] + ([] if job.dry_run else [ProfilerActivity.CUDA])
-    with profile(activities=activities) as seen:
-        _trained(job, recipe, 1, workers=0)  # none is forked while the profiler looks
-    steps, waits = 2 if job.dry_run else _STEPS, Counter()
+    steps, waits = 2 if job.dry_run else _PROFILED_STEPS, Counter()
+    with profile(activities=[ProfilerActivity.CPU] + ([] if job.dry_run else [ProfilerActivity.CUDA])) as seen:
+        _trained(job, recipe, steps, 1, workers=0)  # none is forked while the profiler looks
     for event in seen.key_averages():
         if event.key in WAITS:
             waits[event.key] += event.count / steps

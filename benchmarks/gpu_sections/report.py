@@ -192,6 +192,7 @@ def _evidence(records: Sequence[Record]) -> list[str]:
             "row": r["row"],
             "profile": run["profile"],
             "seed": run["seed"],
+            "images": run["train_examples"],
             "epochs": f"{run['epochs_completed']} of {run['epochs_planned']}",
             "accuracy (%)": run["accuracy_last"],
             "best (%)": run["accuracy_best"],
