@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from jellyplus._distributed import rank
 from jellyplus._errors import InputError
-from jellyplus._options import add_run_options, add_table_options
+from jellyplus._options import add_run_options, add_table_options, epochs
 from jellyplus.training.recipe import Run, load_file
 
 if TYPE_CHECKING:
@@ -69,6 +69,9 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", nargs="+", metavar="ROW", help="only these rows (see --list); default: all that train"
     )
+    parser.add_argument(
+        "--epochs", type=epochs, metavar="N", help="of these rows, with --profile gpu; default: what it states, or one"
+    )
     parser.add_argument("--list", action="store_true", help="print the rows that train and stop")
 
 
@@ -91,6 +94,8 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     check_out(options.out)
     recipes = path.parent.parent / "recipes"
     runs = tables.runs(table, options.profile, recipes)
+    if options.epochs:
+        runs |= tables.shortened(table, options.rows or trained, options.profile, options.epochs, recipes)
     runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
     measurements = Measurements(runner)
     if not options.render:

@@ -42,6 +42,7 @@ PAPERS = {
 #: What a value can come from, the most telling first; all but the last are profiles.
 SCALES = {
     "paper": "the paper's own data and settings",
+    "gpu": "the paper's own data and settings, fewer epochs",
     "small": "real data, smaller networks, fewer epochs",
     "embedded": "stand-in data, small networks",
     "computed": "exact, nothing trained",
@@ -424,7 +425,7 @@ def _figure(path: Path, roots: Sequence[Path], measurements: Measurements, recip
     return Figure(path.stem, claims, statuses, _picture(roots, path.stem, "figure.png"))
 
 
-_PROFILES = ("paper", "small", "embedded")
+_PROFILES = ("paper", "gpu", "small", "embedded")
 
 
 def _picture(roots: Sequence[Path], name: str, file: str, profiles: Sequence[str] = _PROFILES) -> Picture | None:

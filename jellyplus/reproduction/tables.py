@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from jellyplus._errors import InputError
 from jellyplus.reproduction.claims import Claim, ClaimTable
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.measurements import Measurements
@@ -10,7 +11,7 @@ from jellyplus.reproduction.today import Standing
 from jellyplus.reproduction.view import Result
 from jellyplus.training.recipe import Run, load_run
 
-__all__ = ["measure", "results", "runs"]
+__all__ = ["measure", "results", "runs", "shortened"]
 
 
 def runs(table: ClaimTable, profile: str, recipes: Path) -> dict[str, Run]:
@@ -25,6 +26,38 @@ def runs(table: ClaimTable, profile: str, recipes: Path) -> dict[str, Run]:
         InputError: a recipe is missing or damaged, or an override does not fit it.
     """
     return {row.id: load_run(row.recipe, profile, recipes, row.overrides) for row in table.rows if row.trained}
+
+
+def shortened(table: ClaimTable, rows: Iterable[str], profile: str, epochs: int, recipes: Path) -> dict[str, Run]:
+    """The runs of some rows in so many epochs, by id; a schedule in steps has its steps shortened alike.
+
+    The epochs are a part of the resolved recipe: of its key, and of the evidence. What a run starts from has those of
+    the profile.
+
+    Args:
+        table: the claims.
+        rows: ids of rows that train.
+        profile: ``gpu``, whose business epochs are.
+        epochs: fewer than the paper's.
+        recipes: folder of the recipes.
+
+    Raises:
+        InputError: another profile, as many epochs as the paper's or more, or as :func:`runs`.
+    """
+    if profile != "gpu":
+        raise InputError(f"--epochs is for --profile gpu: {profile} has its own, in recipes/*/profiles.yaml")
+    claims = {row.id: row for row in table.rows}
+    return {name: _shortened(claims[name], profile, epochs, recipes) for name in rows}
+
+
+def _shortened(row: Claim, profile: str, epochs: int, recipes: Path) -> Run:
+    schedule = load_run(row.recipe, "paper", recipes, row.overrides).recipe.schedule
+    if epochs >= schedule.epochs:
+        raise InputError(f"--epochs {epochs}: row {row.id} of the paper has {schedule.epochs}; use --profile paper")
+    changes = {"epochs": epochs}
+    if schedule.step_epochs:
+        changes["step_epochs"] = max(1, round(schedule.step_epochs * epochs / schedule.epochs))
+    return load_run(row.recipe, profile, recipes, {**row.overrides, "schedule": changes})
 
 
 def measure(

@@ -23,6 +23,7 @@ __all__ = ["Plan", "differences", "main", "write_all"]
 
 Record = Evidence | Measurement
 
+_OF_FIGURES = tuple(profile for profile in PROFILES if profile != "gpu")  # that is about epochs: theirs are stated
 _COMPARED = ("table.csv", "table.md", "figure.csv")  # pictures depend on the versions of fonts and libraries too
 
 
@@ -52,7 +53,7 @@ class Plan:
 
     def _of_figure(self, path: Path) -> Iterator["_FigureView"]:
         figure = load_figure(path)
-        return (_FigureView(path.stem, p, figure, figure_evidence.plan(figure, p, self.recipes)) for p in PROFILES)
+        return (_FigureView(path.stem, p, figure, figure_evidence.plan(figure, p, self.recipes)) for p in _OF_FIGURES)
 
     def judge(self, measurements: Measurements) -> list[tuple[Record, Standing]]:
         """Return the evidence that the claims show, ancestors' too, with what today's code has to say of it.
@@ -66,7 +67,7 @@ class Plan:
         shown: dict[Path, tuple[Record, Run, bool]] = {}
         for record, run, counted in (found for view in self.views for found in view.records(store)):
             path = store.path(record)
-            *_, before = shown.get(path, (False,))
+            before = shown[path][2] if path in shown else False
             shown[path] = record, run, counted or before
         today.prepare(((record, run) for record, run, _ in shown.values()), store)
         judged = [(record, today.standing(record, run, store), counted) for record, run, counted in shown.values()]

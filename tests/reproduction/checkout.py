@@ -11,6 +11,9 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 RUN = "imloss/cifar10_cifarnet_t4"
 PROFILES = """
 paper: {}
+gpu:
+  "*":
+    schedule: {epochs: 1}
 small:
   "*":
     model: {width: 8}

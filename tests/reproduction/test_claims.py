@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from jellyplus._errors import InputError
+from jellyplus._options import PROFILES
 from jellyplus.reproduction import tables, view
 from jellyplus.reproduction.claims import load_claims
 from jellyplus.reproduction.store import Store
@@ -93,7 +94,7 @@ def test_every_other_printed_number_is_a_claim(name, pattern, quantities):
 
 
 @pytest.mark.parametrize("name", TABLES)
-@pytest.mark.parametrize("profile", ["smoke", "embedded", "small", "paper"])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_every_row_that_trains_has_a_run_in_every_profile(name, profile):
     table = load_claims(TABLES[name])
     made = tables.runs(table, profile, ROOT / "recipes")

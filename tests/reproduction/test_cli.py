@@ -28,6 +28,9 @@ CHAIN = ["cifar10-t6", "cifar10-t4"]
 
 PROFILES = """
 paper: {}
+gpu:
+  "*":
+    schedule: {epochs: 1}
 embedded:
   "*":
     data: {dataset: digits, batch_size: 400, augmentation: [crop]}
@@ -271,6 +274,27 @@ def test_real_data_is_trained_on_and_not_called_a_stand_in(tree, capsys):
     assert "stand-in" not in capsys.readouterr().out
 
 
+def test_epochs_are_in_the_evidence_and_the_view_is_partial(tree):
+    root = image_folder(tree / "data")
+    batch = "data: {batch_size: 10}\n    model: {width: 1}\n    temperature_search: {batch_size: 2}\n    schedule"
+    profiles = tree / "recipes/dspike/profiles.yaml"
+    profiles.write_text(profiles.read_text().replace("schedule", batch, 1))  # for time: gpu's own is the paper's net
+    options = ("--profile", "gpu", "--data-root", root, "--rows", "cifar10-t6")
+    assert call(tree, *options, "--epochs", 2) == 0
+    (evidence,) = (
+        e for e in map(json.loads, map(Path.read_text, (tree / "results/evidence").rglob("seed0*.json"))) if e["parent"]
+    )
+    assert (evidence["profile"], evidence["recipe"]["schedule"]["epochs"], evidence["epochs_completed"]) == (
+        "gpu",
+        2,
+        2,
+    )
+    assert evidence["recipe"]["parent"]["schedule"]["epochs"] == 1
+    assert table(tree, "gpu")["own 6"]["status"] == "partial"
+    assert call(tree, *options, "--render") == 0
+    assert table(tree, "gpu")["own 6"]["status"] == "not-run"  # of one epoch, which the profile states
+
+
 def test_list_prints_the_own_rows_and_writes_nothing(tree, capsys):
     assert call(tree, "--list") == 0
     out = capsys.readouterr().out
@@ -290,7 +314,7 @@ def test_the_real_table_lists_its_seven_rows(capsys, tmp_path):
 def test_help_names_every_option(tree, capsys):
     assert call(tree, "--help") == 0
     out = capsys.readouterr().out
-    options = ("profile", "data-root", "rows", "seeds", "device", "out", "render", "list", "help")
+    options = ("profile", "data-root", "rows", "epochs", "seeds", "device", "out", "render", "list", "help")
     assert [option for option in options if f"--{option}" not in out] == []
 
 
@@ -416,7 +440,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2_and_writes_nothing(tree, monk
         (["--seeds"], "--seeds: expected at least one argument"),
         (["--profile", "tiny"], "--profile: invalid choice: 'tiny'"),
         (["--device", "tpu"], "--device: invalid choice: 'tpu'"),
-        (["--epochs", "3"], "unrecognized arguments: --epochs 3"),
+        (["--epochs", "0"], "--epochs: 0 epochs make no run"),
+        (["--layers", "3"], "unrecognized arguments: --layers 3"),
     ],
 )
 def test_a_malformed_option_is_one_line_below_the_usage(tree, capsys, options, reason):

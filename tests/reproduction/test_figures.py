@@ -292,6 +292,12 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(copied, tmp_path, capsys,
     assert said in capsys.readouterr().err
 
 
+def test_a_figure_has_its_own_epochs_so_that_it_has_no_gpu_profile(made, tmp_path, capsys):
+    assert run(made[0], tmp_path / "results", "--profile", "gpu") == 2
+    assert "--profile gpu is for tables" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
 def test_shards_share_what_is_measured(made, tmp_path):
     script, _ = made
     assert run(script, tmp_path, "--shard", "2/2") == 0

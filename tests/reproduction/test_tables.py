@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jellyplus._errors import InputError
 from jellyplus.reproduction import tables
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
 from jellyplus.reproduction.measurements import Measurements
@@ -70,3 +71,39 @@ def test_a_measurement_by_other_code_is_no_result_of_a_run_by_this_code(made, mo
     monkeypatch.setattr(Measurements, "is_current", lambda *_: False)
     results = tables.results(TABLE, runs, measurements, RECIPES)
     assert (len(results["before"]), len(results["accuracy"])) == (0, 1)
+
+
+# --- the epochs of --profile gpu ---
+
+TDBN = ClaimTable(
+    "t", "tdbn", "here", {"d": Split(1, 1)}, (dataclasses.replace(CELL, recipe="tdbn/cifar10_resnet19_t2"),)
+)
+
+
+@pytest.mark.parametrize(("epochs", "step_epochs"), [(30, 10), (14, 5), (1, 1)])
+def test_epochs_shorten_the_steps_of_the_schedule_alike_and_make_another_run(epochs, step_epochs):
+    """The paper's learning rate falls every 35 of 105 epochs."""
+    run = tables.shortened(TDBN, ["before"], "gpu", epochs, RECIPES)["before"]
+    paper = tables.runs(TDBN, "paper", RECIPES)["before"]
+    assert (run.recipe.schedule.epochs, run.recipe.schedule.step_epochs) == (epochs, step_epochs)
+    assert dataclasses.replace(run.recipe, schedule=paper.recipe.schedule) == paper.recipe
+    assert run.profile == "gpu"
+    assert run.key != paper.key
+
+
+def test_epochs_keep_what_the_row_changes_and_a_cosine_has_no_steps():
+    cell = dataclasses.replace(CELL, overrides={"model": {"time_steps": 2}})
+    run = tables.shortened(dataclasses.replace(TABLE, rows=(cell,)), ["before"], "gpu", 7, RECIPES)["before"]
+    assert (run.recipe.model.time_steps, run.recipe.schedule.epochs, run.recipe.schedule.step_epochs) == (2, 7, None)
+
+
+@pytest.mark.parametrize(
+    ("profile", "epochs", "reason"),
+    [
+        ("small", 3, "--epochs is for --profile gpu: small has its own"),
+        ("gpu", 105, "--epochs 105: row before of the paper has 105; use --profile paper"),
+    ],
+)
+def test_epochs_are_for_the_gpu_profile_and_fewer_than_the_papers(profile, epochs, reason):
+    with pytest.raises(InputError, match=reason):
+        tables.shortened(TDBN, ["before"], profile, epochs, RECIPES)

@@ -176,6 +176,15 @@ def test_small_is_real_data():
         assert dataclasses.replace(small, images=paper.images) == paper  # ImageNet's are shown smaller
 
 
+def test_gpu_is_the_papers_recipe_but_for_the_epochs():
+    """And another run everywhere, or evidence of one would be taken for the other's."""
+    for name in NAMES:
+        gpu, paper = original(name, "gpu"), original(name)
+        assert dataclasses.replace(gpu.recipe, schedule=paper.recipe.schedule) == paper.recipe
+        assert gpu.recipe.schedule.epochs < paper.recipe.schedule.epochs
+        assert gpu.recipe.schedule.name == paper.recipe.schedule.name
+
+
 def test_an_overlay_does_not_bring_back_what_a_recipe_leaves_out():
     run = original("dspike/cifar10_ann", "embedded")  # "*" overlays temperature_search, which is null here
     assert run.recipe.temperature_search is None
