@@ -65,7 +65,7 @@ class Plan:
         """
         store, today = measurements.runner.store, measurements.runner.today
         shown: dict[Path, tuple[Record, Run, bool]] = {}
-        for record, run, counted in (found for view in self.views for found in view.records(store)):
+        for record, run, counted in (found for each in self.views for found in each.records(store)):
             path = store.path(record)
             before = shown[path][2] if path in shown else False
             shown[path] = record, run, counted or before
