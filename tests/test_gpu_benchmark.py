@@ -354,7 +354,7 @@ def test_seeds_that_are_committed_are_not_made_again(tmp_path, monkeypatch):
     class Found:
         seed: int
 
-    monkeypatch.setattr(evidence.Store, "find_any", lambda self, key: [Found(0), Found(2)])
+    monkeypatch.setattr(evidence.Store, "runs", lambda self, key: [Found(0), Found(2)])
     assert evidence._missing(row) == (1,)
     assert evidence._missing(rows.ROWS[0]) == ()
 

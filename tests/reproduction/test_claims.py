@@ -12,9 +12,9 @@ from jellyplus._errors import InputError
 from jellyplus._options import PROFILES
 from jellyplus.reproduction import tables, view
 from jellyplus.reproduction.claims import load_claims
-from jellyplus.reproduction.store import Store
 from jellyplus.reproduction.measurements import Measurements
 from jellyplus.reproduction.runner import Runner
+from jellyplus.reproduction.store import Store
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = ROOT / "reproductions" / "claims"
@@ -110,7 +110,7 @@ def test_what_takes_no_training_comes_out_exact(tmp_path):
         table = load_claims(TABLES[name])
         made = tables.runs(table, "embedded", ROOT / "recipes")
         measurements = Measurements(Runner(Store(tmp_path), None, "cpu"))
-        frame = view.build(table, tables.results(table, made, measurements, ROOT / "recipes"), "code", "embedded")
+        frame = view.build(table, tables.results(table, made, measurements, ROOT / "recipes"), "embedded")
         untrained = frame[[row.measures.source != "run" for row in table.rows]]
         assert set(untrained["status"]) <= {"reproduced"}, name
         assert len(untrained) == {"table4_tdbn": 5, "table5_tdbn": 5, "table6_tdbn": 4, "table3_dspike": 9}[name]

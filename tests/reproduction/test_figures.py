@@ -188,7 +188,7 @@ def test_everything_is_made_and_shown(made):
     }
     assert frame.loc[frame["series"] == "V_th", "profile"].isna().all()
     assert set(frame.loc[frame["series"] != "V_th", "profile"]) == {"smoke"}
-    (evidence,) = Store(results / "evidence").find_any(toy().key)
+    (evidence,) = Store(results / "evidence").runs(toy().key)
     assert frame.loc[frame["series"] == "accuracy", "y"].item() == pytest.approx(evidence.accuracy_last)
     assert len(frame[frame["series"] == "gradient"]) == 4
 
@@ -198,7 +198,7 @@ def test_measurements_are_beside_the_runs_evidence_and_not_taken_for_it(made):
     store = Store(results / "evidence")
     names = {path.name.partition("-")[0] for path in store.folder(toy().key).glob("*-seed0-*.json")}
     assert names == {"spike_rates", "spike_rates_untrained", "gradient_histogram"}
-    assert len(store.find_any(toy().key)) == 1
+    assert len(store.runs(toy().key)) == 1
 
 
 def test_a_second_call_makes_nothing_and_writes_the_same(copied, monkeypatch):
@@ -213,7 +213,7 @@ def test_a_second_call_makes_nothing_and_writes_the_same(copied, monkeypatch):
 
 def test_render_shows_what_is_missing_and_makes_nothing(copied):
     script, results = copied
-    (measurement,) = (results / "evidence").glob("*/spike_rates-*.json")
+    (measurement,) = (results / "evidence").glob("*/spike_rates-*-seed*.json")
     measurement.unlink()
     before = sorted((results / "evidence").rglob("*"))
     assert run(script, results, "--render") == 0
@@ -254,7 +254,7 @@ def test_measures_that_changed_make_it_stale(copied, monkeypatch):
     }
     assert run(script, results) == 0  # measured again, beside the old one
     assert status(results)["rates"] == ["partial"]
-    assert len(list((results / "evidence").glob("*/spike_rates-*.json"))) == 2
+    assert len(list((results / "evidence").glob("*/spike_rates-*-seed*.json"))) == 2
 
 
 def test_code_that_changed_makes_runs_stale(copied, monkeypatch):
@@ -360,7 +360,7 @@ def test_a_measurement_is_never_overwritten(copied):
 )
 def test_a_damaged_measurement_is_left_alone_and_said(copied, damage, capsys):
     script, results = copied
-    (path,) = (results / "evidence").glob("*/spike_rates-*.json")
+    (path,) = (results / "evidence").glob("*/spike_rates-*-seed*.json")
     path.write_text(damage(path.read_text()))
     content = path.read_bytes()
     assert run(script, results, "--render") == 2

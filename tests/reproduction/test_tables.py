@@ -35,7 +35,7 @@ def test_rows_of_one_run_share_it_and_its_measurement(made):
     assert not tables.results(TABLE, runs, measurements, RECIPES)["before"]
     for _ in range(2):  # what is measured already is left alone
         tables.measure(TABLE, runs, measurements, [(runs["before"], 0)])
-    assert len(list(measurements.runner.store.root.rglob("quantisation_error-*.json"))) == 1
+    assert len(list(measurements.runner.store.root.rglob("quantisation_error-*-seed*.json"))) == 1
     results = tables.results(TABLE, runs, measurements, RECIPES)
     (before,), (after,), (accuracy,) = results["before"], results["after"], results["accuracy"]
     assert 0 < after.value < before.value < 1  # MPR brings potentials nearer to 0 and 1

@@ -133,8 +133,9 @@ def test_partial(runs, make_evidence, changes):
 @pytest.mark.parametrize(("code", "status"), [(NEW, "partial"), (OLD, "stale")])
 def test_evidence_that_does_not_tell_the_value_gives_a_row_without_one(runs, code, status, tmp_path):
     """Neither a number nor a deviation nor a seed; the note says why, after the claim's."""
-    results = {"own": [view.Result(None, e, "counted otherwise") for e in runs(90.0, 91.0, code=code)]}
-    frame = view.build(table(), results, NEW, "paper")
+    standing = Standing("current") if code == NEW else STALE
+    made = [view.Result(None, e, standing, "counted otherwise") for e in runs(90.0, 91.0, code=code)]
+    frame = view.build(table(), {"own": made}, "paper")
     row = frame.iloc[1]
     assert (row.status, row.n_seeds, row.note) == (status, 0, "as printed, twice; counted otherwise")
     assert row[["ours_mean", "ours_std", "delta", "best"]].isna().all()
@@ -145,9 +146,11 @@ def test_evidence_that_does_not_tell_the_value_gives_a_row_without_one(runs, cod
 
 def test_values_are_those_of_the_evidence_that_tells_them_and_each_note_stands_once(runs):
     notes = ["± 1", "± 1", "± 2"]
-    told = [view.Result(e.accuracy_last, e, note) for e, note in zip(runs(90.0, 92.0, 94.0), notes, strict=True)]
-    untold = view.Result(None, told[0].evidence, "counted otherwise")
-    row = view.build(table(), {"own": [untold, *told[1:]]}, NEW, "paper").iloc[1]
+    current = Standing("current")
+    pairs = zip(runs(90.0, 92.0, 94.0), notes, strict=True)
+    told = [view.Result(e.accuracy_last, e, current, note) for e, note in pairs]
+    untold = view.Result(None, told[0].evidence, current, "counted otherwise")
+    row = view.build(table(), {"own": [untold, *told[1:]]}, "paper").iloc[1]
     assert (row.ours_mean, row.n_seeds, row.status) == (93.0, 2, "partial")
     assert row.note == "as printed, twice; ± 1; ± 2"
 
