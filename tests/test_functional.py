@@ -415,7 +415,7 @@ def test_the_papers_toy_takes_2_passes_for_each_of_9_weights(dtype, runs):
     assert (expected != 0).float().mean() > 0.5
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     kernel=st.sampled_from([1, 2, 3]),
     stride=st.integers(1, 2),
