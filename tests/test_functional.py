@@ -433,7 +433,7 @@ def test_channels_that_move_together_are_contiguous_in_any_memory_format(monkeyp
     torch.testing.assert_close(result, expected, rtol=1e-8, atol=1e-12)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     kernel=st.sampled_from([1, 2, 3]),
     stride=st.integers(1, 2),

@@ -82,7 +82,6 @@ def _frozen() -> Iterator[None]:
         gc.unfreeze()
 
 
-@_frozen()
 def train(
     recipe: Recipe,
     data: DataSet,
@@ -112,6 +111,20 @@ def train(
         InputError: recipe and data do not fit, the state file is damaged or belongs to other data, an example cannot
             be read, the loss is not finite, a process that loads data ended, or the state cannot be written.
     """
+    with _frozen() if workers else contextlib.nullcontext():  # to collect takes as long as a short run
+        return _train(recipe, data, seed, device, state_file, initial_state, title, workers)
+
+
+def _train(
+    recipe: Recipe,
+    data: DataSet,
+    seed: int,
+    device: str,
+    state_file: Path,
+    initial_state: InitialState | None,
+    title: str,
+    workers: int,
+) -> Outcome:
     module = DataModule(data, recipe, seed, workers, pinned=device == "cuda")
     module.start_workers()
     origin = {"recipe": recipe_key(as_plain_data(recipe)), "seed": seed, "data": data.fingerprint}

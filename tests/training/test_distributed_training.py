@@ -63,7 +63,7 @@ def together(folder, work, *arguments):
         started.append(context.Process(target=_process, args=(environment, printed, work, arguments)))
         started[-1].start()
     for process in started:
-        process.join(180)
+        process.join(600)
         process.kill()
         process.join()
     printed = [(folder / f"printed{rank}").read_text() for rank in range(2)]
