@@ -79,7 +79,10 @@ def build_network(recipe: Recipe, backend: str | None = "torch") -> nn.Module:
         net = model.ARCHITECTURES[settings.architecture](**arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"model.options do not fit {settings.architecture}: {error}") from error
-    return _with_shortcuts(net, recipe)
+    net = _with_shortcuts(net, recipe)
+    if (initial := (settings.initialisation, settings.decoding_initialisation)) != ("he_fan_out", "torch"):
+        model.initialise(net, *initial)  # or it is so already
+    return net
 
 
 def _alphas(recipe: Recipe) -> dict[str, float]:

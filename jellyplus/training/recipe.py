@@ -58,9 +58,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """Which network of :data:`jellyplus.model.ARCHITECTURES`, its dimensions, and all of its own options.
+    """Which network of :data:`jellyplus.model.ARCHITECTURES`, its dimensions, its own options, and its first weights.
 
-    ``time_steps`` is T; an ANN has one.
+    ``time_steps`` is T; an ANN has one. Options that a recipe may leave out (:func:`jellyplus.model.optional`) are left
+    out here where they hold the default, and so in the key. For the initialisations, of the decoding layers and of all
+    others, see :func:`jellyplus.model.initialise`.
     """
 
     architecture: str
@@ -69,6 +71,8 @@ class Model:
     width: int
     time_steps: int
     options: dict[str, bool | int | float | str | tuple[int, ...]]
+    initialisation: Literal["he_fan_out", "torch", "normal_fan_in"] = "he_fan_out"
+    decoding_initialisation: Literal["he_fan_out", "torch", "normal_fan_in"] = "torch"
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "in_channels", "width", "time_steps"):
@@ -77,14 +81,16 @@ class Model:
         if self.architecture not in model.ARCHITECTURES:
             known = ", ".join(model.ARCHITECTURES)
             raise ValueError(f"there is no architecture {self.architecture!r}; choose from {known}")
-        own = model.options(self.architecture).keys()
-        if own != self.options.keys():
+        own, optional = model.options(self.architecture), model.optional(self.architecture)
+        if not own.keys() - optional <= self.options.keys() <= own.keys():
             state = f"state {', '.join(own)} and no other" if own else "it has none, so state {}"
             raise ValueError(f"options are not those of {self.architecture}: {state}")
-        for name, default in model.options(self.architecture).items():
-            value, kinds = self.options[name], {float: (float, int)}.get(type(default), (type(default),))
-            _refuse(type(value) not in kinds, f"options.{name} is {value!r}; it must be like {default!r}")
+        for name, value in self.options.items():
+            kinds = {float: (float, int)}.get(type(own[name]), (type(own[name]),))
+            _refuse(type(value) not in kinds, f"options.{name} is {value!r}; it must be like {own[name]!r}")
         _refuse(self.options.get("input_size", 1) < 1, f"options.input_size is {self.options.get('input_size')} pixels")
+        deciding = {n: value for n, value in self.options.items() if n not in optional or value != own[n]}
+        object.__setattr__(self, "options", deciding)
 
     @property
     def has_branches(self) -> bool:
@@ -195,13 +201,18 @@ class Schedule:
 
 @dataclass(frozen=True)
 class TemperatureSearch:
-    """Dspike's search at the beginning of every epoch: see :func:`jellyplus.functional.search_temperature`."""
+    """Dspike's search at the beginning of every epoch: see :func:`jellyplus.functional.search_temperature`.
+
+    Its batch is ``fixed``: some training examples, the same in every epoch, as evaluation sees them; or ``fresh``:
+    those that the epoch begins with, augmented as training sees them.
+    """
 
     parameter: str
     epsilon: float
     step: float
     batch_size: int
     statistics: Literal["train", "eval"]
+    batch: Literal["fixed", "fresh"] = "fixed"
 
     def __post_init__(self) -> None:
         _positive(self, "epsilon", "step", "batch_size")
@@ -242,14 +253,18 @@ class IMLoss:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """IM-Loss alone before the first epoch, until the last layer spikes: see :mod:`jellyplus.training.warm_start`."""
+    """IM-Loss alone before the first epoch, until the last layer spikes: see :mod:`jellyplus.training.warm_start`.
+
+    ``weight`` is IM-Loss's, the paper's lambda.
+    """
 
     learning_rate: float
     momentum: float
     max_iterations: int
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive(self, "learning_rate", "max_iterations")
+        _positive(self, "learning_rate", "max_iterations", "weight")
         _at_least(self, "momentum", 0)
 
 
@@ -367,8 +382,12 @@ def as_plain_data(value: Any) -> Any:
     """Return dataclasses as dicts, without their fields that hold a default."""
     if dataclasses.is_dataclass(value):
         fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
-        return {field.name: as_plain_data(held) for field, held in fields if held is not field.default}
+        return {field.name: as_plain_data(held) for field, held in fields if not _is_default(field, held)}
     return dict(value) if isinstance(value, dict) else value
+
+
+def _is_default(field: dataclasses.Field, held: Any) -> bool:
+    return (type(held), held) == (type(field.default), field.default)
 
 
 def recipe_key(resolved: dict) -> str:
