@@ -8,7 +8,8 @@ Their options in common:
   et al. 2016). Dspike states ``"pool"``; tdBN's Fig. 5 says "conversion" and its Table 4 strided convolutions;
 * ``identity_norm``: whether the identity, which stands beside every other branch, has a norm with ``branch_alpha``
   behind it. tdBN means the input of every neuron to be N(0, V_th^2) at first, and behind bare identities it is not
-  (mean 0.15 to 0.31, deviation 0.50 to 0.58 for V_th = 0.5); its Fig. 5 shows a norm for conversions.
+  (mean 0.15 to 0.31, deviation 0.50 to 0.58 for V_th = 0.5); its Fig. 5 shows a norm for conversions. ``fuse_tdbn``
+  refuses such a network, whose norms stand behind no layer.
 
 The default surrogate is the rectangular one of tdBN, but in Dspike's own network; no other paper states its own.
 Each ends in global average pooling and ``fc``, unless it says otherwise.

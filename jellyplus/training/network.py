@@ -1,6 +1,7 @@
 """The network that a recipe describes, and the weights it starts from."""
 
 import functools
+import inspect
 from typing import NamedTuple
 
 import torch
@@ -115,6 +116,8 @@ def _neuron(recipe: Recipe, backend: str | None) -> nn.Module:
 def _surrogate(recipe: Recipe) -> surrogate.Surrogate:
     name, parameters = recipe.surrogate.name, recipe.surrogate.parameters
     try:
+        if left_out := inspect.signature(_SURROGATES[name]).parameters.keys() - parameters.keys() - {"spiking"}:
+            raise ValueError(f"state {', '.join(sorted(left_out))}")
         return _SURROGATES[name](**parameters, spiking=True)
     except (TypeError, ValueError) as error:
         raise InputError(f"surrogate.parameters do not fit {name}: {error}") from error

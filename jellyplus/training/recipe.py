@@ -2,6 +2,35 @@
 
 Recipes are YAML files, ``recipes/<paper>/<run>.yaml``, read into frozen dataclasses. Parts are named, never given as
 a class path: to name a module would be to execute it.
+
+What decides numbers and is no setting is the same in every run, and listed here. Only where a paper is named is it at
+odds with what a paper states.
+
+========================= =============================================================================================
+``cross_entropy``         of the mean over time (Dspike Eq. 3): ``weight=None``, ``ignore_index=-100``,
+                          ``reduction='mean'``, ``label_smoothing=0.0``
+``SGD``                   ``dampening=0``, ``maximize=False``; weights, biases and norms all decay
+``CosineAnnealingLR``     once an epoch, so that the last one still has a rate above the final one
+``StepLR``                once an epoch
+``Trainer``               ``accumulate_grad_batches=1``, ``gradient_clip_val=None``, ``gradient_clip_algorithm=None``
+batches                   every epoch in a new order; what does not fill a batch is dropped, another part in every epoch
+evaluation                of the whole test split after every epoch, with running statistics; the last epoch counts
+first layer               an image enters its convolution and norm once, whose output is shown at every time-step
+neurons                   start every batch from the reset potential, 0 under soft reset; fire at H = V_th, as
+                          SpikingJelly's and InfLoR's do, where tdBN, Dspike and shortcut print a strict >
+norms                     start with lambda 1 and beta 0; behind convolutions only; running variances are unbiased
+shortcut branches         from every stage but the last; global average pooling and a linear layer with biases
+``search_temperature``    keeps b where candidates are equally similar; none is below half a step
+finite differences        of the parameter named, with all other weights and the random state as they were
+``RandomHorizontalFlip``  ``p=0.5``
+``RandomCrop``            ``fill=0``, ``padding_mode='constant'``, ``pad_if_needed=False``
+``RandomResizedCrop``     ``scale=(0.08, 1.0)``, ``ratio=(0.75, 1.3333333333333333)``, ``interpolation='bilinear'``,
+                          ``antialias=True``
+``AutoAugment``           the CIFAR-10 policy, ``interpolation='nearest'``, ``fill=None`` (black)
+``Resize``                in evaluation: ``interpolation='bilinear'``, ``antialias=True``, ``max_size=None``
+images                    are normalised by each channel's mean and deviation, as published for the data set; Cutout's
+                          square has that mean; event frames are not normalised
+========================= =============================================================================================
 """
 
 import dataclasses

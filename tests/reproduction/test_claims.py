@@ -181,6 +181,12 @@ def test_table_2_names_rows_recipes_and_examples():
             lambda t: t["rows"][9].update(convention="dspike"),
             "row 'cifar10-t6' names a convention and counts no operations of a run; leave it out",
         ),
+        (lambda t: t["rows"][0].update(deviates="so"), "row 'cifar10-spikenorm' has no recipe that could deviate"),
+        (lambda t: t["rows"][9].update(settings={"a": 1}), "row 'cifar10-t6' has settings and nothing is measured"),
+        (
+            lambda t: t["rows"][9].update(quantity="quantisation_error_after", settings={"second_block": "last"}),
+            "settings of row 'cifar10-t6': key 'second_block' is 'last'; it must be one of 'residual', 'stage'",
+        ),
         (lambda t: t["rows"][0].pop("note"), "key 'rows[0].note' is missing"),
         (lambda t: t.pop("printed_in"), "key 'printed_in' is missing"),
         (lambda t: t["datasets"]["CIFAR-10"].pop("test_examples"), "key 'datasets.CIFAR-10.test_examples' is missing"),

@@ -240,8 +240,8 @@ HARMLESS = {
     "independent statements reordered": [
         [
             "training/warm_start.py",
-            "    optimizer = torch.optim.SGD(net.parameters(), learning_rate, momentum)\n    loss = IMLoss(net, weight=1.0)\n",
-            "    loss = IMLoss(net, weight=1.0)\n    optimizer = torch.optim.SGD(net.parameters(), learning_rate, momentum)\n",
+            "    optimizer = torch.optim.SGD(net.parameters(), learning_rate, momentum)\n    loss = IMLoss(net, weight)\n",
+            "    loss = IMLoss(net, weight)\n    optimizer = torch.optim.SGD(net.parameters(), learning_rate, momentum)\n",
         ],
     ],
     "a class in a file of its own": [
