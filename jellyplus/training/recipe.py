@@ -13,15 +13,18 @@ odds with what a paper states.
 ``CosineAnnealingLR``     once an epoch, so that the last one still has a rate above the final one
 ``StepLR``                once an epoch
 ``Trainer``               ``accumulate_grad_batches=1``, ``gradient_clip_val=None``, ``gradient_clip_algorithm=None``
+on a GPU                  convolutions may compute in TF32, other products not (torch's defaults); in 16-mixed a step
+                          whose gradients overflow is left out
 batches                   every epoch in a new order; what does not fill a batch is dropped, another part in every epoch
 evaluation                of the whole test split after every epoch, with running statistics; the last epoch counts
 first layer               an image enters its convolution and norm once, whose output is shown at every time-step
 neurons                   start every batch from the reset potential, 0 under soft reset; fire at H = V_th, as
                           SpikingJelly's and InfLoR's do, where tdBN, Dspike and shortcut print a strict >
-norms                     start with lambda 1 and beta 0; behind convolutions only; running variances are unbiased
+norms                     start with lambda 1 and beta 0; none is behind a linear layer; running variances are unbiased
 shortcut branches         from every stage but the last; global average pooling and a linear layer with biases
 ``search_temperature``    keeps b where candidates are equally similar; none is below half a step
-finite differences        of the parameter named, with all other weights and the random state as they were
+finite differences        are central, of the cross-entropy of the batch
+warm start                SGD without weight decay, on the batches of the first epoch
 ``RandomHorizontalFlip``  ``p=0.5``
 ``RandomCrop``            ``fill=0``, ``padding_mode='constant'``, ``pad_if_needed=False``
 ``RandomResizedCrop``     ``scale=(0.08, 1.0)``, ``ratio=(0.75, 1.3333333333333333)``, ``interpolation='bilinear'``,

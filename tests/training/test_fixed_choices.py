@@ -8,6 +8,7 @@ import typing
 
 import lightning
 import pytest
+import torch
 import torch.nn.functional as F
 from runs import recipe_of, tiny
 from torch.optim import SGD
@@ -152,6 +153,11 @@ def test_the_trainer_is_as_listed(tmp_path):
     trainer = training._trainer(recipe_of(search=False), "cpu", KeepLast(tmp_path / "state", {}), "test")
     assert {name: getattr(trainer, name) for name in listed()["Trainer"]} == listed()["Trainer"]
     assert (trainer.max_steps, trainer.limit_train_batches, trainer.check_val_every_n_epoch) == (-1, 1.0, 1)
+
+
+def test_products_on_a_gpu_are_as_listed():
+    assert "convolutions may compute in TF32, other products not" in recipe.__doc__
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (True, False)
 
 
 @pytest.mark.parametrize("name", ["crop", "flip", "autoaugment"])
