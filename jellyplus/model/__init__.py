@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jellyplus.model.cifarnet import cifarnet
-from jellyplus.model.network import Network, Neuron, Norm, ann
+from jellyplus.model.network import Network, Neuron, Norm, ann, initialise
 from jellyplus.model.plain import plain
 from jellyplus.model.residual import ResidualBlock
 from jellyplus.model.resnet import (
@@ -60,6 +60,8 @@ __all__ = [
     "Shortcuts",
     "ann",
     "attach_shortcuts",
+    "initialise",
+    "optional",
     "options",
     "remove_shortcuts",
 ]
@@ -74,9 +76,18 @@ def options(name: str) -> dict[str, Any]:
         ValueError: no architecture has this name.
 
     >>> options("resnet19")
-    {'blocks': (3, 3, 2), 'shortcut': 'conv', 'pool': 'global', 'input_size': 32}
+    {'blocks': (3, 3, 2), 'shortcut': 'conv', 'pool': 'global', 'input_size': 32, 'identity_norm': False}
     """
     if name not in ARCHITECTURES:
         raise ValueError(f"there is no architecture {name!r}: choose from {', '.join(ARCHITECTURES)}")
     parameters = inspect.signature(ARCHITECTURES[name]).parameters.items()
     return {option: parameter.default for option, parameter in parameters if option not in _SHARED}
+
+
+def optional(name: str) -> set[str]:
+    """Which options of an architecture a recipe may leave out, for the default: the keyword-only ones.
+
+    They came after recipes that there is evidence of, whose keys are without them.
+    """
+    parameters = inspect.signature(ARCHITECTURES[name]).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}

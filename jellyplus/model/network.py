@@ -11,8 +11,8 @@ Each architecture is a function with the same first arguments:
 * ``alpha``: of the norms that a neuron follows, and in residual networks ``branch_alpha``: of those whose outputs are
   added (Zheng et al. 2021, Fig. 5: 1 and 1 / sqrt(2)).
 
-Further arguments are the architecture's own options. Where papers pool by the maximum, average pooling is in its
-place, as all five papers have it.
+Further arguments are the architecture's own options; those that are keyword-only may be left out of a recipe. Where
+networks pool by the maximum, average pooling is in its place, as Dspike and IM-Loss (section 5 of both) state.
 """
 
 import inspect
@@ -30,7 +30,7 @@ from jellyplus.model.shortcut import Shortcuts
 from jellyplus.neuron import IterativeLIFNode
 from jellyplus.surrogate import Surrogate
 
-__all__ = ["BRANCH_ALPHA", "Network", "Neuron", "Norm", "Parts", "ann"]
+__all__ = ["BRANCH_ALPHA", "Network", "Neuron", "Norm", "Parts", "ann", "initialise"]
 
 Neuron = Callable[[], nn.Module]
 Norm = Callable[[float, int], nn.Module]  # (alpha, channels)
@@ -73,7 +73,7 @@ class Network(nn.Module, _compat.StepModule):
         self.head = head
         self.fc = fc
         self.shortcuts: Shortcuts | None = None
-        _initialise(self)
+        initialise(self, "he_fan_out")
 
     def forward(self, x: Tensor) -> Tensor:
         """[T or 1, N, C, H, W] to [T, N, classes]; shortcut branches, where attached, add to it in training."""
@@ -87,27 +87,63 @@ class Network(nn.Module, _compat.StepModule):
         return self.fc(self.head(last)) + self.shortcuts(earlier)
 
 
-def _initialise(net: Network) -> None:
-    """He initialisation, normal, biases 0; no paper states its own. The decoding layer keeps torch's default.
+def initialise(net: Network, hidden: str, decoding: str | None = None) -> None:
+    """Draw the weights of all convolutions and linear layers; a new network has ``"he_fan_out"`` and ``"torch"``.
 
-    Convolutions by fan-out, as in torchvision's ResNet. Hidden linear layers, which no norm follows, by fan-in:
-    under torch's default, with a sixth of this variance, the second of them hardly fires.
+    No paper states its own. ``"he_fan_out"`` is He initialisation, normal, biases 0: convolutions by fan-out,
+    N(0, 2 / fan_out), as in torchvision's ResNet; linear layers, which no norm follows, by fan-in, since under torch's
+    default, with a sixth of this variance, the second hidden one hardly fires. ``"torch"`` is that default, uniform
+    within 1 / sqrt(fan_in), biases too. ``"normal_fan_in"`` is N(0, 1 / fan_in), biases 0, as IM-Loss's and InfLoR's
+    official code has it for the decoding layer.
+
+    Args:
+        net: in place.
+        hidden: of every layer but the decoding ones.
+        decoding: of ``fc`` and of the linear layers of shortcut branches; None leaves them as they are.
+
+    Raises:
+        ValueError: an unknown one.
     """
+    last = {net.fc, *(net.shortcuts.modules() if net.shortcuts else ())}
     for module in net.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and module is not net.fc:
-            mode = "fan_out" if isinstance(module, nn.Conv2d) else "fan_in"
-            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and (name := decoding if module in last else hidden):
+            choose("initialisation", name, _INITIALISATIONS)(module)
+
+
+def _he_fan_out(module: nn.Module) -> None:
+    mode = "fan_out" if isinstance(module, nn.Conv2d) else "fan_in"
+    nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
+    _zero_bias(module)
+
+
+def _normal_fan_in(module: nn.Module) -> None:
+    nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="linear")
+    _zero_bias(module)
+
+
+def _zero_bias(module: nn.Module) -> None:
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+_INITIALISATIONS = {
+    "he_fan_out": _he_fan_out,
+    "torch": lambda module: module.reset_parameters(),
+    "normal_fan_in": _normal_fan_in,
+}
 
 
 class Parts(NamedTuple):
-    """What a network's layers are followed by: factories, and the alphas that the norm's is called with."""
+    """What a network's layers are followed by: factories, and the alphas that the norm's is called with.
+
+    With ``identity_norm`` identity shortcuts have a norm too.
+    """
 
     neuron: Neuron
     norm: Norm
     alpha: float
     branch_alpha: float = BRANCH_ALPHA
+    identity_norm: bool = False
 
 
 def lif(surrogate: Callable[[], Surrogate]) -> Neuron:
@@ -152,6 +188,11 @@ def linear(in_features: int, features: int, bias: bool = True) -> nn.Linear:
 def pool(kernel_size: int = 2, stride: int | None = None, padding: int = 0, ceil_mode: bool = False) -> nn.Module:
     """Average pooling."""
     return layer.AvgPool2d(kernel_size, stride, padding, ceil_mode, step_mode="m")
+
+
+def max_pool(kernel_size: int, stride: int, padding: int) -> nn.Module:
+    """Maximum pooling, which makes spikes of spikes."""
+    return layer.MaxPool2d(kernel_size, stride, padding, step_mode="m")
 
 
 def global_pool() -> list[nn.Module]:

@@ -9,14 +9,14 @@ A measure is of one kind, which says what it is given:
 ``trained``   the network with a finished run's last weights, as it is meant for inference
 ============= ========================================================================================================
 
-Settings are the keyword-only arguments of a measure; the claim of a figure states all of them. Histograms have equal
+Settings are the keyword-only arguments of a measure; a claim states all of them. Histograms have equal
 bins, x is their centres. A ValueError says that settings and network do not fit.
 """
 
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import MISSING, dataclass, field, make_dataclass
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
@@ -74,16 +74,20 @@ class Measure(NamedTuple):
     def check(self, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
         """The settings, each of its declared type; an integer is a number of something, at least 1.
 
+        One that has a default may be left out, and is where it holds it.
+
         Raises:
             InputError: one is unknown, missing, of another type or not positive; it names ``where``.
         """
         parameters = inspect.signature(self.function).parameters.values()
-        own = [(p.name, p.annotation) for p in parameters if p.kind is p.KEYWORD_ONLY]
-        checked = vars(from_mapping(make_dataclass("Settings", own), settings, where))
+        own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        defaults = {p.name: p.default for p in own if p.default is not p.empty}
+        fields = [(p.name, p.annotation, field(default=defaults.get(p.name, MISSING))) for p in own]
+        checked = vars(from_mapping(make_dataclass("Settings", fields, kw_only=True), settings, where))
         for name, value in checked.items():
             if type(value) is int and value < 1:
                 raise InputError(f"{where}: key '{name}' is {value}; it must be at least 1")
-        return checked
+        return {name: value for name, value in checked.items() if name not in defaults or value != defaults[name]}
 
 
 #: Every measure by name.
@@ -453,13 +457,19 @@ def layer_potentials(
     return _potential_curve(watch.potentials[layer], after)
 
 
+_SECOND_BLOCK = {"residual": "stages.0.1", "stage": "stages.1.0"}
+
+
 @_measure("trained")
-def quantisation_error(net: nn.Module, data: DataModule) -> Curve:
+def quantisation_error(
+    net: nn.Module, data: DataModule, *, second_block: Literal["residual", "stage"] = "residual"
+) -> Curve:
     """Mean quantisation error before and after MPR on the test data (Guo et al. 2022, InfLoR, Table 3).
 
-    Of the first layer of the second block, which in the paper's ResNets is in the first stage.
+    Of "the first layer of the second block": of the second ``residual`` block, or of the second ``stage``, which
+    tdBN's Table 4 calls a block.
     """
-    layer = "stages.0.1.branch.2"
+    layer = f"{_SECOND_BLOCK[second_block]}.branch.2"
     watch = MembranePotential(net, [0.0, 1.0], [layer])
     with watch:
         _show_test_data(net, data)

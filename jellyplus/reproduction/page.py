@@ -411,7 +411,7 @@ def _most_telling(claims: ClaimTable, measurements: Measurements, recipes: Path)
 
 def _has(claim: Claim, run: Run, measurements: Measurements) -> bool:
     evidence, measure = measurements.runner.store.runs(run.key), claim.measures.measure
-    return any(not measure or measurements.find(run, measure, {}, e.seed) for e in evidence)
+    return any(not measure or measurements.find(run, measure, claim.settings, e.seed) for e in evidence)
 
 
 def _figure(path: Path, roots: Sequence[Path], measurements: Measurements, recipes: Path) -> Figure:

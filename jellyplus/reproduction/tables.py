@@ -74,11 +74,11 @@ def measure(
     Raises:
         InputError: a measurement cannot be made or written.
     """
-    needed = {(wanted[r.id].key, r.measures.measure) for r in table.rows if r.id in wanted and r.measures.measure}
+    rows = [row for row in table.rows if row.id in wanted and row.measures.measure]
     for run, seed in made:
-        for name in sorted(name for key, name in needed if key == run.key):
-            if not measurements.is_made(run, name, {}, seed):
-                measurements.make(run, name, {}, seed)
+        for row in (row for row in rows if wanted[row.id].key == run.key):
+            if not measurements.is_made(run, row.measures.measure, row.settings, seed):
+                measurements.make(run, row.measures.measure, row.settings, seed)
 
 
 def results(
@@ -114,7 +114,7 @@ def _of_run(row: Claim, run: Run, measurements: Measurements) -> list[Result]:
         return [_counted(row, e, standing) for e, standing in made]
     if not row.measures.measure:
         return [Result(row.measures.of(e), e, standing) for e, standing in made]
-    found = [(*pair, measurements.find(run, row.measures.measure, {}, pair[0].seed)) for pair in made]
+    found = [(*pair, measurements.find(run, row.measures.measure, row.settings, pair[0].seed)) for pair in made]
     return [
         Result(row.measures.of(m), e, standing)
         for e, standing, m in found

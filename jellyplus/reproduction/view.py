@@ -157,14 +157,15 @@ def _shown(results: Sequence[Result]) -> list[Result]:
 
 
 def _row(claim: Claim, split: Split, shown: Sequence[Result], profile: str) -> dict:
-    row = {column: getattr(claim, column, None) for column in COLUMNS} | {"recipe": made_by(claim)}
+    row = {column: getattr(claim, column, None) for column in COLUMNS}
+    row |= {"recipe": made_by(claim), "note": claim.remarks}
     if not shown:
         untold = {"status": "reported"} if claim.kind == "reported" else {"status": "not-run", "n_seeds": 0}
         return {**row, **untold, "profile": None if claim.kind == "reported" else profile}
     if not shown[0].evidence:
-        return row | _compared_exactly(claim, shown[0].value)
+        return row | _compared_exactly(claim, shown[0].value) | ({"status": "partial"} if claim.deviates else {})
     told = [result for result in shown if result.value is not None]
-    row["note"] = "; ".join(filter(None, dict.fromkeys([claim.note, *(result.note for result in told or shown)])))
+    row["note"] = "; ".join(filter(None, dict.fromkeys([row["note"], *(result.note for result in told or shown)])))
     if not told:
         return row | _untold(shown)
     values, evidence = [result.value for result in told], [result.evidence for result in told]
@@ -236,7 +237,7 @@ _ROUNDING = 1e-9  # of binary fractions: 93.95 - 94.25 is not quite -0.3
 
 def _status(claim: Claim, row: dict, split: Split, evidence: Sequence[Evidence]) -> str:
     complete = row["n_seeds"] >= _SEEDS_NEEDED and all(_is_the_papers(e, split) for e in evidence)
-    if not complete or claim.paper is None:
+    if not complete or claim.paper is None or claim.deviates:
         return "partial"
     least = claim.measures.tolerance or (claim.resolution or 0) / 2
     tolerance = max(least, 2 * ((row["paper_std"] or 0) ** 2 + row["ours_std"] ** 2) ** 0.5)

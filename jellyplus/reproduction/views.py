@@ -89,7 +89,8 @@ class _TableView(NamedTuple):
                 yield from _of_run(run, store, row.counted)
                 seeds = {evidence.seed for evidence in store.runs(run.key)} if row.measures.measure else ()
                 for seed in seeds:
-                    yield from ((m, run, False) for m in store.measurements(run.key, row.measures.measure, {}, seed))
+                    found = store.measurements(run.key, row.measures.measure, row.settings, seed)
+                    yield from ((m, run, False) for m in found)
 
     def write(self, measurements: Measurements, recipes: Path, folder: Path, asked: bool, draw: bool) -> bool:
         """Whether there is anything to show: evidence, or, where it takes no run, that it is asked for."""

@@ -80,12 +80,16 @@ class DataModule(lightning.LightningDataModule):
             for loader in reversed(self._loaders):
                 iter(loader)
 
-    def search_batch(self, examples: int) -> tuple[Tensor, Tensor]:
-        """A fixed batch of training examples for Dspike's search, not augmented: the first of an order of its own.
+    def search_batch(self, examples: int, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        """A batch of training examples for Dspike's search: those that ``epoch`` begins with, as it shows them.
 
-        That is a random order of all of them by index: classes are mixed on every layout of a data set, but where
-        layouts list examples in another order they are other examples, as the batches of training are.
+        Without an epoch it is a fixed one, not augmented: the first of an order of its own.
+
+        Either order is a random one of all examples by index: classes are mixed on every layout of a data set, but
+        where layouts list examples in another order they are other examples, as the batches of training are.
         """
+        if epoch is not None:
+            return self._trained_on(epoch, self.order.indices(epoch)[:examples])
         return self._evaluated(self.data.train, self.order.indices(epoch=-1)[:examples].tolist())
 
     def test_sample(self, examples: int) -> Tensor:
@@ -100,7 +104,12 @@ class DataModule(lightning.LightningDataModule):
 
     def train_inputs(self, epoch: int, ids: Tensor) -> Tensor:
         """The inputs of some training examples as that epoch shows them."""
-        return collate([self.train[epoch, index] for index in ids.tolist()], self.data.skip_unreadable)[0]
+        return self._trained_on(epoch, ids)[0]
+
+    def _trained_on(self, epoch: int, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of some training examples as that epoch shows them."""
+        inputs, labels, _ = collate([self.train[epoch, index] for index in ids.tolist()], self.data.skip_unreadable)
+        return inputs, labels
 
     def _evaluated(self, split: Split, indices: Iterable[int]) -> tuple[Tensor, Tensor]:
         """Inputs and labels of some examples, as evaluation sees them; of those that can be read, if some need not."""

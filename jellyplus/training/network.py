@@ -1,6 +1,7 @@
 """The network that a recipe describes, and the weights it starts from."""
 
 import functools
+import inspect
 from typing import NamedTuple
 
 import torch
@@ -79,7 +80,10 @@ def build_network(recipe: Recipe, backend: str | None = "torch") -> nn.Module:
         net = model.ARCHITECTURES[settings.architecture](**arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"model.options do not fit {settings.architecture}: {error}") from error
-    return _with_shortcuts(net, recipe)
+    net = _with_shortcuts(net, recipe)
+    if (initial := (settings.initialisation, settings.decoding_initialisation)) != ("he_fan_out", "torch"):
+        model.initialise(net, *initial)  # or it is so already
+    return net
 
 
 def _alphas(recipe: Recipe) -> dict[str, float]:
@@ -112,6 +116,8 @@ def _neuron(recipe: Recipe, backend: str | None) -> nn.Module:
 def _surrogate(recipe: Recipe) -> surrogate.Surrogate:
     name, parameters = recipe.surrogate.name, recipe.surrogate.parameters
     try:
+        if left_out := inspect.signature(_SURROGATES[name]).parameters.keys() - parameters.keys() - {"spiking"}:
+            raise ValueError(f"state {', '.join(sorted(left_out))}")
         return _SURROGATES[name](**parameters, spiking=True)
     except (TypeError, ValueError) as error:
         raise InputError(f"surrogate.parameters do not fit {name}: {error}") from error

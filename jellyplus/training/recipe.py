@@ -2,6 +2,38 @@
 
 Recipes are YAML files, ``recipes/<paper>/<run>.yaml``, read into frozen dataclasses. Parts are named, never given as
 a class path: to name a module would be to execute it.
+
+What decides numbers and is no setting is the same in every run, and listed here. Only where a paper is named is it at
+odds with what a paper states.
+
+========================= =============================================================================================
+``cross_entropy``         of the mean over time (Dspike Eq. 3): ``weight=None``, ``ignore_index=-100``,
+                          ``reduction='mean'``, ``label_smoothing=0.0``
+``SGD``                   ``dampening=0``, ``maximize=False``; weights, biases and norms all decay
+``CosineAnnealingLR``     once an epoch, so that the last one still has a rate above the final one
+``StepLR``                once an epoch
+``Trainer``               ``accumulate_grad_batches=1``, ``gradient_clip_val=None``, ``gradient_clip_algorithm=None``
+on a GPU                  convolutions may compute in TF32, other products not (torch's defaults); in 16-mixed a step
+                          whose gradients overflow is left out
+batches                   every epoch in a new order; what does not fill a batch is dropped, another part in every epoch
+evaluation                of the whole test split after every epoch, with running statistics; the last epoch counts
+first layer               an image enters its convolution and norm once, whose output is shown at every time-step
+neurons                   start every batch from the reset potential, 0 under soft reset; fire at H = V_th, as
+                          SpikingJelly's and InfLoR's do, where tdBN, Dspike and shortcut print a strict >
+norms                     start with lambda 1 and beta 0; none is behind a linear layer; running variances are unbiased
+shortcut branches         from every stage but the last; global average pooling and a linear layer with biases
+``search_temperature``    keeps b where candidates are equally similar; none is below half a step
+finite differences        are central, of the cross-entropy of the batch
+warm start                SGD without weight decay, on the batches of the first epoch
+``RandomHorizontalFlip``  ``p=0.5``
+``RandomCrop``            ``fill=0``, ``padding_mode='constant'``, ``pad_if_needed=False``
+``RandomResizedCrop``     ``scale=(0.08, 1.0)``, ``ratio=(0.75, 1.3333333333333333)``, ``interpolation='bilinear'``,
+                          ``antialias=True``
+``AutoAugment``           the CIFAR-10 policy, ``interpolation='nearest'``, ``fill=None`` (black)
+``Resize``                in evaluation: ``interpolation='bilinear'``, ``antialias=True``, ``max_size=None``
+images                    are normalised by each channel's mean and deviation, as published for the data set; Cutout's
+                          square has that mean; event frames are not normalised
+========================= =============================================================================================
 """
 
 import dataclasses
@@ -58,9 +90,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """Which network of :data:`jellyplus.model.ARCHITECTURES`, its dimensions, and all of its own options.
+    """Which network of :data:`jellyplus.model.ARCHITECTURES`, its dimensions, its own options, and its first weights.
 
-    ``time_steps`` is T; an ANN has one.
+    ``time_steps`` is T; an ANN has one. Options that a recipe may leave out (:func:`jellyplus.model.optional`) are left
+    out here where they hold the default, and so in the key. For the initialisations, of the decoding layers and of all
+    others, see :func:`jellyplus.model.initialise`.
     """
 
     architecture: str
@@ -69,6 +103,8 @@ class Model:
     width: int
     time_steps: int
     options: dict[str, bool | int | float | str | tuple[int, ...]]
+    initialisation: Literal["he_fan_out", "torch", "normal_fan_in"] = "he_fan_out"
+    decoding_initialisation: Literal["he_fan_out", "torch", "normal_fan_in"] = "torch"
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "in_channels", "width", "time_steps"):
@@ -77,14 +113,16 @@ class Model:
         if self.architecture not in model.ARCHITECTURES:
             known = ", ".join(model.ARCHITECTURES)
             raise ValueError(f"there is no architecture {self.architecture!r}; choose from {known}")
-        own = model.options(self.architecture).keys()
-        if own != self.options.keys():
+        own, optional = model.options(self.architecture), model.optional(self.architecture)
+        if not own.keys() - optional <= self.options.keys() <= own.keys():
             state = f"state {', '.join(own)} and no other" if own else "it has none, so state {}"
             raise ValueError(f"options are not those of {self.architecture}: {state}")
-        for name, default in model.options(self.architecture).items():
-            value, kinds = self.options[name], {float: (float, int)}.get(type(default), (type(default),))
-            _refuse(type(value) not in kinds, f"options.{name} is {value!r}; it must be like {default!r}")
+        for name, value in self.options.items():
+            kinds = {float: (float, int)}.get(type(own[name]), (type(own[name]),))
+            _refuse(type(value) not in kinds, f"options.{name} is {value!r}; it must be like {own[name]!r}")
         _refuse(self.options.get("input_size", 1) < 1, f"options.input_size is {self.options.get('input_size')} pixels")
+        deciding = {n: value for n, value in self.options.items() if n not in optional or value != own[n]}
+        object.__setattr__(self, "options", deciding)
 
     @property
     def has_branches(self) -> bool:
@@ -195,13 +233,18 @@ class Schedule:
 
 @dataclass(frozen=True)
 class TemperatureSearch:
-    """Dspike's search at the beginning of every epoch: see :func:`jellyplus.functional.search_temperature`."""
+    """Dspike's search at the beginning of every epoch: see :func:`jellyplus.functional.search_temperature`.
+
+    Its batch is ``fixed``: some training examples, the same in every epoch, as evaluation sees them; or ``fresh``:
+    those that the epoch begins with, augmented as training sees them.
+    """
 
     parameter: str
     epsilon: float
     step: float
     batch_size: int
     statistics: Literal["train", "eval"]
+    batch: Literal["fixed", "fresh"] = "fixed"
 
     def __post_init__(self) -> None:
         _positive(self, "epsilon", "step", "batch_size")
@@ -242,14 +285,18 @@ class IMLoss:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """IM-Loss alone before the first epoch, until the last layer spikes: see :mod:`jellyplus.training.warm_start`."""
+    """IM-Loss alone before the first epoch, until the last layer spikes: see :mod:`jellyplus.training.warm_start`.
+
+    ``weight`` is IM-Loss's, the paper's lambda.
+    """
 
     learning_rate: float
     momentum: float
     max_iterations: int
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive(self, "learning_rate", "max_iterations")
+        _positive(self, "learning_rate", "max_iterations", "weight")
         _at_least(self, "momentum", 0)
 
 
@@ -367,8 +414,12 @@ def as_plain_data(value: Any) -> Any:
     """Return dataclasses as dicts, without their fields that hold a default."""
     if dataclasses.is_dataclass(value):
         fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
-        return {field.name: as_plain_data(held) for field, held in fields if held is not field.default}
+        return {field.name: as_plain_data(held) for field, held in fields if not _is_default(field, held)}
     return dict(value) if isinstance(value, dict) else value
+
+
+def _is_default(field: dataclasses.Field, held: Any) -> bool:
+    return (type(held), held) == (type(field.default), field.default)
 
 
 def recipe_key(resolved: dict) -> str:

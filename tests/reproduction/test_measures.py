@@ -362,8 +362,8 @@ def test_layers_come_in_the_order_of_the_network():
 LAYER = "stages.0.1.branch.2"
 
 
-def potentials_of(net, data):
-    node, seen = net.get_submodule(LAYER), []
+def potentials_of(net, data, layer=LAYER):
+    node, seen = net.get_submodule(layer), []
     node.register_forward_hook(lambda node, inputs, _: seen.append(node.h_seq))
     node.store_h_seq = True
     with torch.no_grad():
@@ -386,12 +386,22 @@ def test_potentials_of_a_layer_before_and_after_mpr():
         assert curve.numbers["quantisation error"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_quantisation_error_is_that_of_the_second_block():
+@pytest.mark.parametrize(("settings", "layer"), [({}, LAYER), ({"second_block": "stage"}, "stages.1.0.branch.2")])
+def test_quantisation_error_is_that_of_the_second_block(settings, layer):
+    """Of the second residual block, or of the second stage."""
     net, data = second_block()
-    u = potentials_of(second_block()[0], data)
-    numbers = measured("quantisation_error", net, data).numbers
+    u = potentials_of(second_block()[0], data, layer)
+    numbers = measured("quantisation_error", net, data, **settings).numbers
     before, after = ((shown - (u >= 0.5)) ** 2 for shown in (u, phi(u)))
     assert numbers == pytest.approx({"before": before.mean(), "after": after.mean()}, rel=1e-4)
+
+
+def test_a_setting_with_a_default_is_left_out_where_it_holds_it():
+    check = MEASURES["quantisation_error"].check
+    assert check({}, "here") == check({"second_block": "residual"}, "here") == {}
+    assert check({"second_block": "stage"}, "here") == {"second_block": "stage"}
+    with pytest.raises(InputError, match="here: key 'second_block' is 'first'; it must be one of 'residual', 'stage'"):
+        check({"second_block": "first"}, "here")
 
 
 def test_an_unknown_layer_is_named():

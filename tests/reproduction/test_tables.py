@@ -43,6 +43,17 @@ def test_rows_of_one_run_share_it_and_its_measurement(made):
     assert accuracy.value == accuracy.evidence.accuracy_last
 
 
+def test_a_row_is_measured_with_its_own_settings(made):
+    runs, measurements = made
+    stage = dataclasses.replace(CELLS[0], id="stage", settings={"second_block": "stage"})
+    table = dataclasses.replace(TABLE, rows=(*TABLE.rows, stage))
+    runs = runs | {"stage": runs["before"]}
+    tables.measure(table, runs, measurements, [(runs["before"], 0)])
+    assert len(list(measurements.runner.store.root.rglob("quantisation_error-*seed0-*.json"))) == 2
+    results = tables.results(table, runs, measurements, RECIPES)
+    assert results["stage"][0].value != results["before"][0].value
+
+
 def test_operations_are_those_of_the_rows_convention(made):
     """Width 4, T = 4, at 16x16: 27 taps x 4 x 256 pixels of the first layer, 32 x 10 of the last, at each time-step."""
     runs, measurements = made

@@ -1,5 +1,6 @@
 """The view says of each row what claim and evidence say together; expectations are worked out by hand."""
 
+import dataclasses
 import io
 
 import matplotlib
@@ -128,6 +129,25 @@ def test_partial(runs, make_evidence, changes):
     assert own_row(runs(90.0, 90.0, 90.0, **changes)).status == "partial"
     one_of_three = [*runs(90.0, 90.0), make_evidence(seed=2, **changes)]
     assert own_row(one_of_three).status == "partial"
+
+
+def deviating(**changes):
+    whole = table()
+    other, own = whole.rows
+    own = dataclasses.replace(own, deviates="the network is another", **changes)
+    return dataclasses.replace(whole, rows=(other, own))
+
+
+@pytest.mark.parametrize("value", [90.0, 80.0])
+def test_a_run_of_a_recipe_that_deviates_is_partial_and_says_in_what(runs, value):
+    row = build(deviating(), {"own": runs(value, value, value)}).iloc[1]
+    assert (row.status, row.note) == ("partial", "deviates: the network is another; as printed, twice")
+
+
+@pytest.mark.parametrize("value", [90.0, 80.0])
+def test_so_is_what_a_deviating_network_shows_untrained(value):
+    frame = view.build(deviating(quantity="macs"), {"own": [view.Result(value)]}, "paper")
+    assert (frame.iloc[1].status, frame.iloc[1].ours_mean) == ("partial", value)
 
 
 @pytest.mark.parametrize(("code", "status"), [(NEW, "partial"), (OLD, "stale")])

@@ -424,6 +424,23 @@ def test_the_search_batch_follows_the_seed():
     assert not torch.equal(batches[0], batches[2])
 
 
+@pytest.mark.parametrize("batch", ["fixed", "fresh"])
+def test_the_search_sees_one_batch_or_the_one_that_each_epoch_begins_with(tmp_path, monkeypatch, batch):
+    recipe = recipe_of(temperature_search={"batch_size": 16, "batch": batch})
+    seen, searched, search = {}, [], jellyplus_functional.search_temperature
+    spy_on_steps(monkeypatch, seen)
+
+    def spied(net, name, loss, x, *settings):
+        searched.append(x[0].tolist())
+        return search(net, name, loss, x, *settings)
+
+    monkeypatch.setattr(jellyplus_functional, "search_temperature", spied)
+    run(tmp_path, recipe)
+    begun = [seen[epoch, 0].inputs for epoch in range(3)]  # cropped at random, of 16 examples too
+    assert (searched == begun) == (batch == "fresh")
+    assert (searched == searched[:1] * 3) == (batch == "fixed")
+
+
 def test_the_sample_of_test_data_is_even_over_classes_and_does_not_depend_on_their_order():
     whole = datasets.load("digits")
     by_class = dataclasses.replace(whole, test=whole.test.at(whole.test.labels.argsort()))

@@ -37,7 +37,7 @@ CROPPED = RUN - {"differences", "dvs"} | {"norms", "error"}
 CLASSIFIER, TRAIN, DATA = "training/classifier.py", "training/train.py", "training/data.py"
 DYNAMICS, TORCH, SURROGATE = "neuron/dynamics.py", "neuron/torch_backend.py", "surrogate.py"
 SGD = "    optimizer = torch.optim.SGD(net.parameters(), learning_rate, momentum)\n"
-LOSS = "    loss = IMLoss(net, weight=1.0)\n"
+LOSS = "    loss = IMLoss(net, weight)\n"
 RECTIFIER, NETWORK, ORDER = "neuron/rectifier.py", "training/network.py", "datasets/order.py"
 
 #: By name: one edit, and the runs that do something else with it.
