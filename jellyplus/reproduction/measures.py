@@ -344,6 +344,8 @@ def _check_plain(recipe: Any) -> None:
     has = [name for name in _BEYOND if getattr(recipe, name)]
     if recipe.shortcut and recipe.shortcut.evolutionary:
         has.append("shortcut.evolutionary")
+    if recipe.data.micro_batch:
+        has.append("data.micro_batch")
     if has:
         raise InputError(f"this measure trains with SGD alone, and the recipe has {', '.join(has)}: null it")
 
