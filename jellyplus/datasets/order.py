@@ -47,15 +47,26 @@ class EpochOrder(Sampler[tuple[int, int]]):
 
 
 class PartOfBatches(BatchSampler):
-    """This process's part of every batch: the parts of all processes, by rank, are the batch of one process.
+    """This process's part of what is shown at once: the parts of all processes, by rank, are that of one process.
 
-    Its size must be a multiple of the number of processes.
+    Args:
+        order: of the examples; a remainder that makes no whole batch is dropped.
+        batch_size: of all processes together.
+        at_once: into how many examples a batch is divided, one after the other; a divisor of its size, and a multiple
+            of the number of processes.
     """
 
+    def __init__(self, order: EpochOrder, batch_size: int, at_once: int):
+        super().__init__(order, batch_size, drop_last=True)
+        self.at_once = at_once
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        size = self.batch_size // processes()
-        first = rank() * size
-        return (batch[first : first + size] for batch in super().__iter__())
+        size = self.at_once // processes()
+        starts = range(rank() * size, self.batch_size, self.at_once)
+        return (batch[start : start + size] for batch in super().__iter__() for start in starts)
+
+    def __len__(self) -> int:
+        return super().__len__() * (self.batch_size // self.at_once)
 
 
 class AugmentedSplit(Dataset):

@@ -33,8 +33,10 @@ from jellyplus.monitor import (
     FiringRates,
     GradientHistogram,
     GradientNorm,
+    JacobianTrace,
     MembranePotential,
     Potential,
+    SpikeEntropy,
     SpikeRate,
 )
 from jellyplus.neuron import IterativeLIFNode, SRIFNode
@@ -346,6 +348,8 @@ def _check_plain(recipe: Any) -> None:
     has = [name for name in _BEYOND if getattr(recipe, name)]
     if recipe.shortcut and recipe.shortcut.evolutionary:
         has.append("shortcut.evolutionary")
+    if recipe.data.micro_batch:
+        has.append("data.micro_batch")
     if has:
         raise InputError(f"this measure trains with SGD alone, and the recipe has {', '.join(has)}: null it")
 
@@ -373,6 +377,20 @@ def gradient_norms(net: nn.Module, data: DataModule, *, epoch_parts: int) -> Cur
     norms = list(watch.norms.values())[1:-1]
     layers = [float(number) for number in range(1, len(norms) + 1)]
     return Curve(layers, norms, {"slope of ln per layer": _slope(layers, norms)} if all(norms) else {})
+
+
+@_measure("untrained")
+def jacobian_traces(net: nn.Module, data: DataModule, *, probes: int, epoch_parts: int) -> Curve:
+    """phi(J J^T) from each tdBN to the next, over the first of ``epoch_parts`` parts of an epoch.
+
+    From ``probes`` random vectors a step (Zheng et al. 2021, Theorem 1: near 1 at decay 0). Block l is what lies
+    between layers l and l + 1, the encoding one being layer 1. The network has no branches.
+    """
+    watch = JacobianTrace(net, probes=probes)
+    with watch:
+        for _ in _first_part(net, data, epoch_parts):
+            pass
+    return _by_layer(watch.traces, {"mean": fmean(watch.traces.values())})
 
 
 def _slope(x: Sequence[float], y: Sequence[float]) -> float:
@@ -435,6 +453,16 @@ def spike_rates(net: nn.Module, data: DataModule) -> Curve:
 
 
 @_measure("trained")
+@_measure("untrained", "spike_entropies_untrained")
+def spike_entropies(net: nn.Module, data: DataModule) -> Curve:
+    """Entropy of the spikes on the test data, in bits, layer by layer (Guo et al. 2022, IM-Loss, Eqs. 9 and 10)."""
+    watch = SpikeEntropy(net)
+    with watch:
+        _show_test_data(net, data)
+    return _by_layer(watch.entropies)
+
+
+@_measure("trained")
 def spikes_per_neuron(net: nn.Module, data: DataModule) -> Curve:
     """Spikes of a neuron over all time-steps on the test data, layer by layer (Zheng et al. 2021, Fig. 6)."""
     watch = SpikeRate(net)
@@ -484,8 +512,8 @@ def _show_test_data(net: nn.Module, data: DataModule) -> None:
             classifier(x.to(device))
 
 
-def _by_layer(values: Mapping[str, float]) -> Curve:
-    return Curve([number + 1.0 for number in range(len(values))], list(values.values()))
+def _by_layer(values: Mapping[Any, float], numbers: dict[str, float] | None = None) -> Curve:
+    return Curve([number + 1.0 for number in range(len(values))], list(values.values()), numbers or {})
 
 
 # --- Curves ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import math
 import os
 import platform
 from collections.abc import Iterable, Iterator
@@ -21,11 +20,12 @@ from jellyplus.reproduction.evidence import Evidence, evidence_of
 from jellyplus.reproduction.source import provenance
 from jellyplus.reproduction.store import Store
 from jellyplus.reproduction.today import Today
+from jellyplus.training import memory
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.data import DataModule
 from jellyplus.training.job import once
 from jellyplus.training.network import InitialState, build_network, check_parts, choose_backend, initialise
-from jellyplus.training.recipe import Recipe, Run
+from jellyplus.training.recipe import Run
 from jellyplus.training.train import Outcome, choose_device, train
 
 __all__ = ["Runner", "chains", "device_in_words", "summary"]
@@ -60,7 +60,8 @@ class Runner:
             counted: whether their operations are wanted too.
 
         Raises:
-            InputError: damaged evidence or checkpoints, data that is missing or does not fit the recipe.
+            InputError: damaged evidence or checkpoints, data that is missing or does not fit the recipe, or a run that
+                does not fit into memory.
         """
         needed: dict[tuple[str, int], tuple[Run, int]] = {}
         for run, seed in wanted:
@@ -68,7 +69,9 @@ class Runner:
         for run, seed in needed.values():
             data = self.load(run)
             DataModule(data, run.recipe, seed)
+            memory.check_network(run.recipe, self.device)
             _try_to_build(run, choose_backend(run.recipe, self.device, say=False), data.train.inputs.shape[-3:])
+            memory.check_run(run.recipe, data.train.inputs.shape[1:], self.device)
             if run.parent and (run.parent.key, seed) not in needed:
                 self._start(run, seed, data)
         return list(needed.values())
@@ -283,28 +286,12 @@ def _same_data(one: Run, other: Run) -> bool:
 
 def _try_to_build(run: Run, backend: str | None, shape: tuple[int, ...]) -> None:
     """Build the network and start it from its parent's shapes, so that what does not fit shows before any training."""
-    _check_size(run.recipe)
     net = build_network(run.recipe, backend)
     check_parts(net, run.recipe)
     _try_to_run(run, shape)
     if run.parent:
         start = InitialState(build_network(run.parent.recipe).state_dict(), run.parent.recipe.spiking)
         initialise(net, start, run.recipe.initial_weights)
-
-
-def _check_size(recipe: Recipe) -> None:
-    """Weights, their gradients and momenta must fit into memory; on the meta device nothing is allocated."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        with torch.device("meta"):
-            needed = 3 * sum(p.numel() * p.element_size() for p in build_network(recipe).parameters())
-    except RuntimeError:  # a size beyond 64 bits
-        needed = math.inf
-    if needed > memory:
-        raise InputError(
-            f"model.width {recipe.model.width} makes a network of {needed / 2**30:,.0f} GiB in training, the machine "
-            f"has {memory / 2**30:,.0f}: state a smaller width or fewer stages"
-        )
 
 
 def _try_to_run(run: Run, shape: tuple[int, ...]) -> None:

@@ -140,7 +140,8 @@ class Classifier(lightning.LightningModule):
 
     def _look(self) -> None:
         if fault := self._watch.look():
-            step = f"epoch {self.current_epoch + 1}, step {fault.step}"
+            number = math.ceil(fault.step / self.trainer.accumulate_grad_batches)
+            step = f"epoch {self.current_epoch + 1}, step {number}"
             if math.isfinite(fault.loss):
                 cause = "" if fault.finite_input else " from an input that is not finite"
                 raise InputError(f"{step} made {fault.name} not finite{cause}; {_WHAT_TO_DO}")
@@ -179,7 +180,7 @@ class Classifier(lightning.LightningModule):
         ids = torch.cat([ids for batch in zip(*parts, strict=True) for ids in batch])
         self.record(samples=hashlib.sha256(ids.numpy()).hexdigest()[:16])
         missing = {
-            "skipped_train": self.trainer.num_training_batches * self.recipe.data.batch_size - len(ids),
+            "skipped_train": self.trainer.num_training_batches * self.recipe.data.at_once - len(ids),
             "skipped_test": len(self.trainer.val_dataloaders.dataset) - sum(gathered(self._tested)),
         }
         self.record(**{name: number for name, number in missing.items() if number})

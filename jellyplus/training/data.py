@@ -14,9 +14,14 @@ from jellyplus.datasets.order import AugmentedSplit, EpochOrder, EvaluationSplit
 from jellyplus.datasets.transforms import augmentation, normalisation
 from jellyplus.training.recipe import Recipe
 
-__all__ = ["DataModule"]
+__all__ = ["DataModule", "evaluation_batch"]
 
 _EVALUATION_BATCH = 250  # decides speed and memory, no number
+
+
+def evaluation_batch(recipe: Recipe) -> int:
+    """Examples that evaluation shows at a time; few where the recipe has micro-batches, since memory is short."""
+    return min(_EVALUATION_BATCH, recipe.data.micro_batch or _EVALUATION_BATCH)
 
 
 class DataModule(lightning.LightningDataModule):
@@ -34,7 +39,7 @@ class DataModule(lightning.LightningDataModule):
 
     Raises:
         InputError: classes, channels or time-steps of recipe and data differ, or a batch larger than the data set or
-            not a multiple of the number of processes.
+            not a multiple of the number of processes; micro-batches alike.
     """
 
     def __init__(self, data: DataSet, recipe: Recipe, seed: int, workers: int = 0, pinned: bool = False):
@@ -52,13 +57,16 @@ class DataModule(lightning.LightningDataModule):
 
     @cached_property
     def _loaders(self) -> tuple[DataLoader, DataLoader]:
-        batches = PartOfBatches(self.order, self.recipe.data.batch_size, drop_last=True)
+        batches = PartOfBatches(self.order, self.recipe.data.batch_size, self.recipe.data.at_once)
         own = range(rank(), len(self.test), processes())
         train = DataLoader(self.train, batch_sampler=batches, pin_memory=self.pinned, **self._loading())
-        return train, DataLoader(self.test, _EVALUATION_BATCH, sampler=own, **self._loading())
+        return train, DataLoader(self.test, evaluation_batch(self.recipe), sampler=own, **self._loading())
 
     def train_dataloader(self) -> DataLoader:
-        """Full batches in the epoch's order; the remainder is dropped, so that every batch has the same statistics."""
+        """Full batches in the epoch's order, or their micro-batches one by one.
+
+        The remainder is dropped, so that every batch has the same statistics.
+        """
         return self._loaders[0]
 
     def val_dataloader(self) -> DataLoader:
@@ -135,8 +143,9 @@ def _check_fit(data: DataSet, recipe: Recipe) -> None:
         raise InputError(
             f"data.batch_size is {recipe.data.batch_size} and {data.name} has {examples} training examples"
         )
-    if recipe.data.batch_size % processes():
+    if recipe.data.at_once % processes():
+        name = "micro_batch" if recipe.data.micro_batch else "batch_size"
         raise InputError(
-            f"data.batch_size is {recipe.data.batch_size}, which {processes()} processes cannot share equally: start "
-            "a number that divides it"
+            f"data.{name} is {recipe.data.at_once}, which {processes()} processes cannot share equally: start a number "
+            "that divides it"
         )

@@ -65,6 +65,13 @@ class Data:
 
     ``images`` and ``events`` are for the data sets that need them, and left out for the others. With ``examples`` so
     many of each split are all there are, drawn evenly over the classes from ``examples_seed``.
+
+    With ``micro_batch`` a step shows so many examples at a time, of all processes together, and adds up their
+    gradients, so that less has to be held for backward. Order, augmentation, schedules and number of steps are those
+    of whole batches, and so is the gradient of the cross-entropy, but for what sees many examples at once: the norms
+    take their statistics from each micro-batch, and move the running ones once for each; IM-Loss takes its means from
+    each; a warm start takes each for a batch; dropout draws anew for each. The temperature search has a batch of its
+    own.
     """
 
     dataset: str
@@ -77,15 +84,25 @@ class Data:
     events: EventSettings | None = None
     examples: int | None = None
     examples_seed: int = 0
+    micro_batch: int | None = None
 
     def __post_init__(self) -> None:
         _at_least(self, "batch_size", 1)
+        if self.micro_batch is not None:
+            _at_least(self, "micro_batch", 1)
+            parts = f"micro_batch is {self.micro_batch} and batch_size {self.batch_size}"
+            _refuse(self.batch_size % self.micro_batch, f"{parts}: state a divisor of it, or null")
         if self.examples is not None:
             _at_least(self, "examples", 1)
         _refuse(
             self.examples is None and self.examples_seed != 0,
             "examples_seed is for examples: state them, or leave it out",
         )
+
+    @property
+    def at_once(self) -> int:
+        """Examples that training shows at a time, of all processes together."""
+        return self.micro_batch or self.batch_size
 
 
 @dataclass(frozen=True)
@@ -375,6 +392,7 @@ class Recipe:
     def _check_finite_differences(self) -> None:
         parameter, search = self.finite_differences.parameter, self.temperature_search
         _refuse(self.im_loss, "finite_differences are those of the cross-entropy alone: im_loss must be null")
+        _refuse(self.data.micro_batch, "finite_differences are those of a whole batch: data.micro_batch must be null")
         void = search and search.parameter == parameter
         _refuse(void, f"finite_differences replace the gradient of {parameter} that temperature_search would improve")
 

@@ -218,6 +218,7 @@ def _trainer(recipe: Recipe, device: str, keep: KeepLast, title: str) -> lightni
         accelerator="cpu" if device == "cpu" else "gpu",
         precision="32-true" if device == "cpu" else recipe.gpu_precision,
         max_epochs=recipe.schedule.epochs,
+        accumulate_grad_batches=recipe.data.batch_size // recipe.data.at_once,
         callbacks=[*methods, *progress, keep],
         use_distributed_sampler=False,
         **_processes(),

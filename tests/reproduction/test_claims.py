@@ -1,6 +1,7 @@
 """What the claims say is what the papers print, and a table typed wrongly is refused in one sentence."""
 
 import csv
+import dataclasses
 import functools
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from jellyplus.reproduction.claims import load_claims
 from jellyplus.reproduction.measurements import Measurements
 from jellyplus.reproduction.runner import Runner
 from jellyplus.reproduction.store import Store
+from jellyplus.training.recipe import load_run
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = ROOT / "reproductions" / "claims"
@@ -33,12 +35,15 @@ def test_every_table_of_the_five_papers_has_its_claims_and_its_script():
     assert {path.stem for path in (ROOT / "reproductions").glob("table*.py")} == expected
 
 
+def cells():
+    with PRINTED.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 @functools.cache
 def printed():
-    with PRINTED.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["table"][0].isdigit()]
     tables = {}
-    for row in rows:
+    for row in (row for row in cells() if row["table"][0].isdigit()):
         tables.setdefault(f"table{row['table'][0]}_{PAPERS[row['paper']]}", []).append(row)
     return tables
 
@@ -69,12 +74,46 @@ def test_every_printed_accuracy_is_a_claim_and_every_claimed_one_is_printed(name
             row.paper,
             row.paper_std,
         )
-        for row in load_claims(TABLES[name]).rows
-        if row.quantity == "accuracy" and row.paper is not None
+        for row in accuracies(name)
     ]
     assert typed == expected
     kinds = [row["kind"] for row in printed().get(name, []) if row["accuracy"]]
-    assert kinds == [r.kind for r in load_claims(TABLES[name]).rows if r.quantity == "accuracy" and r.paper is not None]
+    assert kinds == [row.kind for row in accuracies(name)]
+
+
+IN_TEXT = "printed in the text of"  # begins the note of a row that is not in the printed table
+
+
+def accuracies(name, in_text=False):
+    rows = [row for row in load_claims(TABLES[name]).rows if row.quantity == "accuracy" and row.paper is not None]
+    return [row for row in rows if row.note.startswith(IN_TEXT) == in_text]
+
+
+def test_every_accuracy_that_only_the_text_prints_is_a_claim():
+    expected = [
+        (PAPERS[row["paper"]], row["dataset"], row["architecture"], row["kind"], row["timesteps"], row["accuracy"])
+        for row in cells()
+        if row["table"].startswith("text")
+    ]
+    typed = [
+        (name.partition("_")[2], row.dataset, row.architecture, row.kind, str(row.timesteps), f"{row.paper:.2f}")
+        for name in TABLES
+        for row in accuracies(name, in_text=True)
+    ]
+    assert typed == expected
+    assert expected
+
+
+def test_t_2_is_there_with_and_without_time_inheritance():
+    """Section 5.2: 300 epochs in place of 50, as the first round; both print 93.13."""
+    rows = [row for row in load_claims(TABLE_2).rows if row.id.startswith("cifar10-t2")]
+    assert [row.paper for row in rows] == [93.13, 93.13]
+    inherited, alone = (load_run(row.recipe, "paper", ROOT / "recipes") for row in rows)
+    first = load_run("dspike/cifar10_t6", "paper", ROOT / "recipes")
+    assert (inherited.recipe.schedule.epochs, alone.recipe.schedule.epochs) == (50, 300)
+    assert (inherited.parent.name, alone.parent) == ("dspike/cifar10_t4", first.parent)
+    at_t_2 = dataclasses.replace(first.recipe, model=dataclasses.replace(first.recipe.model, time_steps=2))
+    assert alone.recipe == at_t_2
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,26 @@ def test_gradient_norms_of_the_first_step():
     assert curve.numbers["slope of ln per layer"] == pytest.approx(slope)
 
 
+def test_jacobian_traces_of_the_first_step():
+    """Of the last block, with other signs, by the autograd graph of a twin."""
+    net, data = network(recipe_of("tdbn/cifar10_plain20"))
+    twin, _ = network(data.recipe)
+    x, _ = first_batch(data)
+    ends = [module for module in twin.train().modules() if hasattr(module, "v_th")][-2:]
+    outputs = []
+    for norm in ends:
+        norm.register_forward_hook(lambda _, __, output: outputs.append(output))
+    twin(x)
+    before, after = outputs
+    generator = torch.Generator().manual_seed(1)
+    signs = [torch.randint(2, after.shape, generator=generator) * 2.0 - 1 for _ in range(100)]
+    squares = [torch.autograd.grad(after, before, z, retain_graph=True)[0].square().sum().item() for z in signs]
+    curve = measured("jacobian_traces", net, data, probes=100, epoch_parts=2)  # of two steps
+    assert curve.x == list(range(1, 19))
+    assert curve.y[-1] == pytest.approx(np.mean(squares) / after.numel(), rel=0.05)
+    assert curve.numbers == {"mean": pytest.approx(np.mean(curve.y))}
+
+
 def test_gradient_histogram_of_the_first_step():
     net, data = network(recipe_of("dspike/mnist_toy_rectangular"))
     twin, _ = network(data.recipe)
@@ -347,6 +367,16 @@ def test_spike_rates_of_all_test_examples():
         curve = measured(name, net, data)
         assert (curve.x, curve.y) == ([1.0], pytest.approx([expected], rel=1e-5))
     assert measured("spikes_per_neuron", net, data).y == pytest.approx([4 * expected], rel=1e-5)
+
+
+def test_entropies_are_those_of_the_spike_rates():
+    """Of p and 1 - p, by torch's own cross-entropy, which is in nats."""
+    net, data = network(recipe_of("imloss/cifar10_cifarnet_t4"))
+    p = torch.tensor(measured("spike_rates", net, data).y, dtype=torch.float64)
+    expected = F.binary_cross_entropy(p, p, reduction="none") / math.log(2)
+    assert expected.max() > 0.1
+    for name in ("spike_entropies", "spike_entropies_untrained"):
+        assert measured(name, net, data).y == pytest.approx(expected.tolist())
 
 
 def test_layers_come_in_the_order_of_the_network():

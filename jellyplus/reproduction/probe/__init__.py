@@ -129,7 +129,7 @@ def _narrow(recipe: Recipe) -> Recipe:
     """Everything of the recipe but its size."""
     data, network, schedule = recipe.data, recipe.model, recipe.schedule
     changes: dict[str, Any] = {
-        "data": {"batch_size": _BATCH},
+        "data": {"batch_size": _BATCH, "micro_batch": data.micro_batch and _BATCH // 2},
         "model": {"width": min(network.width, _WIDTH), "time_steps": min(network.time_steps, _TIME_STEPS)},
         "schedule": {"epochs": _EPOCHS, "step_epochs": schedule.step_epochs and 1},
     }
