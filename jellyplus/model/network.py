@@ -11,9 +11,9 @@ Each architecture is a function with the same first arguments:
 * ``alpha``: of the norms that a neuron follows, and in residual networks ``branch_alpha``: of those whose outputs are
   added (Zheng et al. 2021, Fig. 5: 1 and 1 / sqrt(2)).
 
-Further arguments are the architecture's own options; those that are keyword-only may be left out of a recipe. Where the
-networks that the papers cite pool by the maximum, average pooling is in its place: two state it (Li et al. 2021, Dspike,
-section 5; Guo et al. 2022, IM-Loss, section 5). The other three say neither, and have it so here too.
+Further arguments are the architecture's own options; those that are keyword-only may be left out of a recipe. Where
+the networks that the papers cite pool by the maximum, average pooling is in its place: two state it (Li et al. 2021,
+Dspike, section 5; Guo et al. 2022, IM-Loss, section 5). The other three say neither, and have it so here too.
 """
 
 import inspect
