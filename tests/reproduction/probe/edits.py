@@ -106,8 +106,12 @@ FAULTS = {
         NORMED,
     ),
     "alpha where branches meet": (
-        [NETWORK, '("alpha", "branch_alpha") if', '("alpha",) if'],
-        {"search", "residual", *SRIF, "shortcut", "dvs"} | {"ann"},
+        [
+            NETWORK,
+            "getattr(recipe.norm, name) for name in names}",
+            "getattr(recipe.norm, name) * (0.9 if 'branch' in name else 1) for name in names}",
+        ],
+        {"ann", "search", "residual", *SRIF, "shortcut", "dvs"},
     ),
     "tdBN's eps": (
         ["layer.py", "self.training, self.momentum, self.eps\n", "self.training, self.momentum, 2 * self.eps\n"],
@@ -173,7 +177,10 @@ FAULTS = {
         ["datasets/embedded.py", "CONTRAST_THRESHOLD = 0.5", "CONTRAST_THRESHOLD = 0.51"],
         {"dvs"},
     ),
-    "the initialisation": (["model/network.py", 'mode = "fan_out"', 'mode = "fan_in"'], ALL),
+    "the initialisation": (  # which a norm behind the first layer hides from gradients further on
+        ["model/network.py", 'mode = "fan_out"', 'mode = "fan_in"'],
+        ALL - {"norms"},
+    ),
     "IM-Loss in residual branches too": (
         ["loss.py", "for inner in block.branch.modules()}", "for inner in ()}"],
         {"residual"},
