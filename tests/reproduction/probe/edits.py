@@ -119,7 +119,7 @@ FAULTS = {
     ),
     "running statistics": (
         ["layer.py", "self.training, self.momentum, self.eps\n", "self.training, 0.11, self.eps\n"],
-        NORMED - {"norms"},
+        NORMED,
     ),
     "K one epoch early": (
         ["training/evolution.py", "evaf_k(pl_module.current_epoch,", "evaf_k(pl_module.current_epoch + 1,"],
@@ -148,7 +148,7 @@ FAULTS = {
             "                {'params': [p for p in self.net.parameters() if p.dim() < 2], 'weight_decay': 0},\n"
             "            ],\n            lr=",
         ],
-        DECAYING - {"warm"},
+        DECAYING,
     ),
     "a sum over time": ([CLASSIFIER, "return y_seq.mean(0)", "return y_seq.sum(0)"], ALL - {"ann"}),
     "labels smoothed": (
@@ -177,10 +177,7 @@ FAULTS = {
         ["datasets/embedded.py", "CONTRAST_THRESHOLD = 0.5", "CONTRAST_THRESHOLD = 0.51"],
         {"dvs"},
     ),
-    "the initialisation": (  # which a norm behind the first layer hides from gradients further on
-        ["model/network.py", 'mode = "fan_out"', 'mode = "fan_in"'],
-        ALL - {"norms"},
-    ),
+    "the initialisation": (["model/network.py", 'mode = "fan_out"', 'mode = "fan_in"'], ALL),
     "IM-Loss in residual branches too": (
         ["loss.py", "for inner in block.branch.modules()}", "for inner in ()}"],
         {"residual"},
