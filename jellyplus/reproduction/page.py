@@ -51,6 +51,8 @@ STATUSES = {
     "below": "the same, but further below the paper's value than the tolerance",
     "above": "the same, but further above the paper's value than the tolerance",
     "differs": "a text that follows from our network and is another than the printed one",
+    "consistent": "no result of ours: the paper agrees with itself, or with a constant or a reading of our recipe's",
+    "inconsistent": "the same, and they disagree",
     "partial": "fewer seeds, fewer epochs, a narrower network or stand-in data: no statement about the paper",
     "stale": "measured, but today's code does something else",
     "unknown": "measured, but nobody recorded what the code did then",
@@ -268,7 +270,7 @@ class Page:
     @property
     def shown(self) -> list[str]:
         """The statuses of what was measured; the usual ones also where there are none."""
-        rare = {"differs", "unknown"} - self.statuses.keys()
+        rare = {"differs", "consistent", "inconsistent", "unknown"} - self.statuses.keys()
         return [name for name in STATUSES if name not in {"not-run", "reported", *rare}]
 
     @property
@@ -280,11 +282,11 @@ class Page:
     def verdict(self) -> str:
         """What the page says of the papers."""
         trained = [row.status for row in self.rows if row.claim.trained]
-        computed = Counter(row.status for row in self.rows if row.scale == "computed")
+        computed = Counter(row.status for row in self.rows if row.scale == "computed" and row.status in COMPARED)
         compared = Counter(status for status in trained if status in COMPARED)
         text = f"{compared.total()} of {len(trained)} trained results can be held against their papers"
         text += f": {_listed(compared)}." if compared else " yet."
-        return text + (f" {computed.total()} more need no training: {_listed(computed)}." if computed else "")
+        return text + (f" {computed.total()} more are read off our networks: {_listed(computed)}." if computed else "")
 
 
 def collect(reproductions: Path, roots: Sequence[Path]) -> Page:

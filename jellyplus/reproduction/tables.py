@@ -65,7 +65,7 @@ def results(
     found = {row.id: _of_run(row, made[row.id], measurements) for row in table.rows if row.trained}
     cells = {row.id: row.paper for row in table.rows}
     for row in table.rows:
-        if row.measures.source == "network" and row.recipe:
+        if row.measures.source in ("network", "recipe") and row.recipe:
             recipe = load_run(row.recipe, "paper", recipes, row.overrides).recipe
             found[row.id] = [Result(row.measures.of(recipe))]
         elif row.follows:

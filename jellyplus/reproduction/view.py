@@ -50,9 +50,11 @@ _SEEDS_NEEDED = 3
 
 _LEGEND = f"""\
 * `reproduced`: the paper's profile, at least {_SEEDS_NEEDED} seeds, every planned epoch, all the data, and |delta| <= \
-max(0.3, 2 sqrt(paper_std^2 + ours_std^2)) points, or what needs no training and equals the printed value to its last \
-place.
+max(0.3, 2 sqrt(paper_std^2 + ours_std^2)) points, or what our network shows untrained and equals the printed value to \
+its last place.
 * `below`, `above`: the same, with a delta beyond that; `differs`: of a text.
+* `consistent`: no result of ours: the paper's own numbers agree with each other, with a constant that the recipe has \
+from the paper, or ours is one reading of an ambiguous text. `inconsistent`: they do not.
 * `partial`: fewer seeds, a shortened schedule, a narrower net or stand-in data: no statement about the paper.
 * `stale`: today's code does something else than the code that made it; the note says what differs.
 * `unknown`: nobody recorded what the code did that made it.
@@ -220,13 +222,16 @@ def _changes(overrides: Mapping, prefix: str = "") -> Iterator[str]:
 
 def _compared_exactly(claim: Claim, value: float | str) -> dict:
     """What takes no training equals the printed value to its last place, or it does not."""
+    agrees = claim.measures.agrees
+    if value in claim.readings:
+        return {"ours_mean": value, "status": "consistent"}
     if isinstance(claim.paper, str):
-        return {"ours_mean": value, "status": "reproduced" if value == claim.paper else "differs"}
+        return {"ours_mean": value, "status": agrees if value == claim.paper else "differs"}
     unit = claim.resolution or 1
     places = math.floor(value / unit + _ROUNDING) if claim.truncated else math.floor(value / unit + 0.5 + _ROUNDING)
     off = places - round(claim.paper / unit)
-    status = "reproduced" if off == 0 else "above" if off > 0 else "below"
-    return {"ours_mean": value, "delta": value - claim.paper, "status": status}
+    disagrees = ("above" if off > 0 else "below") if agrees == "reproduced" else "inconsistent"
+    return {"ours_mean": value, "delta": value - claim.paper, "status": disagrees if off else agrees}
 
 
 _ROUNDING = 1e-9  # of binary fractions: 93.95 - 94.25 is not quite -0.3

@@ -133,8 +133,9 @@ def test_partial(runs, make_evidence, changes):
 @pytest.mark.parametrize(("code", "status"), [(NEW, "partial"), (OLD, "stale")])
 def test_evidence_that_does_not_tell_the_value_gives_a_row_without_one(runs, code, status, tmp_path):
     """Neither a number nor a deviation nor a seed; the note says why, after the claim's."""
-    results = {"own": [view.Result(None, e, "counted otherwise") for e in runs(90.0, 91.0, code=code)]}
-    frame = view.build(table(), results, NEW, "paper")
+    standing = Standing("current") if code == NEW else Standing("stale")
+    results = {"own": [view.Result(None, e, standing, "counted otherwise") for e in runs(90.0, 91.0, code=code)]}
+    frame = view.build(table(), results, "paper")
     row = frame.iloc[1]
     assert (row.status, row.n_seeds, row.note) == (status, 0, "as printed, twice; counted otherwise")
     assert row[["ours_mean", "ours_std", "delta", "best"]].isna().all()
@@ -145,9 +146,9 @@ def test_evidence_that_does_not_tell_the_value_gives_a_row_without_one(runs, cod
 
 def test_values_are_those_of_the_evidence_that_tells_them_and_each_note_stands_once(runs):
     notes = ["± 1", "± 1", "± 2"]
-    told = [view.Result(e.accuracy_last, e, note) for e, note in zip(runs(90.0, 92.0, 94.0), notes, strict=True)]
-    untold = view.Result(None, told[0].evidence, "counted otherwise")
-    row = view.build(table(), {"own": [untold, *told[1:]]}, NEW, "paper").iloc[1]
+    told = [view.Result(e.accuracy_last, e, note=note) for e, note in zip(runs(90.0, 92.0, 94.0), notes, strict=True)]
+    untold = view.Result(None, told[0].evidence, note="counted otherwise")
+    row = view.build(table(), {"own": [untold, *told[1:]]}, "paper").iloc[1]
     assert (row.ours_mean, row.n_seeds, row.status) == (93.0, 2, "partial")
     assert row.note == "as printed, twice; ± 1; ± 2"
 
@@ -254,8 +255,8 @@ def test_a_folder_that_cannot_be_written(written, tmp_path):
 # --- Values that take no training, gains over a baseline -----------------------------------------------------------
 
 
-def exact_row(paper, ours, **more):
-    claim = Claim("own", "digits", "Ours", "own", "Net", 4, paper, None, "dspike/a", "", quantity="macs", **more)
+def exact_row(paper, ours, quantity="macs", **more):
+    claim = Claim("own", "digits", "Ours", "own", "Net", 4, paper, None, "dspike/a", "", quantity=quantity, **more)
     one = ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, (claim,))
     return view.build(one, {"own": [view.Result(ours)]}, "embedded").iloc[0]
 
@@ -280,12 +281,38 @@ def test_what_takes_no_training_equals_the_last_printed_place_or_not(paper, ours
     assert pd.isna(row.profile)
 
 
-@pytest.mark.parametrize(("ours", "status"), [("conv 3x3", "reproduced"), ("conv 5x5", "differs")])
-def test_a_printed_text_is_ours_or_differs(ours, status):
-    claim = Claim("own", "digits", "m", "own", "Net", None, "conv 3x3", None, "dspike/a", "", quantity="layers")
-    one = ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, (claim,))
-    row = view.build(one, {"own": [view.Result(ours)]}, "embedded").iloc[0]
+@pytest.mark.parametrize(
+    ("ours", "status"), [("conv 3x3", "reproduced"), ("conv 5x5", "differs"), ("conv 9", "consistent")]
+)
+def test_a_printed_text_is_ours_or_differs_or_is_ambiguous(ours, status):
+    row = exact_row("conv 3x3", ours, "layers", readings=("conv 9",))
     assert (row.ours_mean, row.status) == (ours, status)
+
+
+@pytest.mark.parametrize("ours", [36, 37])
+def test_a_constant_that_was_typed_twice_is_no_reproduction(ours):
+    assert exact_row(36, ours, "batch_size").status == ("consistent" if ours == 36 else "inconsistent")
+    cells = [Claim(n, "digits", n, "reported", "Net", 4, v, None, None, "") for n, v in (("a", 10.0), ("b", 2.0))]
+    energy = {"quantity": "energy_of_counts", "operands": ("a", "b")}
+    sums = [Claim(kind, "digits", "Ours", kind, "Net", 4, 36, None, None, "", **energy) for kind in ("own", "reported")]
+    table = ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, (*cells, *sums))
+    frame = view.build(table, {claim.id: [view.Result(ours)] for claim in sums}, "embedded")
+    assert set(frame["status"][2:]) == {"consistent" if ours == 36 else "inconsistent"}
+
+
+@pytest.mark.parametrize(
+    ("paper", "ours", "more"),
+    [(2.2e9, 2_285_373_952, {"resolution": 1e8, "truncated": True}), (1.87e8, 187_372_544, {"resolution": 1e6})],
+)
+def test_values_that_agree_are_together_in_the_picture(paper, ours, more, monkeypatch):
+    axes = []
+    monkeypatch.setattr(picture, "_write_beside", lambda panel, *_, **__: axes.append(panel))
+    claim = Claim("own", "digits", "Ours", "own", "Net", 4, paper, None, "dspike/a", "", quantity="macs", **more)
+    one = ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, (claim,))
+    picture.draw(view.build(one, {"own": [view.Result(ours)]}, "paper"), "title")
+    low, high = axes[0].get_xlim()
+    assert low < min(paper, ours) < max(paper, ours) < high
+    assert abs(ours - paper) <= (high - low) / 9.99
 
 
 def ablation(with_method, without):
