@@ -20,11 +20,12 @@ import pandas as pd
 from jellyplus._errors import InputError
 from jellyplus._files import write_atomically
 from jellyplus.reproduction import figure_evidence, tables, view
-from jellyplus.reproduction.claims import Claim, ClaimTable, Split, load_claims
+from jellyplus.reproduction.claims import Claim, ClaimTable, load_claims
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.figure_claims import FigureClaim, load_figure
 from jellyplus.reproduction.measurements import Measurements
 from jellyplus.reproduction.runner import Runner
+from jellyplus.reproduction.scale import STAND_IN
 from jellyplus.reproduction.store import Store
 from jellyplus.reproduction.today import Standing, Today
 from jellyplus.reproduction.views import Plan
@@ -53,7 +54,8 @@ STATUSES = {
     "differs": "a text that follows from our network and is another than the printed one",
     "consistent": "no result of ours: the paper agrees with itself, or with a constant or a reading of our recipe's",
     "inconsistent": "the same, and they disagree",
-    "partial": "fewer seeds, fewer epochs, a narrower network or stand-in data: no statement about the paper",
+    "partial": "real data and fewer seeds, epochs or images, or a narrower network: no statement about the paper",
+    STAND_IN: "other data in place of the paper's: a test of the code, no statement about the paper",
     "stale": "measured, but today's code does something else",
     "unknown": "measured, but nobody recorded what the code did then",
     "not-run": "not measured yet",
@@ -98,7 +100,6 @@ class Row:
 
     Args:
         claim: what is printed.
-        split: sizes of the data set that it is about.
         values: the row of the table's view.
         recipe: the file of its recipe, None where it has none.
         pieces: all evidence that there is for it, of one profile.
@@ -106,7 +107,6 @@ class Row:
     """
 
     claim: Claim
-    split: Split
     values: Mapping[str, Any]
     recipe: Path | None
     pieces: tuple[Piece, ...]
@@ -122,10 +122,12 @@ class Row:
         """What the value was measured on, in words."""
         if not self.pieces:
             return ""
-        held = self.pieces[0].evidence.dataset
-        if held.get("stand_in"):
-            return f"stand-in data: {held['name']}"
-        return f"real data, {held['train_examples']:,} of {self.split.train_examples:,} examples"
+        return self.values["data"] if self.stand_in else f"real data: {self.values['data']}"
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether that takes the place of the paper's data."""
+        return (self.values["data"] or "").startswith(STAND_IN)
 
     @property
     def measured_on(self) -> str:
@@ -150,6 +152,11 @@ class Picture:
 
     path: Path
     scale: str
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether it shows data in place of the papers'."""
+        return self.scale == "embedded"
 
     @property
     def uri(self) -> str:
@@ -390,7 +397,6 @@ def _table(path: Path, roots: Sequence[Path], measurements: Measurements, recipe
         rows.append(
             Row(
                 claim,
-                claims.datasets[claim.dataset],
                 {column: None if pd.isna(value) else value for column, value in values.items()},
                 recipes / f"{claim.recipe}.yaml" if claim.recipe else None,
                 pieces,

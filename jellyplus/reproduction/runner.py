@@ -16,7 +16,7 @@ from tqdm import tqdm
 from jellyplus import datasets
 from jellyplus._distributed import processes, rank
 from jellyplus._errors import InputError
-from jellyplus.reproduction import loading, operations
+from jellyplus.reproduction import loading, operations, scale
 from jellyplus.reproduction.evidence import Evidence, evidence_of
 from jellyplus.reproduction.source import provenance
 from jellyplus.reproduction.store import Store
@@ -101,7 +101,7 @@ class Runner:
 
     def _one_by_one(self, planned: list[tuple[Run, int]]) -> Iterator[tuple[str, int]]:
         """What to say of each run, and its cost."""
-        return ((f"{run.name}, seed {seed}: {self._train(run, seed)}", _cost(run)) for run, seed in planned)
+        return ((f"{_named(run)}, seed {seed}: {self._train(run, seed)}", _cost(run)) for run, seed in planned)
 
     def _side_by_side(self, planned: list[tuple[Run, int]], jobs: int) -> Iterator[tuple[str, int]]:
         parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
@@ -318,6 +318,12 @@ def _try_to_run(run: Run, shape: tuple[int, ...]) -> None:
         raise InputError(
             f"model.options of {run.name} do not fit examples of {size}: {str(error).partition(chr(10))[0]}"
         ) from error
+
+
+def _named(run: Run) -> str:
+    """After what it is of, where that is a stand-in."""
+    stand_in = scale.in_short(run.recipe)
+    return f"stand-in {stand_in}: {run.name}" if stand_in else run.name
 
 
 _BAR = "{desc}{percentage:3.0f}% |{bar}| {elapsed} so far, about {remaining} left"

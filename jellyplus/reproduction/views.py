@@ -64,7 +64,7 @@ class Plan:
         """
         store, today = measurements.runner.store, measurements.runner.today
         shown: dict[Path, tuple[Record, Run, bool]] = {}
-        for record, run, counted in (found for view in self.views for found in view.records(store)):
+        for record, run, counted in (found for shown_view in self.views for found in shown_view.records(store)):
             path = store.path(record)
             *_, before = shown.get(path, (False,))
             shown[path] = record, run, counted or before
@@ -110,7 +110,7 @@ class _FigureView(NamedTuple):
 
     def records(self, store: Store) -> Iterator[tuple[Record, Run, bool]]:
         """The evidence that it shows, the runs that it is of, and whether it shows their operations: it does not."""
-        for _, series, run in self.planned:
+        for _, series, run, _ in self.planned:
             if run:
                 yield from _of_run(run, store, False)
             if run and series.measures_network:
