@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from jellyplus.reproduction import scale
+from jellyplus.reproduction import checks, scale
+from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.figure_claims import FigureClaim, Panel, Series
 from jellyplus.reproduction.figure_view import Shown
 from jellyplus.reproduction.measurements import Measurements
+from jellyplus.reproduction.store import Store
 from jellyplus.reproduction.today import Standing
 from jellyplus.training.recipe import Run, load_run
 
@@ -101,14 +103,24 @@ def _found(planned: Planned, measurements: Measurements, seed: int) -> Iterator[
     _, series, run, paper = planned
     if series.measures_network:
         if m := measurements.find(run, series.measure, series.settings, seed):
+            if m.dataset != run.recipe.data.dataset:
+                yield Shown(status="conflict", note=f"its data are {m.dataset}, not {run.recipe.data.dataset}")
             of = scale.of_measurement(m, run, paper, series.needs_training)
             yield Shown(m.x, m.y, m.numbers, _status(runner.today.standing(m, run, runner.store), of), of)
         return
     of_seed = [e for e in runner.store.runs(run.key) if e.seed == seed]
     judged = [(e, runner.today.standing(e, run, runner.store).of_training) for e in of_seed]
+    if faults := _faults(judged, runner.store):
+        yield Shown(status="conflict", note="; ".join(faults))
     for e, standing in sorted(judged, key=lambda pair: not pair[1].is_current):
         curve, of = series.how.function(e.history, **series.settings), scale.of_evidence(e, run, paper)
         yield Shown(curve.x, curve.y, curve.numbers, _status(standing, of), of)
+
+
+def _faults(judged: Sequence[tuple[Evidence, Standing]], store: Store) -> list[str]:
+    """What contradicts what in the evidence of a seed."""
+    found = [said for e, _ in judged for said in checks.faults(e, store.checkpoint(e.key, e.seed, e.code))]
+    return found + checks.disagreements([(e, standing, f"{e.accuracy_last:.2f}") for e, standing in judged])
 
 
 def _status(standing: Standing, of: scale.Scale) -> str:

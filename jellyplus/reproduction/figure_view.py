@@ -31,8 +31,10 @@ class Shown:
         x, y: of the curve; empty where the series is ``not-run``.
         numbers: what sums it up.
         status: ``computed`` from a formula; ``measured`` on the paper's data with its settings, ``partial`` with
-            others; ``stand-in`` on data in place of the paper's; ``stale`` by other code; ``not-run``.
+            others; ``stand-in`` on data in place of the paper's; ``stale`` by other code; ``conflict``, the evidence
+            contradicts itself or other evidence; ``not-run``.
         scale: what it is of.
+        note: what contradicts what.
     """
 
     x: Sequence[float] = ()
@@ -40,6 +42,7 @@ class Shown:
     numbers: dict[str, float] | None = None
     status: str = "not-run"
     scale: Scale = field(default=Scale())
+    note: str = ""
 
 
 View = Sequence[tuple[Panel, Series, Shown]]
@@ -62,7 +65,8 @@ def frame(view: View, profile: str) -> pd.DataFrame:
 def summary(view: View) -> str:
     """One line for each series: its status, what it is of, and the numbers that sum it up."""
     rows = [
-        (panel.title, series.label, shown.status, str(shown.scale), _numbers(shown)) for panel, series, shown in view
+        (panel.title, series.label, shown.status, str(shown.scale), shown.note or _numbers(shown))
+        for panel, series, shown in view
     ]
     return pd.DataFrame(rows, columns=["panel", "series", "status", "data", "in numbers"]).to_markdown(index=False)
 
@@ -136,6 +140,7 @@ def _provenance(view: View, profile: str) -> list[str]:
         f"profile: {profile}": True,
         "stand-in data, no claim about the paper": any(shown.scale.stand_in for *_, shown in view),
         "stale: measured by other code": "stale" in seen,
+        "evidence contradicts itself": "conflict" in seen,
         "incomplete": "not-run" in seen,
     }
     return [words for words, holds in said.items() if holds]

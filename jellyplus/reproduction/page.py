@@ -56,6 +56,7 @@ STATUSES = {
     "inconsistent": "the same, and they disagree",
     "partial": "real data and fewer seeds, epochs or images, or a narrower network: no statement about the paper",
     STAND_IN: "other data in place of the paper's: a test of the code, no statement about the paper",
+    "conflict": "evidence contradicts itself, its recipe or other evidence, as the note says: it is not believed",
     "stale": "measured, but today's code does something else",
     "unknown": "measured, but nobody recorded what the code did then",
     "not-run": "not measured yet",
@@ -277,7 +278,7 @@ class Page:
     @property
     def shown(self) -> list[str]:
         """The statuses of what was measured; the usual ones also where there are none."""
-        rare = {"differs", "consistent", "inconsistent", "unknown"} - self.statuses.keys()
+        rare = {"differs", "consistent", "inconsistent", "conflict", "unknown"} - self.statuses.keys()
         return [name for name in STATUSES if name not in {"not-run", "reported", *rare}]
 
     @property
@@ -365,7 +366,7 @@ def _is_table(path: Path) -> bool:
 
 
 class _Stores(Store):
-    """The evidence of several folders of results, as if of one; of what several have, the first counts."""
+    """The evidence of several folders of results, as if of one; where two disagree on a run, both are there."""
 
     def __init__(self, roots: Sequence[Path]):
         self._stores = [Store(root / "evidence") for root in roots]
@@ -377,10 +378,21 @@ class _Stores(Store):
         found = {path.name: path for store in self._stores[::-1] for path in store.files(key, pattern)}
         return [found[name] for name in sorted(found)]
 
+    def runs(self, key: str) -> list[Evidence]:
+        return sorted((evidence for evidence, _ in self._found(key)), key=lambda e: (e.seed, e.code))
+
     def pieces(self, run: Run, today: Today) -> list[Piece]:
         """The evidence of a run, with its files."""
-        found = [(self.read(path, Evidence), path) for path in self.files(run.key, "seed*-*.json")]
-        return [Piece(evidence, path, today.standing(evidence, run, self)) for evidence, path in found]
+        return [Piece(evidence, path, today.standing(evidence, run, self)) for evidence, path in self._found(run.key)]
+
+    def _found(self, key: str) -> list[tuple[Evidence, Path]]:
+        """Equal evidence once."""
+        found: list[tuple[Evidence, Path]] = []
+        for path in (path for store in self._stores for path in store.files(key, "seed*-*.json")):
+            evidence = self.read(path, Evidence)
+            if evidence.key == key and all(evidence != other for other, _ in found):
+                found.append((evidence, path))
+        return found
 
 
 def _table(path: Path, roots: Sequence[Path], measurements: Measurements, recipes: Path) -> Table:
@@ -392,7 +404,7 @@ def _table(path: Path, roots: Sequence[Path], measurements: Measurements, recipe
     rows = []
     for claim, values in zip(claims.rows, frame.to_dict("records"), strict=True):
         run = made.get(claim.id)
-        measured = pd.notna(values["ours_mean"])
+        measured = pd.notna(values["ours_mean"]) or values["status"] == "conflict"
         pieces = tuple(stores.pieces(run, today)) if run and measured else ()
         rows.append(
             Row(

@@ -4,10 +4,12 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from jellyplus.reproduction import scale
+from jellyplus._errors import InputError
+from jellyplus.reproduction import checks, scale
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.measurements import Measurements
+from jellyplus.reproduction.store import Store
 from jellyplus.reproduction.today import Standing
 from jellyplus.reproduction.view import Result
 from jellyplus.training.recipe import Run, load_run
@@ -68,7 +70,8 @@ def results(
     for row in table.rows:
         if row.trained:
             paper, split = scale.printed(row.recipe, recipes, row.overrides), table.datasets[row.dataset]
-            found[row.id] = _of_run(row, made[row.id], paper, split, measurements)
+            results = _of_run(row, made[row.id], paper, split, measurements)
+            found[row.id] = _checked(row, results, made[row.id], recipes, measurements.runner.store)
     cells = {row.id: row.paper for row in table.rows}
     for row in table.rows:
         if row.measures.source in ("network", "recipe") and row.recipe:
@@ -77,6 +80,33 @@ def results(
         elif row.follows:
             found[row.id] = [Result(row.measures.of(*(cells[name] for name in row.operands)))]
     return found
+
+
+def _checked(row: Claim, results: list[Result], run: Run, recipes: Path, store: Store) -> list[Result]:
+    """With what contradicts what, which the row says in place of a value."""
+    shared = checks.among([result.evidence for result in results])
+    shared += checks.disagreements([(r.evidence, r.standing, row.measures.text(r.value)) for r in results])
+    return [
+        dataclasses.replace(result, faults=(*_faults(row, result.evidence, run, recipes, store), *shared))
+        for result in results
+    ]
+
+
+def _faults(row: Claim, evidence: Evidence, run: Run, recipes: Path, store: Store) -> list[str]:
+    found = checks.faults(evidence, store.checkpoint(evidence.key, evidence.seed, evidence.code))
+    if not _is_of_profile(row, evidence, run, recipes):
+        found.append(f"it says profile {evidence.profile}, whose recipe is another today")
+    return [f"seed {evidence.seed}: {said}" for said in found]
+
+
+def _is_of_profile(row: Claim, evidence: Evidence, run: Run, recipes: Path) -> bool:
+    """Whether the recipe is that of the profile that evidence says; that of the profile it was found by, it is."""
+    if evidence.profile == run.profile:
+        return True
+    try:
+        return load_run(row.recipe, evidence.profile, recipes, row.overrides).key == evidence.key
+    except InputError:
+        return False
 
 
 def _of_run(row: Claim, run: Run, paper: Run, split: Split, measurements: Measurements) -> list[Result]:

@@ -1,6 +1,7 @@
 """View: claims and results as a table, and nothing that is not in one of the two."""
 
 import math
+import re
 import statistics
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,9 +52,9 @@ _VALUES = ("paper", "paper_std", "ours_mean", "ours_std", "delta", "best", "pape
 _SEEDS_NEEDED = 3
 
 _LEGEND = f"""\
-* `reproduced`: the paper's profile, at least {_SEEDS_NEEDED} seeds, every planned epoch, all the data, and |delta| <= \
-max(0.3, 2 sqrt(paper_std^2 + ours_std^2)) points, or what our network shows untrained and equals the printed value to \
-its last place.
+* `reproduced`: the paper's profile, at least {_SEEDS_NEEDED} seeds of clean commits, every planned epoch, all the \
+data, and |delta| <= max(0.3, 2 sqrt(paper_std^2 + ours_std^2)) points, or what our network shows untrained and equals \
+the printed value to its last place.
 * `below`, `above`: the same, with a delta beyond that; `differs`: of a text.
 * `consistent`: no result of ours: the paper's own numbers agree with each other, with a constant that the recipe has \
 from the paper, or ours is one reading of an ambiguous text. `inconsistent`: they do not.
@@ -61,6 +62,7 @@ from the paper, or ours is one reading of an ambiguous text. `inconsistent`: the
 about the paper.
 * `stand-in`: other data in place of the paper's: a test of the code, and no statement about the paper. `data` says so \
 also where the status is another.
+* `conflict`: the evidence contradicts itself, its recipe or other evidence, as the note says: it is not believed.
 * `stale`: today's code does something else than the code that made it; the note says what differs.
 * `unknown`: nobody recorded what the code did that made it.
 * `not-run`: no evidence yet.
@@ -93,6 +95,7 @@ class Result:
         standing: what today's code has to say of it.
         note: on this value.
         scale: what it is of.
+        faults: what contradicts what in the evidence.
     """
 
     value: float | str | None
@@ -100,6 +103,7 @@ class Result:
     standing: Standing = field(default=Standing("current"))
     note: str = ""
     scale: Scale = field(default=Scale())
+    faults: tuple[str, ...] = ()
 
     def __post_init__(self):
         held = self.evidence.dataset if self.evidence else {}
@@ -196,6 +200,9 @@ def _row(claim: Claim, split: Split, shown: Sequence[Result], profile: str) -> d
         return {**row, **untold, "profile": None if claim.kind == "reported" else profile}
     if not shown[0].evidence:
         return row | _compared_exactly(claim, shown[0].value)
+    if faults := dict.fromkeys(said for result in shown for said in result.faults):
+        note = "; ".join(filter(None, [claim.note, *faults]))
+        return row | {"n_seeds": 0, "status": "conflict", "note": note, **_made_where(shown)}
     told = [result for result in shown if result.value is not None]
     row["note"] = "; ".join(filter(None, dict.fromkeys([claim.note, *(result.note for result in told or shown)])))
     if not told:
@@ -213,6 +220,10 @@ def _row(claim: Claim, split: Split, shown: Sequence[Result], profile: str) -> d
     if not (standing := shown[0].standing).is_current:
         reason = f"{standing.status}: {standing.why}" if standing.why else ""
         return {**row, "status": standing.status, "note": "; ".join(filter(None, (row["note"], reason)))}
+    unclean = [
+        f"seed {r.evidence.seed}: not of a clean commit" for r in told if _is_complete(r, split) and not _clean(r)
+    ]
+    row["note"] = "; ".join(filter(None, (row["note"], *unclean)))
     return {**row, "status": STAND_IN if stand_in else _status(claim, row, split, told)}
 
 
@@ -273,7 +284,7 @@ _ROUNDING = 1e-9  # of binary fractions: 93.95 - 94.25 is not quite -0.3
 
 
 def _status(claim: Claim, row: dict, split: Split, told: Sequence[Result]) -> str:
-    complete = row["n_seeds"] >= _SEEDS_NEEDED and all(_is_the_papers(result, split) for result in told)
+    complete = row["n_seeds"] >= _SEEDS_NEEDED and all(_is_complete(r, split) and _clean(r) for r in told)
     if not complete or claim.paper is None:
         return "partial"
     least = claim.measures.tolerance or (claim.resolution or 0) / 2
@@ -305,7 +316,8 @@ def _alike(result: Result) -> tuple[str, str, int]:
     return result.evidence.profile, code, result.evidence.seed
 
 
-def _is_the_papers(result: Result, split: Split) -> bool:
+def _is_complete(result: Result, split: Split) -> bool:
+    """Whether it is the paper's own run, whole."""
     evidence = result.evidence
     examples = (evidence.dataset["train_examples"], evidence.dataset["test_examples"])
     return (
@@ -314,6 +326,14 @@ def _is_the_papers(result: Result, split: Split) -> bool:
         and evidence.epochs_completed == evidence.epochs_planned
         and examples == (split.train_examples, split.test_examples)
     )
+
+
+def _clean(result: Result) -> bool:
+    """Whether the code that made it can be found again."""
+    return result.evidence.dirty is False and _COMMIT.fullmatch(result.evidence.commit) is not None
+
+
+_COMMIT = re.compile("[0-9a-f]{7,64}")
 
 
 def _joined(values) -> str:
