@@ -145,8 +145,8 @@ class Runner:
             )
         if found and (faults := checks.faults(found, checkpoint)):
             raise InputError(
-                f"{self.store.path(found)} contradicts itself: {faults[0]}; it was left alone: delete it and its "
-                "checkpoint to make the run again"
+                f"{self.store.path(found)} with its checkpoint {checkpoint} contradicts itself: {faults[0]}; it was "
+                "left alone: delete both to make the run again"
             )
         return found is not None
 

@@ -147,7 +147,9 @@ def test_rows_are_made_with_the_runs_they_start_from(finished):
     text = (folder / "table.md").read_text()
     assert "## On stand-in data: no claim about the paper" in text
     assert "stand-in: digits, 16x16, width 1, 1,437 images, 1 of 300 epochs" in text
-    names = [json.loads(path.read_text())["recipe_name"] for path in (finished / "results/evidence").rglob("seed*.json")]
+    names = [
+        json.loads(path.read_text())["recipe_name"] for path in (finished / "results/evidence").rglob("seed*.json")
+    ]
     assert sorted(names) == ["dspike/cifar10_ann", "dspike/cifar10_t4", "dspike/cifar10_t6"]
     assert {path.suffix for path in contents(finished / "results/evidence")} == {".json", ".ckpt"}
 

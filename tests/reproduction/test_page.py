@@ -146,14 +146,27 @@ def test_smoke_is_no_measurement(build, checkout):
     assert never["Status"] == "not-run"
 
 
-def test_of_several_folders_the_first_counts_and_others_add(build, checkout):
+def test_of_several_folders_others_add_and_where_two_disagree_both_values_are_shown(build, checkout):
     overrides = {"model": {"time_steps": 2}}
-    checkout.add("small", overrides, root="a", accuracy_last=50.0)
-    checkout.add("small", overrides, root="b", accuracy_last=90.0)
+    one = checkout.add("small", overrides, root="a", accuracy_last=50.0)
+    same = checkout.folder / "b" / one.relative_to(checkout.folder / "a")
+    same.parent.mkdir(parents=True)
+    shutil.copy(one, same)  # equal evidence counts once
     checkout.add("small", overrides, root="b", accuracy_last=60.0, seed=1)
-    html = build(checkout.folder / "a", checkout.folder / "b", checkout.folder / "none")["html"]
-    (never,) = rows_of(html, "Never")
+    roots = [checkout.folder / name for name in ("a", "b", "none")]
+    (never,) = rows_of(build(*roots)["html"], "Never")
     assert (never["Ours"], never["Seeds"]) == ("55.00 ± 7.07", "2")
+    same.unlink()
+    other = checkout.add("small", overrides, root="b", accuracy_last=90.0)
+    html = build(*roots)["html"]
+    (never,) = rows_of(html, "Never")
+    assert (never["Status"], never.keys() & {"Ours", "Seeds"}) == ("conflict", set())
+    assert "seed 0 has 50.00 (code cccccccccccc, cpu) and 90.00 (code cccccccccccc, cpu)" in never["Method"]
+    links = {unquote(a["href"]) for tag, a in Rows(html).elements if tag == "a"}
+    assert {
+        path for path in (one, other) if any(link.endswith(str(path.relative_to(checkout.folder))) for link in links)
+    }
+    assert "seed 0: 90.00 % accuracy" in html
 
 
 def test_provenance_is_there_for_whom_asks(build, checkout):
