@@ -40,6 +40,7 @@ class Claim:
         baseline: id of the cell that this one is compared with, seed by seed.
         quantity: what the value is, of :data:`jellyplus.reproduction.quantities.QUANTITIES`.
         operands: ids of the cells that the value follows from.
+        readings: what a printed text that is ambiguous may mean, each as ours would be written.
         resolution: the last printed place, where it is not two decimals.
         truncated: whether the paper cut off there instead of rounding.
         convention: by which operations of a run are counted, of :data:`jellyplus.op_counter.CONVENTIONS`; None for
@@ -63,6 +64,7 @@ class Claim:
     baseline: str | None = None
     quantity: str = "accuracy"
     operands: tuple[str, ...] = ()
+    readings: tuple[str, ...] = ()
     resolution: float | None = None
     truncated: bool = False
     convention: str | None = None
@@ -79,6 +81,8 @@ class Claim:
             )
         if self.follows != (len(self.operands) == 2):
             raise ValueError(f"row '{self.id}' must have two operands where it follows from other rows, and else none")
+        if self.readings and not isinstance(self.paper, str):
+            raise ValueError(f"row '{self.id}' has readings and prints a number; they are for ambiguous texts")
         if self.counted and self.convention not in CONVENTIONS:
             raise ValueError(
                 f"row '{self.id}' counts operations by the convention {self.convention}; name one of "

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jellyplus._distributed import rank
 from jellyplus._errors import InputError
-from jellyplus.reproduction.cli import check_out, make, run
+from jellyplus.reproduction.cli import about_stand_ins, check_out, make, run
 
 __all__ = ["main"]
 
@@ -42,3 +42,5 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     figure_view.write(claim, view, folder, options.profile)
     print(figure_view.summary(view))
     print(f"\nWritten: {folder}/figure.csv, figure.png, figure.pdf")
+    if any(shown.scale.stand_in for *_, shown in view):
+        print(about_stand_ins(path))

@@ -1,6 +1,7 @@
 """From a run to its evidence: found in the store, or trained with everything it starts from."""
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import platform
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from jellyplus import datasets
 from jellyplus._distributed import processes, rank
 from jellyplus._errors import InputError
-from jellyplus.reproduction import loading, operations
+from jellyplus.reproduction import checks, loading, operations, scale
 from jellyplus.reproduction.evidence import Evidence, evidence_of
 from jellyplus.reproduction.source import provenance
 from jellyplus.reproduction.store import Store
@@ -104,7 +105,7 @@ class Runner:
 
     def _one_by_one(self, planned: list[tuple[Run, int]]) -> Iterator[tuple[str, int]]:
         """What to say of each run, and its cost."""
-        return ((f"{run.name}, seed {seed}: {self._train(run, seed)}", _cost(run)) for run, seed in planned)
+        return ((f"{_named(run)}, seed {seed}: {self._train(run, seed)}", _cost(run)) for run, seed in planned)
 
     def _side_by_side(self, planned: list[tuple[Run, int]], jobs: int) -> Iterator[tuple[str, int]]:
         parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
@@ -145,6 +146,11 @@ class Runner:
             raise InputError(
                 f"the evidence of {run.name} has no checkpoint {checkpoint}: put it there, or delete the evidence"
             )
+        if found and (faults := checks.faults(found, checkpoint)):
+            raise InputError(
+                f"{self.store.path(found)} with its checkpoint {checkpoint} contradicts itself: {faults[0]}; it was "
+                "left alone: delete both to make the run again"
+            )
         return found is not None
 
     def _checkpoint(self, evidence: Evidence) -> Path:
@@ -182,7 +188,8 @@ class Runner:
         evidence = evidence_of(run, seed, data, outcome, **made_by)
         if data.manifest:
             self.store.write_manifest(data.manifest)
-        save_checkpoint({"key": run.key, "weights": outcome.weights}, checkpoint)
+        digest = save_checkpoint({"key": run.key, "seed": seed, "weights": outcome.weights}, checkpoint)
+        evidence = dataclasses.replace(evidence, checkpoint_sha256=digest)
         self.store.write(evidence, self.today.probe(evidence, run))
         state.unlink(missing_ok=True)
         return evidence
@@ -202,13 +209,16 @@ class Runner:
         """The last weights of a run that was made.
 
         Raises:
-            InputError: there is no checkpoint, or it is damaged or another run's.
+            InputError: there is no checkpoint, or it is damaged, another run's or seed's, or not what the run left.
         """
-        path = self._checkpoint(self.current(run, seed, counted=False))
+        evidence = self.current(run, seed, counted=False)
+        path = self._checkpoint(evidence)
         content = load_checkpoint(path)
-        if not (isinstance(content, dict) and content.get("key") == run.key and "weights" in content):
+        own = isinstance(content, dict) and content.get("key") == run.key and content.get("seed", seed) == seed
+        if not own or "weights" not in content or checks.faults(evidence, path):
             raise InputError(
-                f"{path} is not the checkpoint of {run.name}; it was left alone: delete it and its evidence"
+                f"{path} is not the checkpoint of {run.name}, seed {seed}; it was left alone: delete it and its "
+                "evidence"
             )
         return content["weights"]
 
@@ -305,6 +315,12 @@ def _try_to_run(run: Run, shape: tuple[int, ...]) -> None:
         raise InputError(
             f"model.options of {run.name} do not fit examples of {size}: {str(error).partition(chr(10))[0]}"
         ) from error
+
+
+def _named(run: Run) -> str:
+    """After what it is of, where that is a stand-in."""
+    stand_in = scale.in_short(run.recipe)
+    return f"stand-in {stand_in}: {run.name}" if stand_in else run.name
 
 
 _BAR = "{desc}{percentage:3.0f}% |{bar}| {elapsed} so far, about {remaining} left"

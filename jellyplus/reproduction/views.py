@@ -112,7 +112,7 @@ class _FigureView(NamedTuple):
 
     def records(self, store: Store) -> Iterator[tuple[Record, Run, bool]]:
         """The evidence that it shows, the runs that it is of, and whether it shows their operations: it does not."""
-        for _, series, run in self.planned:
+        for _, series, run, _ in self.planned:
             if run:
                 yield from _of_run(run, store, False)
             if run and series.measures_network:

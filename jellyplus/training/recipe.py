@@ -410,7 +410,7 @@ class Run:
     """
 
     name: str
-    profile: str
+    profile: str | None
     recipe: Recipe
     parent: "Run | None"
 
@@ -453,7 +453,7 @@ class Profiles:
     profiles: dict[str, dict[str, dict]]
 
 
-def load_file(path: Path, profile: str) -> Run:
+def load_file(path: Path, profile: str | None) -> Run:
     """:func:`load_run` of a recipe given as a file, ``<recipes>/<paper>/<run>.yaml``."""
     path = Path(os.path.realpath(path))  # resolve() has a traceback for links that lead in a circle
     return load_run(f"{path.parent.name}/{path.stem}", profile, path.parent.parent)
@@ -461,7 +461,7 @@ def load_file(path: Path, profile: str) -> Run:
 
 def load_run(
     name: str,
-    profile: str,
+    profile: str | None,
     folder: Path,
     overrides: Mapping[str, Any] | None = None,
     descendants: tuple[str, ...] = (),
@@ -473,7 +473,7 @@ def load_run(
 
     Args:
         name: ``<paper>/<run>``.
-        profile: one of the paper's profiles.
+        profile: one of the paper's profiles; None for the recipes as their files have them.
         folder: of all recipes.
         overrides: what is changed last, in every profile; the runs it starts from are left as they are.
         descendants: runs that start from this one, directly or not.
@@ -486,7 +486,7 @@ def load_run(
         raise InputError(f"{path}: initial_weights lead back to {name}; a run cannot start from itself")
     values = load_yaml(path)
     recipe = from_mapping(Recipe, values, str(path))
-    if overlays := _overlays(path, profile):
+    if profile is not None and (overlays := _overlays(path, profile)):
         values = functools.reduce(_overlaid, overlays, values)
         recipe = from_mapping(Recipe, values, f"{path} under profile {profile} of {path.parent / 'profiles.yaml'}")
     if overrides:

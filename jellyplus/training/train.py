@@ -22,7 +22,7 @@ from jellyplus._errors import InputError
 from jellyplus.datasets import DataSet
 from jellyplus.neuron import Node
 from jellyplus.op_counter import OperationCounter, Tallies
-from jellyplus.training.checkpoint import AtomicCheckpointIO, KeepLast, load_checkpoint
+from jellyplus.training.checkpoint import AtomicCheckpointIO, KeepLast, is_sealed, load_checkpoint
 from jellyplus.training.classifier import Classifier, time_first
 from jellyplus.training.data import DataModule
 from jellyplus.training.evolution import EvolveShortcuts, EvolveSurrogate
@@ -195,6 +195,10 @@ def _state(file: Path, origin: dict[str, Any]) -> Path | None:
         raise InputError(
             f"{file} was trained on other data: its fingerprint is {str(found['data'])[:16]}, that of --data-root "
             f"{origin['data'][:16]}; bring the data back, or delete the file to train from the beginning"
+        )
+    if not is_sealed(content):
+        raise InputError(
+            f"{file} was changed after it was written; it was left alone: delete it to train from the beginning"
         )
     return file
 

@@ -123,7 +123,7 @@ def edit(tree, name, section, **values):
 
 def evidence_file(tree, name):
     """The evidence file of a run by its name."""
-    for path in (tree / "results/evidence").rglob("*.json"):
+    for path in (tree / "results/evidence").rglob("seed*.json"):
         if json.loads(path.read_text())["recipe_name"] == f"dspike/{name}":
             return path
     raise AssertionError(f"no evidence of {name}")
@@ -147,8 +147,12 @@ def test_rows_are_made_with_the_runs_they_start_from(finished):
     folder = finished / "results/embedded/table2_dspike"
     assert sorted(path.name for path in folder.iterdir()) == ["table.csv", "table.md", "table.png"]
     assert (folder / "table.png").read_bytes().startswith(b"\x89PNG")
-    assert "stand-in data" in (folder / "table.md").read_text()
-    names = [json.loads(path.read_text())["recipe_name"] for path in (finished / "results/evidence").rglob("*.json")]
+    text = (folder / "table.md").read_text()
+    assert "## On stand-in data: no claim about the paper" in text
+    assert "stand-in: digits, 16x16, width 1, 1,437 images, 1 of 300 epochs" in text
+    names = [
+        json.loads(path.read_text())["recipe_name"] for path in (finished / "results/evidence").rglob("seed*.json")
+    ]
     assert sorted(names) == ["dspike/cifar10_ann", "dspike/cifar10_t4", "dspike/cifar10_t6"]
     assert {path.suffix for path in contents(finished / "results/evidence")} == {".json", ".ckpt"}
 
@@ -158,7 +162,7 @@ def test_the_table_shows_what_was_measured_beside_what_is_printed(finished):
     assert rows.keys() == {"reported 12", "own 6", "own 4", "own 10"}
     for t, paper in (("6", "94.25"), ("4", "93.66")):
         evidence = json.loads(evidence_file(finished, f"cifar10_t{t}").read_text())
-        assert (rows[f"own {t}"]["paper"], rows[f"own {t}"]["status"]) == (paper, "partial")
+        assert (rows[f"own {t}"]["paper"], rows[f"own {t}"]["status"]) == (paper, "stand-in")
         assert rows[f"own {t}"]["ours_mean"] == f"{evidence['accuracy_last']:.2f}"
         assert (rows[f"own {t}"]["n_seeds"], rows[f"own {t}"]["profile"]) == ("1", "embedded")
     assert (rows["own 10"]["status"], rows["own 10"]["ours_mean"]) == ("not-run", "")
@@ -179,7 +183,7 @@ def test_a_second_call_trains_nothing_and_prints_the_same_table(made, monkeypatc
 
 def test_without_rows_every_own_row_is_made(made):
     assert call(made) == 0
-    assert {row["status"] for name, row in table(made).items() if name.startswith("own")} == {"partial"}
+    assert {row["status"] for name, row in table(made).items() if name.startswith("own")} == {"stand-in"}
     assert evidence_file(made, "cifar10dvs_t10")
 
 
@@ -200,7 +204,7 @@ def test_render_without_evidence_shows_rows_not_run(tree, monkeypatch):
 def test_every_seed_is_a_run_and_repeated_ones_count_once(made):
     assert call(made, "--rows", "cifar10-t6", "--seeds", 0, 1, 1) == 0
     row = table(made)["own 6"]
-    found = [json.loads(path.read_text()) for path in evidence_file(made, "cifar10_t6").parent.glob("*.json")]
+    found = [json.loads(path.read_text()) for path in evidence_file(made, "cifar10_t6").parent.glob("seed*.json")]
     assert sorted(evidence["seed"] for evidence in found) == [0, 1]
     assert row["n_seeds"] == "2"
     assert row["ours_mean"] == f"{sum(evidence['accuracy_last'] for evidence in found) / 2:.2f}"
@@ -226,7 +230,7 @@ def test_shards_share_one_folder_and_no_run(tree):
     assert table(tree)["own 10"]["status"] == "not-run"
     assert call(tree, "--shard", "2/2") == 0
     assert made_runs(tree / "results")[-1] == ("cifar10dvs_t10", 0)
-    assert {row["status"] for name, row in table(tree).items() if name.startswith("own")} == {"partial"}
+    assert {row["status"] for name, row in table(tree).items() if name.startswith("own")} == {"stand-in"}
 
 
 def test_jobs_make_what_one_process_makes(tree, finished, capsys):
@@ -257,7 +261,7 @@ def test_out_says_where(tree):
 def test_changed_code_makes_evidence_stale(made, monkeypatch):
     monkeypatch.setattr(today, "code_digest", lambda: "f" * 64)
     assert call(made, "--render") == 0
-    assert table(made)["own 6"]["status"] == "partial"  # it does the same
+    assert table(made)["own 6"]["status"] == "stand-in"  # it does the same
     monkeypatch.setattr(today, "_probe", lambda record, run: {"name": "another"})
     monkeypatch.setattr(today.Today, "_kept", lambda *_: None)
     assert call(made, "--render") == 0

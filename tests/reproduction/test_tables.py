@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jellyplus._errors import InputError
-from jellyplus.reproduction import tables
+from jellyplus.reproduction import scale, tables
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
 from jellyplus.reproduction.measurements import Measurements
 from jellyplus.reproduction.runner import Runner
@@ -54,24 +54,29 @@ def test_a_row_is_measured_with_its_own_settings(made):
     assert results["stage"][0].value != results["before"][0].value
 
 
+def of_run(row, made):
+    runs, measurements = made
+    paper = scale.printed(row.recipe, RECIPES)
+    return tables._of_run(row, runs["before"], paper, TABLE.datasets["d"], measurements)
+
+
 def test_operations_are_those_of_the_rows_convention(made):
     """Width 4, T = 4, at 16x16: 27 taps x 4 x 256 pixels of the first layer, 32 x 10 of the last, at each time-step."""
-    runs, measurements = made
     row = dataclasses.replace(CELL, quantity="multiplications", convention="dspike")
     rows = [row, dataclasses.replace(row, convention="tdbn"), dataclasses.replace(row, quantity="additions")]
-    (dspike,), (tdbn,), (added,) = (tables._of_run(row, runs["before"], measurements) for row in rows)
+    (dspike,), (tdbn,), (added,) = (of_run(row, made) for row in rows)
     assert (dspike.value, tdbn.value, dspike.note) == (4 * 27_648, 4 * (27_648 + 320), "")
     assert re.fullmatch(r"± \S+ over \d+ test examples", added.note)
 
 
 def test_old_evidence_of_another_convention_has_no_value_and_says_what_to_do(made):
-    runs, measurements = made
+    _, measurements = made
     (path,) = measurements.runner.store.root.rglob("seed0-*.json")
     record = json.loads(path.read_text())
     del record["operations"]["layers"]
     path.write_text(json.dumps(record))
     row = dataclasses.replace(CELL, quantity="additions", convention="dspike")
-    (found,) = tables._of_run(row, runs["before"], measurements)
+    (found,) = of_run(row, made)
     assert (found.value, found.evidence.seed) == (None, 0)
     assert found.note == "counted by another convention than the paper's: make the run again"
 

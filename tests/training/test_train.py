@@ -23,7 +23,7 @@ from jellyplus._errors import InputError
 from jellyplus.datasets.transforms import normalisation
 from jellyplus.neuron import Node, backends
 from jellyplus.surrogate import Dspike
-from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
+from jellyplus.training.checkpoint import is_sealed, load_checkpoint, save_checkpoint, seal
 from jellyplus.training.classifier import Classifier, read_out, time_first
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import InitialState, build_network
@@ -583,6 +583,39 @@ def test_checkpoints_come_back_as_they_were(tmp_path):
     loaded = load_checkpoint(tmp_path / "new" / "file")
     assert torch.equal(loaded["weights"]["a"], content["weights"]["a"])
     assert loaded["history"] == content["history"]
+
+
+CONTENT = {
+    "state_dict": {"weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(3), "empty": torch.zeros(0)},
+    "history": [{"epoch": 0, "accuracy": 50.0, "similarities": (0.5, float("nan"))}],
+    "loops": {"epoch": 1, "name": None},
+}
+
+
+def _other_weight(content):
+    content["state_dict"]["weight"][1, 2] = 7.0
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        _other_weight,
+        lambda content: content["state_dict"].update(weight=content["state_dict"]["weight"].reshape(3, 2)),
+        lambda content: content["state_dict"].update(steps=torch.tensor(3.0)),
+        lambda content: content["history"][0].update(accuracy=99.99),
+        lambda content: content["history"].append({}),
+        lambda content: content["loops"].update(epoch="1"),
+        lambda content: content.update(more=None),
+        lambda content: content.pop("loops"),
+        lambda content: content.pop("sha256"),
+    ],
+)
+def test_a_seal_tells_whether_anything_was_changed(tmp_path, edit):
+    save_checkpoint(seal(CONTENT), tmp_path / "file")
+    content = load_checkpoint(tmp_path / "file")
+    assert is_sealed(content)
+    edit(content)
+    assert not is_sealed(content)
 
 
 class Evil:
