@@ -58,8 +58,8 @@ the printed value to its last place.
 * `below`, `above`: the same, with a delta beyond that; `differs`: of a text.
 * `consistent`: no result of ours: the paper's own numbers agree with each other, with a constant that the recipe has \
 from the paper, or ours is one reading of an ambiguous text. `inconsistent`: they do not.
-* `partial`: real data and fewer seeds, fewer epochs, fewer images or a narrower net, which `data` names: no statement \
-about the paper.
+* `partial`: real data and fewer seeds, fewer epochs, fewer images or a narrower net, which `data` names, or a recipe \
+that deviates from what the paper states, as the note says: no statement about the paper.
 * `stand-in`: other data in place of the paper's: a test of the code, and no statement about the paper. `data` says so \
 also where the status is another.
 * `conflict`: the evidence contradicts itself, its recipe or other evidence, as the note says: it is not believed.
