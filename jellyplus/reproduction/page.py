@@ -7,7 +7,7 @@ import argparse
 import base64
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -388,12 +388,12 @@ class _Stores(Store):
 
     def _found(self, key: str) -> list[tuple[Evidence, Path]]:
         """Equal evidence once."""
-        found: list[tuple[Evidence, Path]] = []
+        found: dict[str, list[tuple[Evidence, Path]]] = defaultdict(list)
         for path in (path for store in self._stores for path in store.files(key, "seed*-*.json")):
-            evidence = self.read(path, Evidence)
-            if evidence.key == key and all(evidence != other for other, _ in found):
-                found.append((evidence, path))
-        return found
+            evidence, alike = self.read(path, Evidence), found[path.name]
+            if evidence.key == key and all(evidence != other for other, _ in alike):
+                alike.append((evidence, path))
+        return [pair for name in sorted(found) for pair in found[name]]
 
 
 def _table(path: Path, roots: Sequence[Path], measurements: Measurements, recipes: Path) -> Table:

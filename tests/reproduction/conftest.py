@@ -7,15 +7,16 @@ from jellyplus.training.recipe import recipe_key
 
 @pytest.fixture
 def make_evidence():
-    """Return evidence of a whole run of the paper's on the paper's data, some fields changed.
+    """Return evidence of a whole run of a recipe, by default of the paper's on its data, some fields changed.
 
-    Of the three epochs, the second is the best, a point above the last.
+    The epoch before the last is the best, a point above it.
     """
 
     def make(**changes) -> Evidence:
         recipe = changes.pop("recipe", {"data": {"dataset": "cifar10", "batch_size": 10}, "schedule": {"epochs": 3}})
         last = changes.get("accuracy_last", 90.0)
-        course = (last / 2, last + 1, last)
+        epochs = recipe.get("schedule", {}).get("epochs", 3)
+        course = ([last / 2] * epochs + [last + 1, last])[-epochs:]
         fields = {
             "schema": 3,
             "key": recipe_key(recipe),
@@ -30,7 +31,11 @@ def make_evidence():
             "versions": libraries(),
             "device": "cpu",
             "backend": "cpp",
-            "dataset": {"name": "cifar10", "train_examples": 100, "test_examples": 20},
+            "dataset": {
+                "name": recipe.get("data", {}).get("dataset", "cifar10"),
+                "train_examples": 100,
+                "test_examples": 20,
+            },
             "parameters": 10,
             "operations": {
                 "macs_per_time_step": 20,
@@ -42,10 +47,10 @@ def make_evidence():
                 "convention": "stated",
             },
             "accuracy_last": 90.0,
-            "accuracy_best": last + 1,
-            "best_epoch": 1,
-            "epochs_completed": 3,
-            "epochs_planned": 3,
+            "accuracy_best": max(course),
+            "best_epoch": course.index(max(course)),
+            "epochs_completed": epochs,
+            "epochs_planned": epochs,
             "wall_time_s": 1.5,
             "search_time_s": 0.25,
             "left_over": (),
