@@ -235,7 +235,7 @@ def train_and_die(tree, out):
 
 def found(out):
     """The one evidence and the one checkpoint in ``out``."""
-    (evidence,), (checkpoint,) = out.glob("evidence/*/*.json"), out.glob("evidence/*/*.ckpt")
+    (evidence,), (checkpoint,) = out.glob("evidence/*/seed*.json"), out.glob("evidence/*/*.ckpt")
     return json.loads(evidence.read_text()), load_checkpoint(checkpoint)["weights"]
 
 
