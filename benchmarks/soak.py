@@ -285,7 +285,7 @@ def prepare(folder: Path) -> None:
 
 def result(folder: Path) -> dict | None:
     """Everything that must be the same; None where the run left not exactly one evidence and one checkpoint."""
-    paths = list((folder / "out/evidence").glob("*/*"))
+    paths = list((folder / "out/evidence").glob("*/seed*"))
     files = {path.suffix: path for path in paths}
     if len(paths) != 2 or files.keys() != {".ckpt", ".json"}:
         return None
