@@ -7,7 +7,7 @@ from typing import Any
 from jellyplus.model.cifarnet import cifarnet
 from jellyplus.model.network import Network, Neuron, Norm, ann
 from jellyplus.model.plain import plain
-from jellyplus.model.residual import ResidualBlock
+from jellyplus.model.residual import ResidualBlock, norms_beside_identities, norms_outside_blocks
 from jellyplus.model.resnet import (
     dspike_resnet18,
     resnet17,
@@ -60,6 +60,9 @@ __all__ = [
     "Shortcuts",
     "ann",
     "attach_shortcuts",
+    "norms_beside_identities",
+    "norms_outside_blocks",
+    "optional",
     "options",
     "remove_shortcuts",
 ]
@@ -74,9 +77,28 @@ def options(name: str) -> dict[str, Any]:
         ValueError: no architecture has this name.
 
     >>> options("resnet19")
-    {'blocks': (3, 3, 2), 'shortcut': 'conv', 'pool': 'global', 'input_size': 32}
+    {'blocks': (3, 3, 2), 'shortcut': 'conv', 'pool': 'global', 'input_size': 32, 'hidden': True, 'stem_width': 0}
     """
+    return {option.name: option.default for option in _options(name)}
+
+
+def optional(name: str) -> set[str]:
+    """Those of an architecture's options that a recipe may leave out: its keyword-only arguments.
+
+    An option that comes later is one of them, and where it has its default it is no part of a recipe's key: recipes
+    that were there before stay what they are.
+
+    Raises:
+        ValueError: no architecture has this name.
+
+    >>> sorted(optional("resnet19"))
+    ['hidden', 'stem_width']
+    """
+    return {option.name for option in _options(name) if option.kind is option.KEYWORD_ONLY}
+
+
+def _options(name: str) -> list[inspect.Parameter]:
     if name not in ARCHITECTURES:
         raise ValueError(f"there is no architecture {name!r}: choose from {', '.join(ARCHITECTURES)}")
-    parameters = inspect.signature(ARCHITECTURES[name]).parameters.items()
-    return {option: parameter.default for option, parameter in parameters if option not in _SHARED}
+    parameters = inspect.signature(ARCHITECTURES[name]).parameters.values()
+    return [parameter for parameter in parameters if parameter.name not in _SHARED]

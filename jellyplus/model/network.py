@@ -102,12 +102,16 @@ def _initialise(net: Network) -> None:
 
 
 class Parts(NamedTuple):
-    """What a network's layers are followed by: factories, and the alphas that the norm's is called with."""
+    """What a network's layers are followed by: factories, and the alphas that the norm's is called with.
+
+    ``dropout`` is the probability of zero between the convolutions of a basic residual branch and of a deep stem.
+    """
 
     neuron: Neuron
     norm: Norm
     alpha: float
     branch_alpha: float = BRANCH_ALPHA
+    dropout: float = 0.0
 
 
 def lif(surrogate: Callable[[], Surrogate]) -> Neuron:
@@ -154,9 +158,25 @@ def pool(kernel_size: int = 2, stride: int | None = None, padding: int = 0, ceil
     return layer.AvgPool2d(kernel_size, stride, padding, ceil_mode, step_mode="m")
 
 
+def adaptive_pool(pixels: int) -> nn.Module:
+    """Average pooling to so many rows and columns."""
+    return layer.AdaptiveAvgPool2d(pixels, step_mode="m")
+
+
 def global_pool() -> list[nn.Module]:
     """[T, N, C, H, W] to [T, N, C]."""
-    return [layer.AdaptiveAvgPool2d(1, step_mode="m"), nn.Flatten(-3)]
+    return [adaptive_pool(1), nn.Flatten(-3)]
+
+
+def dropout_layer(p: float) -> nn.Module:
+    """Zeroes the same elements at every time-step; 0 leaves it out.
+
+    Raises:
+        ValueError: no probability below 1.
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout={p} is no probability: state a number from 0 to below 1")
+    return layer.Dropout(p, step_mode="m") if p else nn.Identity()
 
 
 def choose(option: str, value: str, choices: Mapping[str, Any]) -> Any:

@@ -58,8 +58,9 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """Which network of :data:`jellyplus.model.ARCHITECTURES`, its dimensions, and all of its own options.
+    """Which network of :data:`jellyplus.model.ARCHITECTURES`, its dimensions, and its own options.
 
+    All of them but the :func:`jellyplus.model.optional` ones, which are left out where they hold their default.
     ``time_steps`` is T; an ANN has one.
     """
 
@@ -77,14 +78,18 @@ class Model:
         if self.architecture not in model.ARCHITECTURES:
             known = ", ".join(model.ARCHITECTURES)
             raise ValueError(f"there is no architecture {self.architecture!r}; choose from {known}")
-        own = model.options(self.architecture).keys()
-        if own != self.options.keys():
-            state = f"state {', '.join(own)} and no other" if own else "it has none, so state {}"
-            raise ValueError(f"options are not those of {self.architecture}: {state}")
-        for name, default in model.options(self.architecture).items():
-            value, kinds = self.options[name], {float: (float, int)}.get(type(default), (type(default),))
+        defaults, optional = model.options(self.architecture), model.optional(self.architecture)
+        if not defaults.keys() - optional <= self.options.keys() <= defaults.keys():
+            raise ValueError(f"options are not those of {self.architecture}: {_to_state(defaults, optional)}")
+        for name, value in self.options.items():
+            default = defaults[name]
+            kinds = {float: (float, int)}.get(type(default), (type(default),))
             _refuse(type(value) not in kinds, f"options.{name} is {value!r}; it must be like {default!r}")
         _refuse(self.options.get("input_size", 1) < 1, f"options.input_size is {self.options.get('input_size')} pixels")
+        stem = self.options.get("stem_width", 0)
+        _refuse(not 0 <= stem <= _LARGEST, f"options.stem_width is {stem}; it must be 0 to {_LARGEST}")
+        kept = {name: value for name, value in self.options.items() if name not in optional or value != defaults[name]}
+        object.__setattr__(self, "options", kept)
 
     @property
     def has_branches(self) -> bool:
@@ -441,6 +446,13 @@ def _overlaid(values: Any, overlay: Any) -> Any:
     if values is None or not (isinstance(values, Mapping) and isinstance(overlay, Mapping)):
         return None if values is None and isinstance(overlay, Mapping) else overlay
     return {**values, **{key: _overlaid(values.get(key, value), value) for key, value in overlay.items()}}
+
+
+def _to_state(defaults: Mapping[str, Any], optional: set[str]) -> str:
+    """What a recipe's ``model.options`` have to be."""
+    needed, others = ([name for name in defaults if (name in optional) == is_other] for is_other in (False, True))
+    may = f"; {', '.join(others)} may be left out" if others else ""
+    return (f"state {', '.join(needed)} and no other" if needed else "it has none, so state {}") + may
 
 
 def _refuse(when: object, reason: str) -> None:

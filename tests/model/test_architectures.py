@@ -68,7 +68,7 @@ def test_every_architecture_is_defined():
     covered = {defined.name or case for case, defined in DEFINED.items()}
     assert covered == ARCHITECTURES.keys()
     assert all(options(name) == {} or set(options(name)) <= {
-        "blocks", "shortcut", "stem", "pool", "input_size", "dropout", "depth", "strides"
+        "blocks", "shortcut", "stem", "pool", "input_size", "dropout", "depth", "strides", "hidden", "stem_width"
     } for name in ARCHITECTURES)  # fmt: skip
 
 
@@ -84,6 +84,28 @@ def test_layer_by_layer_with_the_papers_parameters_and_operations(case):
     assert f"{macs / 1e6:.{digits}f}" == defined.macs
     derived = parameters(defined.text, defined.conv_bias, defined.norm, defined.linear_bias)
     assert count(net) == count(twin) == derived == defined.parameters
+
+
+#: imloss's ResNet-19 when it was reviewed; pooling 8x8 pixels to 4x4 is 2x2 pooling.
+REVIEWED = (
+    "3x32 3x3,64 [3x3,128 3x3,128 | 3x3,128] [3x3,128 3x3,128 |]*2 [3x3,256/2 3x3,256 | 3x3,256/2] "
+    "[3x3,256 3x3,256 |]*2 [3x3,512/2 3x3,512 | 3x3,512/2] [3x3,512 3x3,512 |] A F256 O10"
+)
+
+
+def test_the_resnet19s_of_public_code_have_their_numbers_of_parameters():
+    """Those that the authors' own modules have; 8192 features go into the reviewed one's hidden layer."""
+    with torch.device("meta"):
+        assert count(model.resnet19(hidden=False)) == 12_569_226
+        reviewed = model.resnet19(stem_width=64, shortcut="conv3x3", pool="4x4")
+    assert count(reviewed) == parameters(REVIEWED, False, True, True) == 15_973_194
+    assert [m.in_features for m in reviewed.modules() if isinstance(m, nn.Linear)] == [8192, 256]
+
+
+def test_pooling_to_four_pixels_does_so_at_any_size():
+    net = make("resnet19", width=2, pool="4x4", input_size=48)
+    assert run(net, torch.randn(1, 2, 3, 48, 48)).shape == (3, 2, 5)
+    assert net.head[2].in_features == 16 * 8
 
 
 @pytest.mark.parametrize(
@@ -118,6 +140,11 @@ def test_a_narrow_one_is_narrow_everywhere(case):
          "[3x3,256 3x3,256 |] G F256 O10"),
         ("resnet19", {"blocks": (1, 1), "pool": "2x2", "input_size": 42}, "3x42 3x3,128 [3x3,128 3x3,128 |] "
          "[3x3,256/2 3x3,256 | 1x1,256/2] A F256 O10"),
+        ("resnet19", {"stem_width": 64, "shortcut": "conv3x3", "pool": "4x4"}, REVIEWED),
+        ("resnet19", {"blocks": (1, 1), "stem_width": 64, "hidden": False}, "3x32 3x3,64 [3x3,128 3x3,128 | 1x1,128] "
+         "[3x3,256/2 3x3,256 | 1x1,256/2] G O10"),
+        ("resnet19", {"blocks": (1, 1), "pool": "2x2", "hidden": False, "input_size": 42}, "3x42 3x3,128 "
+         "[3x3,128 3x3,128 |] [3x3,256/2 3x3,256 | 1x1,256/2] A O10"),
         ("resnet17", {"blocks": (1,), "pool": "global"}, "2x32 3x3,64 [3x3,64/2 3x3,64 | 1x1,64/2] G F256 O11"),
         ("resnet17", {"blocks": (1,), "input_size": 42}, "2x42 3x3,64 [3x3,64/2 3x3,64 | 1x1,64/2] A F256 O11"),
         ("dspike_resnet18", {"blocks": (1, 1), "stem": "pool_after", "shortcut": "conv"}, "3x32 3x3,64 3x3,64 3x3,64 A "
@@ -418,8 +445,12 @@ def test_options_are_the_constructors_own():
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("resnet19", {"pool": "max"}, r"pool='max' is unknown: choose from 'global', '2x2'"),
-        ("resnet19", {"shortcut": "max"}, r"shortcut='max' is unknown: choose from 'conv', 'pool', 'zero_pad'"),
+        ("resnet19", {"pool": "max"}, r"pool='max' is unknown: choose from 'global', '2x2', '4x4'"),
+        (
+            "resnet19",
+            {"shortcut": "max"},
+            r"shortcut='max' is unknown: choose from 'conv', 'conv3x3', 'pool', 'zero_",
+        ),
         ("resnet20", {"stem": "max"}, r"stem='max' is unknown: choose from 'stride', 'pool_before', 'pool_after'"),
         ("vgg16_diet", {"dropout": 1.0}, r"dropout=1.0 is no probability"),
         ("plain", {"depth": 4}, r"depth=4 leaves 2 convolutions for 3 stages"),
@@ -443,8 +474,28 @@ def test_dropout_is_behind_each_hidden_layer_that_no_pool_follows():
     assert modules == expected
 
 
+def test_dropout_of_diet_snns_resnet20_is_behind_the_neurons_that_a_convolution_follows_alone():
+    """As in its public code: two in the stem, where a pool follows the third neuron, and one in each block."""
+    net = make("resnet20_diet", dropout=0.2)
+    group = [layer.Conv2d, ThresholdDependentBatchNorm2d, IterativeLIFNode]
+    assert [type(m) for m in net.stem] == [layer.Dropout, *group, layer.Dropout, *group, layer.AvgPool2d]
+    inside = [*group, layer.Dropout, layer.Conv2d, ThresholdDependentBatchNorm2d]
+    assert [[type(m) for m in block.branch] for stage in net.stages for block in stage] == [inside] * 8
+    dropouts = [m for m in net.modules() if isinstance(m, layer.Dropout)]
+    assert {(m.p, m.step_mode) for m in dropouts} == {(0.2, "m")}
+    assert make("resnet20_diet", dropout=0.0).state_dict().keys() == make("resnet20_diet").state_dict().keys()
+    assert run(net, images("resnet20_diet").float()).shape == (3, 3, 5)
+
+
+def test_norms_are_found_by_place():
+    net = make("resnet20", blocks=(2, 1))
+    assert [id(norm) for norm in model.norms_outside_blocks(net)] == [id(net.norm1), id(net.stem[1]), id(net.stem[4])]
+    assert [id(norm) for norm in model.norms_beside_identities(net)] == [id(b.branch[-1]) for b in net.stages[0]]
+    assert len(model.norms_outside_blocks(make("vgg16_global_pool"))) == 13
+
+
 @pytest.mark.parametrize("name", RESIDUAL)
-@pytest.mark.parametrize("shortcut", ["conv", "pool", "zero_pad"])
+@pytest.mark.parametrize("shortcut", ["conv", "conv3x3", "pool", "zero_pad"])
 def test_every_shortcut_fits_odd_sizes(name, shortcut):
     """42 pixels come to 21, 11, 6, 3 and 2, rounded up as convolutions do."""
     arguments = {"pool": "global"} if "pool" in options(name) else {}
