@@ -49,13 +49,16 @@ class EpochOrder(Sampler[tuple[int, int]]):
 class PartOfBatches(BatchSampler):
     """This process's part of every batch: the parts of all processes, by rank, are the batch of one process.
 
-    Its size must be a multiple of the number of processes.
+    Sizes must be multiples of the number of processes, the last one's too where it is kept.
     """
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        size = self.batch_size // processes()
-        first = rank() * size
-        return (batch[first : first + size] for batch in super().__iter__())
+        return (batch[_part(len(batch))] for batch in super().__iter__())
+
+
+def _part(examples: int) -> slice:
+    size = examples // processes()
+    return slice(rank() * size, (rank() + 1) * size)
 
 
 class AugmentedSplit(Dataset):

@@ -79,26 +79,16 @@ def options(name: str) -> dict[str, Any]:
     >>> options("resnet19")
     {'blocks': (3, 3, 2), 'shortcut': 'conv', 'pool': 'global', 'input_size': 32, 'hidden': True, 'stem_width': 0}
     """
-    return {option.name: option.default for option in _options(name)}
+    if name not in ARCHITECTURES:
+        raise ValueError(f"there is no architecture {name!r}: choose from {', '.join(ARCHITECTURES)}")
+    parameters = inspect.signature(ARCHITECTURES[name]).parameters.items()
+    return {option: parameter.default for option, parameter in parameters if option not in _SHARED}
 
 
 def optional(name: str) -> set[str]:
-    """Those of an architecture's options that a recipe may leave out: its keyword-only arguments.
+    """Which options of an architecture a recipe may leave out, for the default: the keyword-only ones.
 
-    An option that comes later is one of them, and where it has its default it is no part of a recipe's key: recipes
-    that were there before stay what they are.
-
-    Raises:
-        ValueError: no architecture has this name.
-
-    >>> sorted(optional("resnet19"))
-    ['hidden', 'stem_width']
+    They came after recipes that there is evidence of, whose keys are without them.
     """
-    return {option.name for option in _options(name) if option.kind is option.KEYWORD_ONLY}
-
-
-def _options(name: str) -> list[inspect.Parameter]:
-    if name not in ARCHITECTURES:
-        raise ValueError(f"there is no architecture {name!r}: choose from {', '.join(ARCHITECTURES)}")
     parameters = inspect.signature(ARCHITECTURES[name]).parameters.values()
-    return [parameter for parameter in parameters if parameter.name not in _SHARED]
+    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}

@@ -11,8 +11,8 @@ Each architecture is a function with the same first arguments:
 * ``alpha``: of the norms that a neuron follows, and in residual networks ``branch_alpha``: of those whose outputs are
   added (Zheng et al. 2021, Fig. 5: 1 and 1 / sqrt(2)).
 
-Further arguments are the architecture's own options. Where papers pool by the maximum, average pooling is in its
-place, as all five papers have it.
+Further arguments are the architecture's own options; those that are keyword-only may be left out of a recipe. Where
+papers pool by the maximum, average pooling is in its place, as all five papers have it.
 """
 
 import inspect

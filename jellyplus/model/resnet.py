@@ -189,7 +189,7 @@ def resnet20_diet(
         dropout: probability of zero behind the first two neurons and the first of each block, the same at every
             time-step; 0.2 in Diet-SNN's public code.
     """
-    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, dropout)
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, dropout=dropout)
     stages = residual_stages(blocks, width, parts, shortcut)
     features = output_channels(stages) * _after_strides(input_size // 2, len(blocks) - 1) ** 2
     encoder, stem = spiking_conv(in_channels, width, parts), _deep_stem(width, parts, "pool_after")

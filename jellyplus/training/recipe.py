@@ -22,9 +22,21 @@ from jellyplus._errors import InputError
 from jellyplus._strict import from_mapping, load_yaml
 from jellyplus.datasets.settings import EventSettings, ImageSettings
 
-__all__ = ["Recipe", "Run", "as_plain_data", "load_file", "load_run", "recipe_key"]
+__all__ = ["Recipe", "Run", "as_plain_data", "has_profile", "load_file", "load_run", "recipe_key"]
 
 _LARGEST = 2**16  # no network of the papers is near it
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Images become (x - mean) / std, for each channel, x from 0 to 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _refuse(len(self.mean) != len(self.std), "mean and std need a number for each channel")
+        _refuse(min(self.std, default=0) <= 0, f"std is {self.std}; it must be positive for each channel")
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,9 @@ class Data:
     """What is learnt, and how examples are presented. Sizes in pixels; see :mod:`jellyplus.datasets.transforms`.
 
     ``images`` and ``events`` are for the data sets that need them, and left out for the others. With ``examples`` so
-    many of each split are all there are, drawn evenly over the classes from ``examples_seed``.
+    many of each split are all there are, drawn evenly over the classes from ``examples_seed``. ``normalisation`` takes
+    the place of the data set's own constants. Without ``drop_last`` the examples that are left over make an epoch's
+    last step, a smaller one.
     """
 
     dataset: str
@@ -45,6 +59,11 @@ class Data:
     events: EventSettings | None = None
     examples: int | None = None
     examples_seed: int = 0
+    normalisation: Normalisation | None = None
+    cutout_before_normalisation: bool = False
+    autoaugment_fill: int = 0
+    autoaugment_interpolation: Literal["nearest", "bilinear", "bicubic"] = "nearest"
+    drop_last: bool = True
 
     def __post_init__(self) -> None:
         _at_least(self, "batch_size", 1)
@@ -54,14 +73,21 @@ class Data:
             self.examples is None and self.examples_seed != 0,
             "examples_seed is for examples: state them, or leave it out",
         )
+        void = self.cutout_before_normalisation and "cutout" not in self.augmentation
+        _refuse(void, "cutout_before_normalisation is for the augmentation cutout: name it there, or state false")
+        drawn = (self.autoaugment_fill, self.autoaugment_interpolation) != (0, "nearest")
+        void = drawn and "autoaugment" not in self.augmentation
+        _refuse(void, "autoaugment_fill and autoaugment_interpolation are for autoaugment: name it, or leave them out")
+        _refuse(not 0 <= self.autoaugment_fill <= 255, f"autoaugment_fill is {self.autoaugment_fill}; give 0 to 255")
 
 
 @dataclass(frozen=True)
 class Model:
-    """Which network of :data:`jellyplus.model.ARCHITECTURES`, its dimensions, and its own options.
+    """Which network of :data:`jellyplus.model.ARCHITECTURES`, its dimensions, its own options, and its last weights.
 
-    All of them but the :func:`jellyplus.model.optional` ones, which are left out where they hold their default.
-    ``time_steps`` is T; an ANN has one.
+    ``time_steps`` is T; an ANN has one. Options that a recipe may leave out (:func:`jellyplus.model.optional`) are left
+    out here where they hold the default, and so in the key. ``decoding_initialisation`` is of the decoding layer:
+    torch's default, or the deviation of a normal distribution, with biases 0.
     """
 
     architecture: str
@@ -70,6 +96,7 @@ class Model:
     width: int
     time_steps: int
     options: dict[str, bool | int | float | str | tuple[int, ...]]
+    decoding_initialisation: Literal["torch"] | float = "torch"
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "in_channels", "width", "time_steps"):
@@ -78,18 +105,20 @@ class Model:
         if self.architecture not in model.ARCHITECTURES:
             known = ", ".join(model.ARCHITECTURES)
             raise ValueError(f"there is no architecture {self.architecture!r}; choose from {known}")
-        defaults, optional = model.options(self.architecture), model.optional(self.architecture)
-        if not defaults.keys() - optional <= self.options.keys() <= defaults.keys():
-            raise ValueError(f"options are not those of {self.architecture}: {_to_state(defaults, optional)}")
+        own, optional = model.options(self.architecture), model.optional(self.architecture)
+        if not own.keys() - optional <= self.options.keys() <= own.keys():
+            state = f"state {', '.join(own)} and no other" if own else "it has none, so state {}"
+            raise ValueError(f"options are not those of {self.architecture}: {state}")
         for name, value in self.options.items():
-            default = defaults[name]
-            kinds = {float: (float, int)}.get(type(default), (type(default),))
-            _refuse(type(value) not in kinds, f"options.{name} is {value!r}; it must be like {default!r}")
+            kinds = {float: (float, int)}.get(type(own[name]), (type(own[name]),))
+            _refuse(type(value) not in kinds, f"options.{name} is {value!r}; it must be like {own[name]!r}")
         _refuse(self.options.get("input_size", 1) < 1, f"options.input_size is {self.options.get('input_size')} pixels")
         stem = self.options.get("stem_width", 0)
         _refuse(not 0 <= stem <= _LARGEST, f"options.stem_width is {stem}; it must be 0 to {_LARGEST}")
-        kept = {name: value for name, value in self.options.items() if name not in optional or value != defaults[name]}
-        object.__setattr__(self, "options", kept)
+        deciding = {n: value for n, value in self.options.items() if n not in optional or value != own[n]}
+        object.__setattr__(self, "options", deciding)
+        if isinstance(self.decoding_initialisation, float):
+            _positive(self, "decoding_initialisation")
 
     @property
     def has_branches(self) -> bool:
@@ -103,7 +132,7 @@ class Neuron:
 
     ``srif`` has no decay and is reset by the spike itself; with ``rectify`` it fires on the rectified potential.
     ``backend`` runs it: ``auto`` is the fastest that can, see :func:`jellyplus.neuron.backends.choose`. Backends
-    differ by rounding.
+    differ by rounding. With ``strict`` a potential of exactly V_th does not fire.
     """
 
     name: Literal["lif", "srif"]
@@ -113,6 +142,7 @@ class Neuron:
     detach_reset: bool
     rectify: bool
     backend: Literal["auto", "torch", "cpp", "cupy"]
+    strict: bool = False
 
     def __post_init__(self) -> None:
         srif = self.name == "srif"
@@ -137,7 +167,9 @@ class Surrogate:
 class Norm:
     """tdBN, or torch's batch norm over time-steps too, which has no V_th and both alphas 1.
 
-    ``branch_alpha`` is that of norms whose outputs are added; null where the architecture adds none.
+    ``branch_alpha`` is that of norms whose outputs are added; null where the architecture adds none. Where there are
+    blocks, the norms beside an identity may have an alpha of their own, ``identity_alpha``, and those outside blocks be
+    ``bn`` where the others are tdBN: ``outside_blocks``.
     """
 
     name: Literal["tdbn", "bn"]
@@ -145,10 +177,15 @@ class Norm:
     branch_alpha: float | None
     eps: float
     momentum: float
+    identity_alpha: float | None = None
+    outside_blocks: Literal["bn"] | None = None
 
     def __post_init__(self) -> None:
         scaled = self.name == "bn" and {self.alpha, self.branch_alpha} - {1.0, None}
         _refuse(scaled, "bn has no alpha: state 1 for alpha and branch_alpha")
+        by_place = {self.identity_alpha, self.outside_blocks} - {None}
+        _refuse(self.name == "bn" and by_place, "identity_alpha and outside_blocks are for tdbn: leave them out")
+        _refuse(self.branch_alpha is None and by_place, "identity_alpha and outside_blocks need blocks: leave them out")
         _positive(self, "eps")
         _refuse(not 0 <= self.momentum <= 1, f"momentum is {self.momentum}; it must be 0 to 1")
 
@@ -239,7 +276,8 @@ class IMLoss:
     """IM-Loss beside the cross-entropy: see :class:`jellyplus.loss.IMLoss`."""
 
     weight: float
-    variant: Literal["membrane", "spikes"]
+    variant: Literal["membrane", "spikes", "official"]
+    per_channel: bool = False
 
     def __post_init__(self) -> None:
         _positive(self, "weight")
@@ -372,8 +410,12 @@ def as_plain_data(value: Any) -> Any:
     """Return dataclasses as dicts, without their fields that hold a default."""
     if dataclasses.is_dataclass(value):
         fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
-        return {field.name: as_plain_data(held) for field, held in fields if held is not field.default}
+        return {field.name: as_plain_data(held) for field, held in fields if not _is_default(field, held)}
     return dict(value) if isinstance(value, dict) else value
+
+
+def _is_default(field: dataclasses.Field, held: Any) -> bool:
+    return (type(held), held) == (type(field.default), field.default)
 
 
 def recipe_key(resolved: dict) -> str:
@@ -433,26 +475,40 @@ def load_run(
     return Run(name, profile, recipe, parent)
 
 
-def _overlays(path: Path, profile: str) -> list[Mapping]:
+def has_profile(name: str, profile: str, folder: Path) -> bool:
+    """Whether there is such a profile of the run ``<paper>/<run>``: ``official`` is of papers with public code.
+
+    Raises:
+        InputError: the paper's profiles cannot be read.
+    """
+    return profile in _profiles(folder / f"{name}.yaml")
+
+
+def _profiles(path: Path) -> dict[str, dict[str, dict]]:
     source = path.parent / "profiles.yaml"
-    profiles = from_mapping(Profiles, {"profiles": load_yaml(source)}, str(source)).profiles
+    return from_mapping(Profiles, {"profiles": load_yaml(source)}, str(source)).profiles
+
+
+def _overlays(path: Path, profile: str) -> list[Mapping]:
+    source, profiles = path.parent / "profiles.yaml", _profiles(path)
     if profile not in profiles:
         raise InputError(f"{source} has no profile {profile}; choose from {', '.join(profiles)}")
     return [overlay for pattern, overlay in profiles[profile].items() if fnmatch.fnmatchcase(path.stem, pattern)]
 
 
 def _overlaid(values: Any, overlay: Any) -> Any:
-    """``values`` with the leaves of ``overlay`` put in; a null stays null, since there is nothing to refine."""
+    """``values`` with the leaves of ``overlay`` put in; a null stays null, since there is nothing to refine.
+
+    Where the overlay names another surrogate or architecture, its parameters or options replace those of the other.
+    """
     if values is None or not (isinstance(values, Mapping) and isinstance(overlay, Mapping)):
         return None if values is None and isinstance(overlay, Mapping) else overlay
-    return {**values, **{key: _overlaid(values.get(key, value), value) for key, value in overlay.items()}}
-
-
-def _to_state(defaults: Mapping[str, Any], optional: set[str]) -> str:
-    """What a recipe's ``model.options`` have to be."""
-    needed, others = ([name for name in defaults if (name in optional) == is_other] for is_other in (False, True))
-    may = f"; {', '.join(others)} may be left out" if others else ""
-    return (f"state {', '.join(needed)} and no other" if needed else "it has none, so state {}") + may
+    is_other = any(overlay.get(key, values.get(key)) != values.get(key) for key in ("name", "architecture"))
+    refined = {
+        key: value if is_other and isinstance(value, Mapping) else _overlaid(values.get(key, value), value)
+        for key, value in overlay.items()
+    }
+    return {**values, **refined}
 
 
 def _refuse(when: object, reason: str) -> None:
