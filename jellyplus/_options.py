@@ -5,7 +5,7 @@ from pathlib import Path
 
 __all__ = ["PROFILES", "add_run_options", "add_table_options", "count"]
 
-PROFILES = ("smoke", "embedded", "small", "paper")
+PROFILES = ("smoke", "embedded", "small", "official", "paper")
 
 
 def add_run_options(parser: argparse.ArgumentParser, profile: str) -> None:
@@ -15,7 +15,7 @@ def add_run_options(parser: argparse.ArgumentParser, profile: str) -> None:
         choices=PROFILES,
         default=profile,
         help="smoke: a few steps on a few images; embedded: stand-in data, narrow nets; small: real data, narrow nets; "
-        "paper: as printed",
+        "official: as in the authors' public code (imloss, inflor); paper: as printed",
     )
     parser.add_argument("--data-root", metavar="FOLDER", help="folder that holds the real data sets, e.g. cifar10/")
     parser.add_argument("--seeds", nargs="+", type=_seed, metavar="SEED", default=[0], help="one run for each")

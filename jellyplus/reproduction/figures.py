@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from jellyplus._distributed import rank
+from jellyplus._errors import InputError
 from jellyplus.reproduction.cli import check_out, make, run
 
 __all__ = ["main"]
@@ -25,6 +26,8 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
 
     claim = load_figure(path.parent / "claims" / f"{path.stem}.yaml")
     check_out(options.out)
+    if options.profile == "official":
+        raise InputError("--profile official is for tables: the public code makes no figure; use --profile paper")
     planned = figure_evidence.plan(claim, options.profile, path.parent.parent / "recipes")
     runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
     measurements, seed = Measurements(runner), options.seeds[0]  # a figure shows one seed

@@ -42,6 +42,7 @@ PAPERS = {
 #: What a value can come from, the most telling first; all but the last are profiles.
 SCALES = {
     "paper": "the paper's own data and settings",
+    "official": "the paper's data, settings of the authors' public code",
     "small": "real data, smaller networks, fewer epochs",
     "embedded": "stand-in data, small networks",
     "computed": "exact, nothing trained",
@@ -402,7 +403,7 @@ def _most_telling(claims: ClaimTable, measurements: Measurements, recipes: Path)
     """Return the run of every row that trains, under the first profile that has a value of it."""
     rows = {claim.id: claim for claim in claims.rows}
     made: dict[str, Run] = {}
-    for profile in _PROFILES[::-1]:
+    for profile in (p for p in _PROFILES[::-1] if tables.offers(claims, p, recipes)):
         runs = tables.runs(claims, profile, recipes)
         made |= {name: run for name, run in runs.items() if name not in made or _has(rows[name], run, measurements)}
     return made
@@ -416,7 +417,7 @@ def _has(claim: Claim, run: Run, measurements: Measurements) -> bool:
 def _figure(path: Path, roots: Sequence[Path], measurements: Measurements, recipes: Path) -> Figure:
     """Under the first profile that anything was measured in; where nothing was, or had to be, under any."""
     claims = load_figure(path)
-    for profile in _PROFILES:
+    for profile in (p for p in _PROFILES if p != "official"):
         planned = figure_evidence.plan(claims, profile, recipes)
         statuses = Counter(figure_evidence.status(series, measurements, figure_evidence.SEED) for series in planned)
         if statuses.keys() - {"computed", "not-run"}:
@@ -424,7 +425,7 @@ def _figure(path: Path, roots: Sequence[Path], measurements: Measurements, recip
     return Figure(path.stem, claims, statuses, _picture(roots, path.stem, "figure.png"))
 
 
-_PROFILES = ("paper", "small", "embedded")
+_PROFILES = ("paper", "official", "small", "embedded")
 
 
 def _picture(roots: Sequence[Path], name: str, file: str, profiles: Sequence[str] = _PROFILES) -> Picture | None:

@@ -71,6 +71,7 @@ _PROFILES = {
     "smoke": "This is a test of the chain, a few steps on a few images: no number here means anything.",
     "embedded": "This is stand-in data on narrow nets: no number here is a claim about the paper.",
     "small": "This is real data on narrow nets: no number here is a claim about the paper.",
+    "official": "This is the paper's data with the settings of the authors' public code, which are not the paper's.",
     "paper": "This is real data with the paper's own settings.",
 }
 _ASIDE = {"smoke": " (a test, no number means anything)", "embedded": " (stand-in data, no claim about the paper)"}

@@ -23,6 +23,7 @@ __all__ = ["Plan", "differences", "main", "write_all"]
 
 Record = Evidence | Measurement
 
+_OF_FIGURES = tuple(profile for profile in PROFILES if profile != "official")  # public code has no figures
 _COMPARED = ("table.csv", "table.md", "figure.csv")  # pictures depend on the versions of fonts and libraries too
 
 
@@ -48,11 +49,12 @@ class Plan:
 
     def _of_table(self, path: Path) -> Iterator["_TableView"]:
         table = load_claims(path)
-        return (_TableView(path.stem, p, table, tables.runs(table, p, self.recipes)) for p in PROFILES)
+        offered = (p for p in PROFILES if tables.offers(table, p, self.recipes))
+        return (_TableView(path.stem, p, table, tables.runs(table, p, self.recipes)) for p in offered)
 
     def _of_figure(self, path: Path) -> Iterator["_FigureView"]:
         figure = load_figure(path)
-        return (_FigureView(path.stem, p, figure, figure_evidence.plan(figure, p, self.recipes)) for p in PROFILES)
+        return (_FigureView(path.stem, p, figure, figure_evidence.plan(figure, p, self.recipes)) for p in _OF_FIGURES)
 
     def judge(self, measurements: Measurements) -> list[tuple[Record, Standing]]:
         """Return the evidence that the claims show, ancestors' too, with what today's code has to say of it.
