@@ -92,10 +92,11 @@ def augmentation(
         roll_pixels: largest shift, pixels.
         cutout_before_normalisation: the square is black, (0 - mean) / std once it is normalised, in place of the mean.
         autoaugment_fill: what AutoAugment shows beyond the border, in every channel, 0 to 255.
-        autoaugment_interpolation: of AutoAugment's shears, rotations and translations (of whole pixels).
+        autoaugment_interpolation: of AutoAugment's shears and rotations; translations are of whole pixels.
+            ``"bicubic"`` runs all of AutoAugment in PIL, since torchvision has no such interpolation of tensors.
 
-    imloss's and inflor's public code has its own AutoAugment: it fills with 128, shears bicubically, and so come 128
-    and ``"bicubic"`` near to it. What torchvision's policy does not offer stays different: there a rotation is to one
+    imloss's and inflor's public code has an AutoAugment of its own in PIL, which fills with 128 and shears bicubically:
+    128 and ``"bicubic"`` come near to it. What torchvision's does not offer stays different: there a rotation is to one
     side only and picks the nearest pixel, translations are of parts of pixels too, and of the 25 sub-policies one, two
     equalisations, does the second with a probability of 0.8, here 0.6.
 
@@ -106,13 +107,12 @@ def augmentation(
     Raises:
         InputError: an unknown name, a transform that does not fit the kind of data, a negative size.
     """
-    geometry = {"fill": autoaugment_fill or None, "interpolation": v2.InterpolationMode(autoaugment_interpolation)}
     many_sizes = isinstance(data.train.inputs, ImageFiles)
     registered = {
         "resized_crop": (("images",), partial(v2.RandomResizedCrop, data.train.inputs.shape[-2:])),
         "crop": (("images", "events"), partial(v2.RandomCrop, data.train.inputs.shape[-2:], padding=crop_padding)),
         "flip": (("images", "events"), v2.RandomHorizontalFlip),
-        "autoaugment": (("images",), partial(v2.AutoAugment, v2.AutoAugmentPolicy.CIFAR10, **geometry)),
+        "autoaugment": (("images",), partial(_autoaugment, autoaugment_fill, autoaugment_interpolation)),
         "cutout": (("images", "events"), partial(Cutout, cutout_size)),
         "roll": (("events",), partial(Roll, roll_pixels)),
     }
@@ -134,6 +134,14 @@ def augmentation(
     cutout = [registered[name][1]() for name in names if name == "cutout"]
     ends = [*cutout, *_normalised(data)] if cutout_before_normalisation else [*_normalised(data), *cutout]
     return v2.Compose([*before, *ends])
+
+
+def _autoaugment(fill: int, interpolation: str) -> Transform:
+    geometry = {"interpolation": v2.InterpolationMode(interpolation), "fill": fill or None}
+    autoaugment = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, **geometry)
+    if interpolation != "bicubic":
+        return autoaugment
+    return v2.Compose([v2.ToPILImage(), autoaugment, v2.PILToTensor()])
 
 
 def normalisation(data: DataSet) -> Transform:
