@@ -499,16 +499,15 @@ def _overlays(path: Path, profile: str) -> list[Mapping]:
 def _overlaid(values: Any, overlay: Any) -> Any:
     """``values`` with the leaves of ``overlay`` put in; a null stays null, since there is nothing to refine.
 
-    Where the overlay names another surrogate or architecture, its parameters or options replace those of the other.
+    Among options and parameters, where null is no value, it takes one away: that of another architecture or surrogate.
     """
     if values is None or not (isinstance(values, Mapping) and isinstance(overlay, Mapping)):
         return None if values is None and isinstance(overlay, Mapping) else overlay
-    is_other = any(overlay.get(key, values.get(key)) != values.get(key) for key in ("name", "architecture"))
-    refined = {
-        key: value if is_other and isinstance(value, Mapping) else _overlaid(values.get(key, value), value)
-        for key, value in overlay.items()
-    }
-    return {**values, **refined}
+    laid = {**values, **{key: _overlaid(values.get(key, value), value) for key, value in overlay.items()}}
+    for name in {"options", "parameters"} & overlay.keys():
+        if isinstance(laid[name], Mapping):
+            laid[name] = {key: value for key, value in laid[name].items() if value is not None}
+    return laid
 
 
 def _refuse(when: object, reason: str) -> None:

@@ -292,6 +292,12 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(copied, tmp_path, capsys,
     assert said in capsys.readouterr().err
 
 
+def test_a_figure_has_no_profile_of_public_code(made, tmp_path, capsys):
+    assert run(made[0], tmp_path / "results", "--profile", "official") == 2
+    assert "--profile official is for tables" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
 def test_shards_share_what_is_measured(made, tmp_path):
     script, _ = made
     assert run(script, tmp_path, "--shard", "2/2") == 0

@@ -248,13 +248,14 @@ def test_inflors_cutout_is_16_on_both_cifars_as_the_rest_of_its_augmentation():
 # --- Overlays ---
 
 
-def test_parameters_and_options_of_another_part_replace_those_of_the_one_before(recipes):
-    overlay(recipes, "paper: {'*': {surrogate: {name: evaf, parameters: {k: 2.0}}, temperature_search: null}}\n")
+def test_a_null_takes_away_a_parameter_or_an_option_that_another_part_does_not_have(recipes):
+    surrogate = "{name: evaf, parameters: {temperature: null, k: 2.0}}"
+    overlay(recipes, f"paper: {{'*': {{surrogate: {surrogate}, temperature_search: null}}}}\n")
     assert load_run("dspike/cifar10dvs_t10", "paper", recipes).recipe.surrogate.parameters == {"k": 2.0}
-    overlay(recipes, "paper: {'*': {model: {architecture: vgg16_global_pool, options: {}}, norm: null}}\n")
-    assert load_run("dspike/cifar10dvs_t10", "paper", recipes).recipe.model.options == {}
-    overlay(recipes, "paper: {'*': {surrogate: {name: dspike, parameters: {}}}}\n")  # the same: refined
-    assert load_run("dspike/cifar10dvs_t10", "paper", recipes).recipe.surrogate.parameters == {"temperature": 1.0}
+    options = "{architecture: resnet18_cifar, options: {stem: null, depth: null}}"
+    overlay(recipes, f"paper: {{'*': {{model: {options}}}}}\n")
+    model = load_run("dspike/cifar10dvs_t10", "paper", recipes).recipe.model
+    assert model.options == {"blocks": (2, 2, 2, 2), "shortcut": "pool"}
 
 
 def test_an_overlay_does_not_bring_back_what_a_recipe_leaves_out():

@@ -166,6 +166,17 @@ def test_the_short_last_batch_of_an_epoch_is_a_step_where_it_is_kept(tmp_path, m
     assert not any("skipped_train" in entry for entry in outcome.history)
 
 
+@pytest.mark.parametrize("name", ["imloss/cifar10_resnet19_t4", "inflor/cifar10_resnet20_t4"])
+def test_a_run_of_public_code_trains(tmp_path, name):
+    """Narrow, on stand-in data: that its parts go together."""
+    blocks = (1, 1, 1) if "resnet19" in name else (1, 1, 1, 1)
+    small = {"model": {"width": 4, "time_steps": 2, "options": {"blocks": blocks}}, "schedule": {"epochs": 1}}
+    recipe = load_run(name, "official", RECIPES, small | {"data": {"batch_size": 16}}).recipe
+    outcome = run(tmp_path, recipe, tiny(train_examples=40))
+    assert all(math.isfinite(value.sum()) for value in outcome.weights.values())
+    assert ("im_loss" in outcome.history[-1]) == name.startswith("imloss")
+
+
 def cifar10_of_its_size():
     """As many black images as CIFAR-10 has, in the memory of one."""
     image = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
