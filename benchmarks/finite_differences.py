@@ -52,14 +52,14 @@ def separate_passes(net: nn.Module, x: Tensor) -> Tensor:
 
 
 def together(net: nn.Module, x: Tensor) -> Tensor:
-    """As training does it."""
+    """As training does it, in contiguous tensors."""
     return functional.finite_difference_gradient(net, WEIGHT, loss, x, EPSILON)
 
 
 WAYS: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], torch.memory_format]] = {
     "separate passes": (separate_passes, torch.contiguous_format),
     "finite_difference_gradient": (together, torch.contiguous_format),
-    "finite_difference_gradient, channels last as in training": (together, torch.channels_last),
+    "finite_difference_gradient, channels last": (together, torch.channels_last),
 }
 
 

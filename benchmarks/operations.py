@@ -23,7 +23,7 @@ from torch import Tensor
 from jellyplus import datasets, model
 from jellyplus._files import write_atomically
 from jellyplus.datasets.transforms import normalisation
-from jellyplus.op_counter import CONVENTIONS, Tallies, OperationCounter
+from jellyplus.op_counter import CONVENTIONS, OperationCounter, Tallies
 
 SEED = 0
 BATCH = 60

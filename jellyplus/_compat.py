@@ -13,7 +13,7 @@ with warnings.catch_warnings():  # SpikingJelly scripts functions when imported,
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=Warning)
     from spikingjelly.activation_based import layer, neuron, surrogate
     from spikingjelly.activation_based.auto_cuda.base import CKernel2D
-    from spikingjelly.activation_based.base import MultiStepModule, StepModule
+    from spikingjelly.activation_based.base import MemoryModule, MultiStepModule, StepModule
     from spikingjelly.activation_based.cuda_utils import DeviceEnvironment
     from spikingjelly.activation_based.functional import reset_net, set_backend
 
@@ -28,6 +28,7 @@ __all__ = [
     "BaseNode",
     "CKernel2D",
     "DeviceEnvironment",
+    "MemoryModule",
     "MultiStepModule",
     "StepModule",
     "SurrogateFunctionBase",

@@ -3,9 +3,12 @@
 import argparse
 from pathlib import Path
 
-__all__ = ["PROFILES", "add_run_options", "add_table_options", "count"]
+__all__ = ["NOT_OF_FIGURES", "PROFILES", "add_run_options", "add_table_options", "count", "epochs"]
 
-PROFILES = ("smoke", "embedded", "small", "official", "paper")
+PROFILES = ("smoke", "embedded", "small", "gpu", "official", "paper")
+
+#: Why a figure has none of these.
+NOT_OF_FIGURES = {"gpu": "a figure has its own epochs", "official": "the public code makes no figure"}
 
 
 def add_run_options(parser: argparse.ArgumentParser, profile: str) -> None:
@@ -15,7 +18,8 @@ def add_run_options(parser: argparse.ArgumentParser, profile: str) -> None:
         choices=PROFILES,
         default=profile,
         help="smoke: a few steps on a few images; embedded: stand-in data, narrow nets; small: real data, narrow nets; "
-        "official: as in the authors' public code (imloss, inflor); paper: as printed",
+        "gpu: as printed but for the number of epochs; official: as in the authors' public code (imloss, inflor); "
+        "paper: as printed",
     )
     parser.add_argument("--data-root", metavar="FOLDER", help="folder that holds the real data sets, e.g. cifar10/")
     parser.add_argument("--seeds", nargs="+", type=_seed, metavar="SEED", default=[0], help="one run for each")
@@ -50,6 +54,13 @@ def count(text: str) -> int:
     value = int(text)
     if not 0 <= value <= 1024:
         raise argparse.ArgumentTypeError(f"{text} processes are not possible; give 0 to 1024")
+    return value
+
+
+def epochs(text: str) -> int:
+    """Read a number of epochs."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{value} epochs make no run; give 1 or more")
     return value
 
 

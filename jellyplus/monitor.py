@@ -3,10 +3,12 @@
 =========================== ====================================================================================
 :class:`SpikeRate`          Zheng et al. 2021, Fig. 6 (spikes per neuron); Li et al. 2021, Fig. 4 (sparsity); Guo et
                             al. 2022, IM-Loss, Fig. 2 (spike rate of each layer)
+:class:`SpikeEntropy`       Guo et al. 2022, IM-Loss, Eqs. 9 and 10 (what a layer's spikes say, in bits)
 :class:`FiringRates`        Zheng et al. 2021, Fig. 4 (how the neurons' firing rates are distributed)
 :class:`MembranePotential`  Guo et al. 2022, Reducing Information Loss, Fig. 5 (before and after MPR) and Table 3
                             (quantisation error); Zheng et al. 2021, Fig. 3 and Theorem 2 (variance of H and input)
 :class:`GradientNorm`       Zheng et al. 2021, Fig. 2
+:class:`JacobianTrace`      Zheng et al. 2021, Theorem 1 (whether a block keeps the size of gradients)
 :class:`GradientHistogram`  Guo et al. 2024, shortcut back-propagation, section 4.1 (gradients of the first layer)
 =========================== ====================================================================================
 
@@ -16,10 +18,12 @@ gradients are the same with and without.
 """
 
 import functools
+import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from statistics import fmean
 from typing import Self
 
 import torch
@@ -28,6 +32,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from jellyplus import _compat
 from jellyplus.functional import membrane_potential_rectify
+from jellyplus.layer import ThresholdDependentBatchNorm1d, ThresholdDependentBatchNorm2d, ThresholdDependentBatchNorm3d
 from jellyplus.neuron.base import Node
 
 __all__ = [
@@ -35,9 +40,11 @@ __all__ = [
     "FiringRates",
     "GradientHistogram",
     "GradientNorm",
+    "JacobianTrace",
     "MembranePotential",
     "Monitor",
     "Potential",
+    "SpikeEntropy",
     "SpikeRate",
 ]
 
@@ -202,6 +209,34 @@ class SpikeRate(Monitor):
         return {name: time_steps * rate for name, rate in self.rates.items()}
 
 
+class SpikeEntropy(SpikeRate):
+    r"""The entropy of the spikes of every SpikingJelly node, in bits: what is left of its membrane potentials.
+
+    .. math:: I(U; O) = H(O) - H(O \mid U) = H(O) = -p \log_2 p - (1 - p) \log_2 (1 - p)
+
+    Guo et al. 2022, IM-Loss, Eqs. 9 and 10: a spike O follows from its potential U, so nothing is uncertain given U.
+    p is the layer's spike rate over time-steps, examples and neurons: H is that of the whole layer, 1 where half of
+    all fire and 0 where none or all do, and not a mean over neurons or batches. Arguments and errors are
+    :class:`SpikeRate`'s.
+
+    >>> from jellyplus.neuron import IterativeLIFNode
+    >>> net = nn.Sequential(IterativeLIFNode(step_mode="m"))
+    >>> with torch.no_grad(), SpikeEntropy(net) as monitor:
+    ...     _ = net(torch.tensor([[[0.1, 1.0]], [[0.1, 0.1]]]))  # T = 2, one example, two neurons: one spike of four
+    >>> round(monitor.entropies["0"], 4)  # 1/4 * 2 + 3/4 * log2(4/3)
+    0.8113
+    """
+
+    @property
+    def entropies(self) -> dict[str, float]:
+        """H(O) of each node in bits per neuron and time-step; nan where one did not run."""
+        return {name: _entropy(rate) for name, rate in self.rates.items()}
+
+
+def _entropy(p: float) -> float:
+    return 0.0 if p in (0, 1) else -p * math.log2(p) - (1 - p) * math.log2(1 - p)
+
+
 class FiringRates(Monitor):
     """How the firing rates of single neurons are distributed, for each node in step mode 'm' (tdBN, Fig. 4).
 
@@ -363,6 +398,104 @@ class GradientNorm(Monitor):
     def norms(self) -> dict[str, float]:
         """The mean over backward passes, for each layer."""
         return {name: mean.value for name, mean in self._means.items()}
+
+
+_TDBN = (ThresholdDependentBatchNorm1d, ThresholdDependentBatchNorm2d, ThresholdDependentBatchNorm3d)
+
+
+class JacobianTrace(Monitor):
+    r"""phi(J J^T) of blocks of a network, where J is the Jacobian of a block's output by its input (tdBN, Theorem 1).
+
+    .. math:: \varphi(J J^T) = \frac{1}{m} \mathrm{E}[\mathrm{tr}(J J^T)] = \frac{1}{m} \mathrm{E} \|J^T z\|^2
+
+    m is the number of elements of the output, z a vector of random signs (Hutchinson 1990). Where phi is near 1, the
+    block keeps the size of gradients. Zheng et al. 2021 write "the expectation of tr(J)"; their Lemma 2, a quotient of
+    second moments, holds for the trace over m (Chen et al. 2020).
+
+    J is that of a whole pass, [T, N, *] by [T, N, *]. Where nothing carries over, at decay 0 and with statistics that
+    are running ones, phi is the mean over time-steps and examples of the theorem's, of J at one time-step.
+
+    Every forward pass in the block counts, by some backward passes through the blocks at once; gradients of weights,
+    and the random state, stay as they are.
+
+    Args:
+        net: any network; run it with gradients enabled.
+        blocks: from the output of one module to that of another, by their names in ``net.named_modules()``. Default:
+            from each tdBN to the next, as in the theorem, in a network without branches.
+        probes: how many z a pass. None: every unit vector in their place, which is exact and takes m backward passes.
+
+    Raises:
+        ValueError: a name that is no module's, no block, no probe, or, when the network runs: no gradients, or an
+            output that does not depend on the block's input.
+
+    >>> net = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 2))
+    >>> _ = net[1].weight.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))  # J, whose squares are 26 in all
+    >>> with JacobianTrace(net, [("0", "1")], probes=None) as monitor:
+    ...     _ = net(torch.ones(1, 1))
+    >>> monitor.traces
+    {('0', '1'): 13.0}
+    """
+
+    def __init__(self, net: nn.Module, blocks: Iterable[tuple[str, str]] | None = None, probes: int | None = 1):
+        super().__init__()
+        modules = dict(net.named_modules())
+        if blocks is None:
+            blocks = itertools.pairwise(name for name, module in modules.items() if isinstance(module, _TDBN))
+        self._blocks = [(start, end) for start, end in blocks]
+        if unknown := [name for block in self._blocks for name in block if name not in modules]:
+            raise ValueError(f"the network has no module {unknown[0]!r}: see net.named_modules()")
+        if not self._blocks:
+            raise ValueError("the network has no two tdBN with a block between them: give blocks")
+        if probes is not None and probes < 1:
+            raise ValueError(f"probes is {probes}: give 1 or more, or None")
+        self._modules = modules
+        self._probes = probes
+        self._generator = torch.Generator().manual_seed(0)
+        self._starts: dict[tuple[str, str], Tensor] = {}
+        self._means = {block: _Mean() for block in self._blocks}
+
+    def _attach(self, attached: ExitStack) -> None:
+        attached.callback(self._starts.clear)  # for a pass that fails half-way
+        for block in self._blocks:
+            for name, see in zip(block, (self._see_start, self._see_end), strict=True):
+                hook = self._modules[name].register_forward_hook(functools.partial(see, block))
+                attached.enter_context(hook)
+
+    def _see_start(self, block: tuple[str, str], _: nn.Module, __: tuple, output: Tensor) -> None:
+        self._starts[block] = output
+
+    def _see_end(self, block: tuple[str, str], _: nn.Module, __: tuple, output: Tensor) -> None:
+        if not output.requires_grad:
+            raise ValueError("Jacobians need a pass with gradients enabled, and weights that are not frozen")
+        start = self._starts.pop(block, None)
+        squares = [_square(block, output, start, z) for z in self._vectors(output)]
+        trace = sum(squares) if self._probes is None else fmean(squares)
+        self._means[block].add(trace / output.numel(), 1)
+
+    def _vectors(self, output: Tensor) -> Iterator[Tensor]:
+        if self._probes is None:
+            for i in range(output.numel()):
+                z = output.new_zeros(output.numel())
+                z[i] = 1
+                yield z.view(output.shape)
+        for _ in range(self._probes or 0):
+            signs = torch.randint(2, output.shape, generator=self._generator)
+            yield (2 * signs - 1).to(output)
+
+    @property
+    def traces(self) -> dict[tuple[str, str], float]:
+        """The mean over passes, for each block; nan where none has come."""
+        return {block: mean.value for block, mean in self._means.items()}
+
+
+def _square(block: tuple[str, str], output: Tensor, start: Tensor | None, z: Tensor) -> float:
+    """|J^T z|^2."""
+    gradient = None
+    if start is not None and start.requires_grad:
+        (gradient,) = torch.autograd.grad(output, start, z, retain_graph=True, allow_unused=True)
+    if gradient is None:
+        raise ValueError(f"the output of {block[1]!r} does not depend on that of {block[0]!r}: give other blocks")
+    return torch.linalg.vector_norm(gradient, dtype=torch.float64).square().item()
 
 
 class GradientHistogram(Monitor):

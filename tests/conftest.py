@@ -1,6 +1,17 @@
-"""What holds for all tests."""
+"""What holds for all tests, and what lets them run side by side: pytest-xdist starts a process for every core.
+
+Each has one thread, and so has what it starts; and no example of hypothesis fails because it had to wait.
+"""
+
+import os
 
 import pytest
+from hypothesis import settings
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, which nothing has done yet
+
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -260,6 +260,8 @@ overlay("a negative cutout", "cutout_size is -1 pixels", {"data": {"cutout_size"
 overlay("more padding than image", "crop_padding is 99 pixels and digits has 16",
         {"data": {"augmentation": ["crop"], "crop_padding": 99}})  # fmt: skip
 overlay("a batch larger than the data", "data.batch_size is 5000 and digits has", {"data": {"batch_size": 5000}})
+overlay("micro-batches that are no part of a batch", "micro_batch is 5 and batch_size 32: state a divisor",
+        {"data": {"batch_size": 32, "micro_batch": 5}})  # fmt: skip
 overlay("a network larger than the memory", "makes a network of [0-9,]+ GiB", {"model": {"width": 60_000}})
 overlay("an input size of other data", "do not fit examples of 3x16x16",
         {"model": {"in_channels": 3, "options": {"input_size": 64}}}, TOY)  # fmt: skip

@@ -59,7 +59,7 @@ def train(net, model, part=slice(None), share=1.0):
 def work(rank, folder):
     """What one of two processes does; it saves what it gets."""
     torch.set_num_threads(1)
-    timeout = datetime.timedelta(seconds=60)
+    timeout = datetime.timedelta(minutes=10)
     distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2, timeout=timeout)
     results = {"processes": processes(), "sum": [], "norm": normalise_part(rank)}
     x = torch.tensor([rank + 1.0], requires_grad=True)

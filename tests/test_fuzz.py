@@ -21,8 +21,6 @@ from types import CodeType, SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from jellyplus import _strict
@@ -35,8 +33,9 @@ from jellyplus.training import recipe as recipe_module
 from jellyplus.training.recipe import load_run, recipe_key
 
 REPOSITORY = Path(__file__).parents[1]
-EXAMPLES = {"aedat2": 200, "aedat3": 300, "image": 500, "event_camera": 60, "recipe": 150, "evidence": 300}
-SECONDS = 5  # an example takes milliseconds; the machines of CI stall
+EXAMPLES = 400  # of a reader, but for those that take longer
+FEWER = {"event_camera": 60}
+SECONDS = 5  # of the processor; an example takes milliseconds
 MEMORY = 64 * 2**20  # bytes beside a hundred times the file
 
 # --- Valid files ---------------------------------------------------------------------------------------------------
@@ -293,7 +292,7 @@ class Watch:
 
     def run(self, seed):
         with tempfile.TemporaryDirectory() as folder:
-            began, sentence = time.monotonic(), ""
+            began, sentence = time.process_time(), ""
             if weighed := seed % 10 == 0:  # it takes three times as long
                 tracemalloc.start()
             before = sys.gettrace()
@@ -309,7 +308,7 @@ class Watch:
                 peak = tracemalloc.get_traced_memory()[1] if weighed else 0
                 tracemalloc.stop()
             size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-            self.slowest = max(self.slowest, time.monotonic() - began)
+            self.slowest = max(self.slowest, time.process_time() - began)
             self.largest = max(self.largest, peak - 100 * size)
         assert sentence.isprintable()
         assert self.slowest < SECONDS, f"{self.slowest} s"
@@ -340,19 +339,8 @@ class Watch:
 @pytest.mark.parametrize("name", READERS)
 def test_a_mutated_file_is_a_value_or_one_sentence(name):
     watch = Watch(name)
-
-    @settings(
-        max_examples=EXAMPLES[name],
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(st.integers(0, 2**32))
-    def fuzz(seed):
+    for seed in range(FEWER.get(name, EXAMPLES)):
         watch.run(seed)
-
-    fuzz()
     assert set(watch.ended) == {"a value", "InputError"}
     assert watch.coverage >= 0.9, watch.missed
 

@@ -10,8 +10,18 @@ from spikingjelly.activation_based import functional, layer, neuron
 from spikingjelly.activation_based.model import spiking_resnet
 from torch import nn
 
+from jellyplus.layer import ThresholdDependentBatchNorm2d
 from jellyplus.loss import IMLoss
-from jellyplus.monitor import Distribution, FiringRates, GradientHistogram, GradientNorm, MembranePotential, SpikeRate
+from jellyplus.monitor import (
+    Distribution,
+    FiringRates,
+    GradientHistogram,
+    GradientNorm,
+    JacobianTrace,
+    MembranePotential,
+    SpikeEntropy,
+    SpikeRate,
+)
 from jellyplus.neuron import IterativeLIFNode, SRIFNode, backends
 
 T = 3
@@ -182,6 +192,30 @@ def test_firing_rates_need_whole_sequences():
     with pytest.raises(ValueError, match="one time-step at a time"), FiringRates(net, [0.0, 1.0]):
         run(net, sequence())
     assert hooks(net) == 0
+
+
+@BACKENDS
+def test_entropies_are_those_of_all_spikes_whatever_the_batches(backend):
+    """By counting; a mean of the batches' entropies would be lower, since entropy is concave."""
+    skip_without(backend)
+    x, net = sequence(), small(backend)
+    spikes = run(net, x)
+    share = spikes.count_nonzero().item() / spikes.numel()
+    expected = sum(-p * math.log2(p) for p in (share, 1 - share))
+    with torch.no_grad(), SpikeEntropy(net) as monitor:
+        for part in x.split([1, 2, 4], dim=1):
+            run(net, part)
+    assert monitor.entropies["4"] == pytest.approx(expected)
+    assert 0 < expected < 1
+
+
+@pytest.mark.parametrize(("level", "bits"), [(0.0, 0.0), (2.0, 0.0), (None, 1.0)])
+def test_entropy_is_nothing_where_none_or_all_fire_and_one_bit_where_half_do(level, bits):
+    net = nn.Sequential(IterativeLIFNode(step_mode="m"))
+    x = torch.tensor([[0.0, 2.0], [2.0, 0.0]]) if level is None else torch.full((2, 2), level)
+    with torch.no_grad(), SpikeEntropy(net) as monitor:
+        net(x)
+    assert monitor.entropies == {"0": bits}
 
 
 def test_a_node_that_did_not_run_has_no_rate():
@@ -381,11 +415,127 @@ def test_frozen_weights_have_no_gradient_to_watch():
     assert math.isnan(GradientNorm(net).norms["3"])
 
 
+# --- Jacobians ---------------------------------------------------------------------------------------------------
+
+
+def blocks_of(decay, training=True):
+    """Two blocks between three tdBN, in double precision: a neuron, a convolution and the norm."""
+    torch.manual_seed(2)
+    net = nn.Sequential(
+        layer.Conv2d(2, 3, 3, padding=1, bias=False),
+        ThresholdDependentBatchNorm2d(1.0, 0.5, 3),
+        IterativeLIFNode(decay),
+        layer.Conv2d(3, 2, 3, padding=1, bias=False),
+        ThresholdDependentBatchNorm2d(1.0, 0.5, 2),
+        IterativeLIFNode(decay),
+        layer.Conv2d(2, 4, 3, padding=1, stride=2, bias=False),
+        ThresholdDependentBatchNorm2d(1.0, 0.5, 4),
+    )
+    functional.set_step_mode(net, "m")
+    net[1].momentum = net[4].momentum = net[7].momentum = 1.0  # the running statistics are those of this pass
+    run(net.double(), torch.randn(T, 2, 2, 4, 4, dtype=torch.float64))
+    return net.train(training)
+
+
+BLOCKS = [("1", "4"), ("4", "7")]
+
+
+def exact_traces(net, x):
+    """By torch.autograd.functional.jacobian, with the tensor that each block begins with as an input of its own."""
+    found = []
+    for start, end in BLOCKS:
+        functional.reset_net(net)
+        head, block = net[: int(start) + 1], net[int(start) + 1 : int(end) + 1]
+        begin = head(x).detach()
+        jacobian = torch.autograd.functional.jacobian(lambda u: block(reset(block, u)), begin)  # noqa: B023
+        size = jacobian.shape[: begin.dim()].numel()
+        square = jacobian.reshape(size, -1) @ jacobian.reshape(size, -1).T
+        found.append(square.trace().item() / size)
+    return dict(zip(BLOCKS, found, strict=True))
+
+
+def reset(block, u):
+    functional.reset_net(block)
+    return u
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+@pytest.mark.parametrize("training", [True, False])
+def test_traces_are_those_of_the_jacobian(decay, training):
+    x = torch.randn(T, 2, 2, 4, 4, dtype=torch.float64)
+    net = blocks_of(decay, training)
+    expected = exact_traces(net, x)
+    with JacobianTrace(net, probes=None) as exact, JacobianTrace(net, BLOCKS, probes=500) as drawn:
+        run(net, x)
+    assert exact.traces == pytest.approx(expected, rel=1e-12)
+    assert drawn.traces == pytest.approx(expected, rel=0.05)
+    assert all(trace > 0.05 for trace in expected.values())
+
+
+def test_traces_are_means_over_time_steps_where_nothing_carries_over():
+    """The theorem's J is that of one time-step: decay 0, and statistics that do not react."""
+    x = torch.randn(T, 2, 2, 4, 4, dtype=torch.float64)
+    net = blocks_of(0.0, training=False)
+    found = []
+    for part in [x, *x.split(1)]:
+        with JacobianTrace(net, probes=None) as monitor:
+            run(net, part)
+        found.append(monitor.traces["1", "4"])
+    whole, *steps = found
+    assert whole == pytest.approx(sum(steps) / T, rel=1e-12)
+    assert len({round(step, 6) for step in steps}) > 1
+
+
+def test_traces_are_means_over_passes_and_leave_the_random_state():
+    """By hand: J is (3, 4), then (0, 1), and |J^T z|^2 is 25, then 1, for five examples and whatever signs z has."""
+    net = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
+    before = torch.get_rng_state()
+    with JacobianTrace(net, [("0", "1")]) as monitor:
+        assert math.isnan(monitor.traces["0", "1"])
+        for weight in ([3.0, 4.0], [0.0, 1.0]):
+            net[1].weight.data.copy_(torch.tensor([weight]))
+            net(torch.ones(5, 1))
+    assert monitor.traces == {("0", "1"): pytest.approx(13)}
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "no two tdBN with a block between them"),
+        ({"blocks": [("0", "9")]}, "no module '9'"),
+        ({"blocks": []}, "give blocks"),
+        ({"blocks": [("0", "3")], "probes": 0}, "probes is 0"),
+    ],
+)
+def test_blocks_that_do_not_fit_are_refused(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        JacobianTrace(small(), **arguments)
+
+
+def test_passes_without_a_jacobian_are_refused_and_nothing_stays_attached():
+    net = small()
+    with pytest.raises(ValueError, match="'0' does not depend on that of '3'"), JacobianTrace(net, [("3", "0")]):
+        run(net, sequence())
+    with pytest.raises(ValueError, match="gradients enabled"), torch.no_grad(), JacobianTrace(net, [("0", "3")]):
+        run(net, sequence())
+    assert hooks(net) == 0
+
+
 # --- All of them -------------------------------------------------------------------------------------------------
 
 
 def every_monitor(net):
-    return [SpikeRate(net), MembranePotential(net, EDGES), GradientNorm(net), GradientHistogram(net, "0.weight", EDGES)]
+    return [
+        SpikeRate(net),
+        SpikeEntropy(net),
+        FiringRates(net, EDGES),
+        MembranePotential(net, EDGES),
+        GradientNorm(net),
+        GradientHistogram(net, "0.weight", EDGES),
+        JacobianTrace(net, [("0", "3")]),
+    ]
 
 
 @BACKENDS
@@ -406,7 +556,7 @@ def test_training_inside_gives_identical_spikes_and_gradients(backend):
         assert torch.equal(without, inside)
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(7))
 def test_hooks_live_as_long_as_the_block_and_counting_goes_on_in_the_next(which):
     net = small()
     monitor = every_monitor(net)[which]
@@ -431,6 +581,8 @@ def seen(monitor):
         return monitor.potentials["4"].after.count
     if isinstance(monitor, GradientHistogram):
         return monitor.distribution.count
+    if isinstance(monitor, FiringRates):
+        return monitor.distributions["4"].count
     return next(iter(monitor._means.values())).count
 
 

@@ -16,7 +16,7 @@ from torchvision.models import ResNet18_Weights
 from jellyplus import model
 from jellyplus.monitor import SpikeRate
 from jellyplus.neuron import IterativeLIFNode, backends
-from jellyplus.op_counter import CONVENTIONS, Convention, Tallies, OperationCounter, Tally
+from jellyplus.op_counter import CONVENTIONS, Convention, OperationCounter, Tallies, Tally
 
 SPEC = importlib.util.spec_from_file_location("operations", Path(__file__).parents[1] / "benchmarks" / "operations.py")
 operations = importlib.util.module_from_spec(SPEC)

@@ -103,6 +103,24 @@ def test_every_row_and_option_that_is_shown_exists():
     assert all(f"- id: {row}\n" in claims for row in rows)
 
 
+PAPERS = {"tdBN": "tdbn", "Dspike": "dspike", "IM-Loss": "imloss", "InfLoR": "inflor", "shortcut": "shortcut"}
+PRINTED_FIGURES = {"tdbn": 6, "dspike": 5, "imloss": 4, "inflor": 5, "shortcut": 2}  # counted in the papers
+SCHEMATIC = {"tdbn": [1, 5], "dspike": [1], "imloss": [1], "inflor": [1], "shortcut": [1]}
+
+
+def test_the_figures_that_are_shown_are_those_that_have_a_script():
+    """Table and script alike have every printed figure but the schematic ones, which the text names and counts."""
+    text = README.read_text()
+    for title, paper in PAPERS.items():
+        ((_, figures),) = re.findall(rf"^\| {title} \| (`table.*) \| (`figure.*) \|$", text, re.M)
+        shown = sorted(map(int, re.findall(r"`(?:figure)?(\d)(?:_\w+)?`", figures)))
+        scripts = sorted(int(path.stem[6]) for path in (README.parent / "reproductions").glob(f"figure*_{paper}.py"))
+        drawn = [n for n in range(1, PRINTED_FIGURES[paper] + 1) if n not in SCHEMATIC[paper]]
+        assert shown == scripts == drawn
+    assert "16 of their 22 figures" in " ".join(text.split())
+    assert "Figs. 1 and 5 of tdBN, and Fig. 1 of each other paper" in text
+
+
 def test_the_table_of_architectures_is_what_the_definitions_give(monkeypatch):
     """Those that tests/model holds against every network."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "model"))

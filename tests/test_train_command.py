@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from jellyplus.__main__ import main
-from jellyplus.reproduction import runner
+from jellyplus.reproduction import course, runner
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 PROFILE = """
@@ -49,8 +49,23 @@ def test_a_recipe_is_trained_and_its_course_written(tree, capsys):
     assert all(float(row["im_loss"]) > 0 for row in rows)
     out = capsys.readouterr().out
     assert "seed 0: " in out
+    told = "stand-in: digits, 16x16, width 2, 1,437 images, 2 of 100 epochs"
+    assert f"{told}; seed 0: " in out
+    assert "stand-in digits, 16x16, width 2: imloss/cifar10_resnet19_t4, seed 0: " in out
+    assert {row["data"] for row in rows} == {told}
     assert "uJ an inference" in out
     assert "results/embedded/imloss/cifar10_resnet19_t4/seed*.csv" in out
+
+
+def test_every_panel_of_a_course_tells_that_its_data_are_a_stand_in(tree, monkeypatch):
+    marked = []
+    real = course.mark_stand_in
+    monkeypatch.setattr(course, "mark_stand_in", lambda ax, title: marked.append((ax, title)) or real(ax, title))
+    assert call(NAME, "--profile", "embedded") == 0
+    assert len(marked) == 4  # accuracy, loss, learning rate, K
+    for ax, title in marked:
+        assert title.get_text().replace("\N{NO-BREAK SPACE}", " ").startswith("stand-in: digits, 16x16, width 2")
+        assert {line.get_markerfacecolor() for line in ax.lines} == {"white"}
 
 
 def test_a_second_call_trains_nothing_again(tree, monkeypatch, capsys):

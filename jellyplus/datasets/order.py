@@ -47,18 +47,31 @@ class EpochOrder(Sampler[tuple[int, int]]):
 
 
 class PartOfBatches(BatchSampler):
-    """This process's part of every batch: the parts of all processes, by rank, are the batch of one process.
+    """This process's part of what is shown at once: the parts of all processes, by rank, are that of one process.
 
-    Sizes must be multiples of the number of processes, the last one's too where it is kept.
+    Args:
+        order: of the examples.
+        batch_size: of all processes together.
+        at_once: into how many examples a batch is divided, one after the other; a divisor of its size, and a multiple
+            of the number of processes.
+        drop_last: whether a remainder that makes no whole batch is dropped, or is the last batch, in one: then
+            ``at_once`` is the batch size, and the remainder a multiple of the number of processes too.
     """
 
+    def __init__(self, order: EpochOrder, batch_size: int, at_once: int, drop_last: bool = True):
+        super().__init__(order, batch_size, drop_last)
+        self.at_once = at_once
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return (batch[_part(len(batch))] for batch in super().__iter__())
+        return (part for batch in super().__iter__() for part in self._parts(batch))
 
+    def _parts(self, batch: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+        at_once = min(self.at_once, len(batch))  # of a last batch, less
+        size = at_once // processes()
+        return (batch[start : start + size] for start in range(rank() * size, len(batch), at_once))
 
-def _part(examples: int) -> slice:
-    size = examples // processes()
-    return slice(rank() * size, (rank() + 1) * size)
+    def __len__(self) -> int:
+        return super().__len__() * (self.batch_size // self.at_once)
 
 
 class AugmentedSplit(Dataset):

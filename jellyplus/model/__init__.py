@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jellyplus.model.cifarnet import cifarnet
-from jellyplus.model.network import Network, Neuron, Norm, ann
+from jellyplus.model.network import Network, Neuron, Norm, ann, initialise
 from jellyplus.model.plain import plain
 from jellyplus.model.residual import ResidualBlock, norms_beside_identities, norms_outside_blocks
 from jellyplus.model.resnet import (
@@ -60,6 +60,7 @@ __all__ = [
     "Shortcuts",
     "ann",
     "attach_shortcuts",
+    "initialise",
     "norms_beside_identities",
     "norms_outside_blocks",
     "optional",
@@ -76,8 +77,8 @@ def options(name: str) -> dict[str, Any]:
     Raises:
         ValueError: no architecture has this name.
 
-    >>> options("resnet19")
-    {'blocks': (3, 3, 2), 'shortcut': 'conv', 'pool': 'global', 'input_size': 32, 'hidden': True, 'stem_width': 0}
+    >>> options("resnet20")
+    {'blocks': (2, 2, 2, 2), 'shortcut': 'pool', 'stem': 'pool_after', 'identity_norm': False}
     """
     if name not in ARCHITECTURES:
         raise ValueError(f"there is no architecture {name!r}: choose from {', '.join(ARCHITECTURES)}")

@@ -12,7 +12,8 @@ Each architecture is a function with the same first arguments:
   added (Zheng et al. 2021, Fig. 5: 1 and 1 / sqrt(2)).
 
 Further arguments are the architecture's own options; those that are keyword-only may be left out of a recipe. Where
-papers pool by the maximum, average pooling is in its place, as all five papers have it.
+the networks that the papers cite pool by the maximum, average pooling is in its place: two state it (Li et al. 2021,
+Dspike, section 5; Guo et al. 2022, IM-Loss, section 5). The other three say neither, and have it so here too.
 """
 
 import inspect
@@ -30,7 +31,7 @@ from jellyplus.model.shortcut import Shortcuts
 from jellyplus.neuron import IterativeLIFNode
 from jellyplus.surrogate import Surrogate
 
-__all__ = ["BRANCH_ALPHA", "Network", "Neuron", "Norm", "Parts", "ann"]
+__all__ = ["BRANCH_ALPHA", "Network", "Neuron", "Norm", "Parts", "ann", "initialise"]
 
 Neuron = Callable[[], nn.Module]
 Norm = Callable[[float, int], nn.Module]  # (alpha, channels)
@@ -73,7 +74,7 @@ class Network(nn.Module, _compat.StepModule):
         self.head = head
         self.fc = fc
         self.shortcuts: Shortcuts | None = None
-        _initialise(self)
+        initialise(self, "he_fan_out")
 
     def forward(self, x: Tensor) -> Tensor:
         """[T or 1, N, C, H, W] to [T, N, classes]; shortcut branches, where attached, add to it in training."""
@@ -87,30 +88,72 @@ class Network(nn.Module, _compat.StepModule):
         return self.fc(self.head(last)) + self.shortcuts(earlier)
 
 
-def _initialise(net: Network) -> None:
-    """He initialisation, normal, biases 0; no paper states its own. The decoding layer keeps torch's default.
+def initialise(net: Network, hidden: str, decoding: str | float | None = None) -> None:
+    """Draw the weights of all convolutions and linear layers; a new network has ``"he_fan_out"`` and ``"torch"``.
 
-    Convolutions by fan-out, as in torchvision's ResNet. Hidden linear layers, which no norm follows, by fan-in:
-    under torch's default, with a sixth of this variance, the second of them hardly fires.
+    No paper states its own. ``"he_fan_out"`` is He initialisation, normal, biases 0: convolutions by fan-out,
+    N(0, 2 / fan_out), as in torchvision's ResNet; linear layers, which no norm follows, by fan-in, since under torch's
+    default, with a sixth of this variance, the second hidden one hardly fires. ``"torch"`` is that default, uniform
+    within 1 / sqrt(fan_in), biases too. ``"normal_fan_in"`` is normal with a deviation, not a variance, of 1 / fan_in,
+    biases 0, as IM-Loss's and InfLoR's official code has it for the decoding layer of ResNets.
+
+    Args:
+        net: in place.
+        hidden: of every layer but the decoding ones.
+        decoding: of ``fc`` and of the linear layers of shortcut branches; None leaves them as they are, a number is the
+            deviation of a normal distribution, biases 0.
+
+    Raises:
+        ValueError: an unknown one.
     """
+    last = {net.fc, *(net.shortcuts.modules() if net.shortcuts else ())}
     for module in net.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and module is not net.fc:
-            mode = "fan_out" if isinstance(module, nn.Conv2d) else "fan_in"
-            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and (how := decoding if module in last else hidden) is not None:
+            _draw(module, how)
+
+
+def _draw(module: nn.Module, how: str | float) -> None:
+    if isinstance(how, float):
+        _normal(module, how)
+    else:
+        choose("initialisation", how, _INITIALISATIONS)(module)
+
+
+def _he_fan_out(module: nn.Module) -> None:
+    mode = "fan_out" if isinstance(module, nn.Conv2d) else "fan_in"
+    nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
+    _zero_bias(module)
+
+
+def _normal(module: nn.Module, deviation: float) -> None:
+    nn.init.normal_(module.weight, 0.0, deviation)
+    _zero_bias(module)
+
+
+def _zero_bias(module: nn.Module) -> None:
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+_INITIALISATIONS = {
+    "he_fan_out": _he_fan_out,
+    "torch": lambda module: module.reset_parameters(),
+    "normal_fan_in": lambda module: _normal(module, 1 / module.weight[0].numel()),
+}
 
 
 class Parts(NamedTuple):
     """What a network's layers are followed by: factories, and the alphas that the norm's is called with.
 
-    ``dropout`` is the probability of zero between the convolutions of a basic residual branch and of a deep stem.
+    With ``identity_norm`` identity shortcuts have a norm too. ``dropout`` is the probability of zero between the
+    convolutions of a basic residual branch and of a deep stem.
     """
 
     neuron: Neuron
     norm: Norm
     alpha: float
     branch_alpha: float = BRANCH_ALPHA
+    identity_norm: bool = False
     dropout: float = 0.0
 
 
@@ -156,6 +199,11 @@ def linear(in_features: int, features: int, bias: bool = True) -> nn.Linear:
 def pool(kernel_size: int = 2, stride: int | None = None, padding: int = 0, ceil_mode: bool = False) -> nn.Module:
     """Average pooling."""
     return layer.AvgPool2d(kernel_size, stride, padding, ceil_mode, step_mode="m")
+
+
+def max_pool(kernel_size: int, stride: int, padding: int) -> nn.Module:
+    """Maximum pooling, which makes spikes of spikes."""
+    return layer.MaxPool2d(kernel_size, stride, padding, step_mode="m")
 
 
 def adaptive_pool(pixels: int) -> nn.Module:

@@ -1,7 +1,7 @@
 """Residual blocks and stages (Zheng et al. 2021, Fig. 5): the neuron fires on the sum of branch and shortcut.
 
 The last norm before the addition and the norm of a convolutional shortcut have alpha = ``branch_alpha``, all others
-``alpha``. A shortcut that changes no shape is the identity and has no norm.
+``alpha``. A shortcut that changes no shape is the identity and has no norm, unless ``parts.identity_norm``.
 """
 
 from collections.abc import Sequence
@@ -91,6 +91,10 @@ def _zero_padding(in_channels: int, channels: int, stride: int, parts: Parts) ->
     return ZeroPadding(stride, channels - in_channels)
 
 
+def _identity(channels: int, parts: Parts) -> nn.Module:
+    return parts.norm(parts.branch_alpha, channels) if parts.identity_norm else nn.Identity()
+
+
 _SHORTCUTS = {
     "conv": _convolution,
     "conv3x3": partial(_convolution, kernel_size=3),
@@ -133,7 +137,7 @@ def residual_stages(
     def block(before: int, channels: int, stride: int) -> ResidualBlock:
         after = expansion * channels
         same = stride == 1 and before == after
-        beside = nn.Identity() if same else make_shortcut(before, after, stride, parts)
+        beside = _identity(after, parts) if same else make_shortcut(before, after, stride, parts)
         return ResidualBlock(make_branch(before, channels, stride, parts), beside, parts.neuron())
 
     stages, before = nn.Sequential(), in_channels or width

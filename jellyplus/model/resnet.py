@@ -6,7 +6,11 @@ Their options in common:
 * ``shortcut``: what stands beside a branch that changes the shape: ``"conv"``, a 1x1 convolution with the stride, or
   ``"conv3x3"``, a 3x3 one, as in imloss's code when it was reviewed; ``"pool"``, average pooling and a 1x1 convolution
   (He, T. et al. 2019); ``"zero_pad"``, no layer (option A of He, K. et al. 2016). Dspike states ``"pool"``; tdBN's
-  Fig. 5 says "conversion" and its Table 4 strided convolutions.
+  Fig. 5 says "conversion" and its Table 4 strided convolutions;
+* ``identity_norm``: whether the identity, which stands beside every other branch, has a norm with ``branch_alpha``
+  behind it. tdBN means the input of every neuron to be N(0, V_th^2) at first, and behind bare identities it is not
+  (mean 0.15 to 0.31, deviation 0.50 to 0.58 for V_th = 0.5); its Fig. 5 shows a norm for conversions. ``fuse_tdbn``
+  refuses such a network, whose norms stand behind no layer.
 
 The default surrogate is the rectangular one of tdBN, but in Dspike's own network; no other paper states its own.
 Each ends in global average pooling and ``fc``, unless it says otherwise.
@@ -26,6 +30,7 @@ from jellyplus.model.network import (
     global_pool,
     lif,
     linear,
+    max_pool,
     pool,
     spiking_conv,
     spiking_linear,
@@ -78,6 +83,8 @@ def dspike_resnet18(
     blocks: tuple[int, ...] = (2, 2, 2, 2),
     shortcut: str = "pool",
     stem: str = "stride",
+    *,
+    identity_norm: bool = False,
 ) -> Network:
     """The ResNet-18 of Dspike (Li et al. 2021, section 5.1): three stem convolutions and average-pooling shortcuts.
 
@@ -98,6 +105,7 @@ def dspike_resnet18(
         stem: how it halves the resolution, which the paper leaves open: ``"stride"`` of the third convolution, which
             keeps the inputs of every convolution but the first binary, or average pooling before or after it,
             ``"pool_before"`` and ``"pool_after"``.
+        identity_norm: see above.
 
     Raises:
         ValueError: an unknown stem or shortcut.
@@ -105,7 +113,7 @@ def dspike_resnet18(
     >>> sum(parameter.numel() for parameter in dspike_resnet18().parameters())
     11247946
     """
-    parts = Parts(neuron or lif(Dspike), norm or tdbn, alpha, branch_alpha)
+    parts = Parts(neuron or lif(Dspike), norm or tdbn, alpha, branch_alpha, identity_norm)
     return _deep_stemmed(num_classes, in_channels, width, time_steps, parts, blocks, shortcut, stem)
 
 
@@ -121,9 +129,11 @@ def resnet20(
     blocks: tuple[int, ...] = (2, 2, 2, 2),
     shortcut: str = "pool",
     stem: str = "pool_after",
+    *,
+    identity_norm: bool = False,
 ) -> Network:
     """The ResNet-20 of inflor's official code: :func:`dspike_resnet18` with the stem's pool behind its convolutions."""
-    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, identity_norm)
     return _deep_stemmed(num_classes, in_channels, width, time_steps, parts, blocks, shortcut, stem)
 
 
@@ -168,6 +178,7 @@ def resnet20_diet(
     shortcut: str = "conv",
     input_size: int = 32,
     *,
+    identity_norm: bool = False,
     dropout: float = 0.0,
 ) -> Network:
     """The ResNet-20 of Diet-SNN, which inflor cites: no pooling at the end, no biases, and there no norm either.
@@ -186,10 +197,11 @@ def resnet20_diet(
         blocks: in each stage.
         shortcut: see above.
         input_size: height and width of the input in pixels.
+        identity_norm: see above.
         dropout: probability of zero behind the first two neurons and the first of each block, the same at every
             time-step; 0.2 in Diet-SNN's public code.
     """
-    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, dropout=dropout)
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, identity_norm, dropout)
     stages = residual_stages(blocks, width, parts, shortcut)
     features = output_channels(stages) * _after_strides(input_size // 2, len(blocks) - 1) ** 2
     encoder, stem = spiking_conv(in_channels, width, parts), _deep_stem(width, parts, "pool_after")
@@ -216,12 +228,14 @@ def resnet18_cifar(
     branch_alpha: float = BRANCH_ALPHA,
     blocks: tuple[int, ...] = (2, 2, 2, 2),
     shortcut: str = "conv",
+    *,
+    identity_norm: bool = False,
 ) -> Network:
     """ResNet-18 for CIFAR, as the shortcut paper needs it: one 3x3 convolution, four stages, the first without stride.
 
     That paper (Guo et al. 2024) leaves its stem open. 11,220,132 parameters with a hundred classes.
     """
-    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, identity_norm)
     return _small(num_classes, in_channels, width, time_steps, parts, blocks, shortcut)
 
 
@@ -236,9 +250,11 @@ def resnet34_cifar(
     branch_alpha: float = BRANCH_ALPHA,
     blocks: tuple[int, ...] = (3, 4, 6, 3),
     shortcut: str = "conv",
+    *,
+    identity_norm: bool = False,
 ) -> Network:
     """ResNet-34 for CIFAR: :func:`resnet18_cifar` with more blocks."""
-    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, identity_norm)
     return _small(num_classes, in_channels, width, time_steps, parts, blocks, shortcut)
 
 
@@ -253,9 +269,11 @@ def resnet20_he(
     branch_alpha: float = BRANCH_ALPHA,
     blocks: tuple[int, ...] = (3, 3, 3),
     shortcut: str = "zero_pad",
+    *,
+    identity_norm: bool = False,
 ) -> Network:
     """The ResNet-20 of He, K. et al. 2016, section 4.2: 16, 32 and 64 channels, 269,722 parameters."""
-    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, identity_norm)
     return _small(num_classes, in_channels, width, time_steps, parts, blocks, shortcut)
 
 
@@ -289,6 +307,7 @@ def resnet19(
     pool: str = "global",
     input_size: int = 32,
     *,
+    identity_norm: bool = False,
     hidden: bool = True,
     stem_width: int = 0,
 ) -> Network:
@@ -305,9 +324,11 @@ def resnet19(
         branch_alpha: of tdBN where two branches meet.
         blocks: in each stage.
         shortcut: see above.
-        pool: what Table 4's "average pool/2" means before the hidden layer: ``"global"`` (12,697,994 parameters) or
-            ``"2x2"`` (14,664,074); or ``"4x4"``, to 4x4 pixels, which is the same for an input of 32.
+        pool: what Table 4's "average pool/2" means before the hidden layer: ``"global"`` (12,697,994 parameters), which
+            the 2285M operations in Dspike's Table 3 come from, or ``"2x2"`` (14,664,074; 2287M); or ``"4x4"``, to 4x4
+            pixels, which is the same for an input of 32.
         input_size: height and width of the input in pixels, which ``"2x2"`` needs.
+        identity_norm: see above.
         hidden: False leaves the hidden layer out (12,569,226 parameters), as imloss's and inflor's public code does.
         stem_width: channels of the first convolution, 64 in other public code (STBP-simple, TET, imloss's when it was
             reviewed; the latter is ``stem_width=64, shortcut="conv3x3", pool="4x4"``, 15,973,194 parameters); 0: width.
@@ -315,7 +336,7 @@ def resnet19(
     Raises:
         ValueError: an unknown pool or shortcut.
     """
-    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, identity_norm)
     stem = stem_width or width
     stages = residual_stages(blocks, width, parts, shortcut, in_channels=stem)
     size = _after_strides(input_size, len(blocks) - 1)
@@ -336,12 +357,15 @@ def resnet17(
     shortcut: str = "conv",
     pool: str = "2x2",
     input_size: int = 32,
+    *,
+    identity_norm: bool = False,
 ) -> Network:
     """tdBN's ResNet-17, for DVS-Gesture: its first stage has a stride too, its hidden layer four times the width.
 
-    Arguments as in :func:`resnet19`. 1,871,243 parameters.
+    Arguments as in :func:`resnet19`. "average pool/2" is read literally, as 2x2 (1,871,243 parameters): no printed
+    number says otherwise here. ``pool="global"`` has 1,379,723.
     """
-    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, identity_norm)
     stages = residual_stages(blocks, width, parts, shortcut, first_stride=2)
     size = _after_strides(input_size, len(blocks))
     return _with_hidden_layer(num_classes, in_channels, width, time_steps, parts, stages, pool, size, 4 * width)
@@ -383,10 +407,17 @@ def resnet18_imagenet(
     branch_alpha: float = BRANCH_ALPHA,
     blocks: tuple[int, ...] = (2, 2, 2, 2),
     shortcut: str = "conv",
+    *,
+    identity_norm: bool = False,
+    stem_pool: str = "average",
 ) -> Network:
-    """ResNet-18 for ImageNet (He, K. et al. 2016), as torchvision has it, with average for maximum pooling."""
-    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
-    return _imagenet(num_classes, in_channels, width, time_steps, parts, blocks, shortcut)
+    """ResNet-18 for ImageNet (He, K. et al. 2016), as torchvision has it but for the stem's pool.
+
+    ``stem_pool`` is ``"average"``, as IM-Loss states, or ``"maximum"``, as He et al. have it; InfLoR and shortcut name
+    neither.
+    """
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, identity_norm)
+    return _imagenet(num_classes, in_channels, width, time_steps, parts, blocks, shortcut, stem_pool)
 
 
 def resnet34_imagenet(
@@ -400,10 +431,13 @@ def resnet34_imagenet(
     branch_alpha: float = BRANCH_ALPHA,
     blocks: tuple[int, ...] = (3, 4, 6, 3),
     shortcut: str = "conv",
+    *,
+    identity_norm: bool = False,
+    stem_pool: str = "average",
 ) -> Network:
     """ResNet-34 for ImageNet: :func:`resnet18_imagenet` with more blocks."""
-    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
-    return _imagenet(num_classes, in_channels, width, time_steps, parts, blocks, shortcut)
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, identity_norm)
+    return _imagenet(num_classes, in_channels, width, time_steps, parts, blocks, shortcut, stem_pool)
 
 
 def _imagenet(
@@ -414,10 +448,12 @@ def _imagenet(
     parts: Parts,
     blocks: tuple[int, ...],
     shortcut: str,
+    stem_pool: str,
 ) -> Network:
     encoder = spiking_conv(in_channels, width, parts, kernel_size=7, stride=2)
     stages = residual_stages(blocks, width, parts, shortcut)
-    return _globally_pooled(encoder, stages, num_classes, time_steps, stem=pool(3, stride=2, padding=1))
+    stem = choose("stem_pool", stem_pool, {"average": pool, "maximum": max_pool})(3, stride=2, padding=1)
+    return _globally_pooled(encoder, stages, num_classes, time_steps, stem)
 
 
 def tdbn_resnet34(
@@ -431,12 +467,14 @@ def tdbn_resnet34(
     branch_alpha: float = BRANCH_ALPHA,
     blocks: tuple[int, ...] = (3, 4, 6, 3),
     shortcut: str = "conv",
+    *,
+    identity_norm: bool = False,
 ) -> Network:
     """tdBN's ResNet-34 for ImageNet (Zheng et al. 2021, Table 4): a stride in the first stage, no pool in the stem.
 
     21,801,896 parameters; ``width=128`` is the large one, with 86,127,464.
     """
-    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, identity_norm)
     return _tdbn_imagenet(num_classes, in_channels, width, time_steps, parts, blocks, shortcut, bottleneck=False)
 
 
@@ -451,12 +489,14 @@ def tdbn_resnet50(
     branch_alpha: float = BRANCH_ALPHA,
     blocks: tuple[int, ...] = (3, 4, 6, 3),
     shortcut: str = "conv",
+    *,
+    identity_norm: bool = False,
 ) -> Network:
     """tdBN's ResNet-50: :func:`tdbn_resnet34` of bottlenecks with the stride on the 3x3; 25,557,032 parameters.
 
     Fig. 5 shows the alphas of a basic block only; a bottleneck's last norm has ``branch_alpha`` likewise.
     """
-    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha)
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, identity_norm)
     return _tdbn_imagenet(num_classes, in_channels, width, time_steps, parts, blocks, shortcut, bottleneck=True)
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from jellyplus._strict import from_mapping, load_yaml
 from jellyplus.op_counter import CONVENTIONS
+from jellyplus.reproduction.measures import MEASURES
 from jellyplus.reproduction.quantities import QUANTITIES, Quantity
 
 
@@ -39,10 +40,14 @@ class Claim:
         baseline: id of the cell that this one is compared with, seed by seed.
         quantity: what the value is, of :data:`jellyplus.reproduction.quantities.QUANTITIES`.
         operands: ids of the cells that the value follows from.
+        readings: what a printed text that is ambiguous may mean, each as ours would be written.
         resolution: the last printed place, where it is not two decimals.
         truncated: whether the paper cut off there instead of rounding.
         convention: by which operations of a run are counted, of :data:`jellyplus.op_counter.CONVENTIONS`; None for
             other values.
+        settings: of what is measured on the run's network, of :mod:`jellyplus.reproduction.measures`.
+        deviates: in what network, data or method of the recipe are not those that the paper states. Nothing that it
+            makes is then the paper's, whatever the value.
     """
 
     id: str
@@ -59,9 +64,12 @@ class Claim:
     baseline: str | None = None
     quantity: str = "accuracy"
     operands: tuple[str, ...] = ()
+    readings: tuple[str, ...] = ()
     resolution: float | None = None
     truncated: bool = False
     convention: str | None = None
+    settings: dict = dataclasses.field(default_factory=dict)
+    deviates: str = ""
 
     def __post_init__(self):
         if self.quantity not in QUANTITIES:
@@ -73,6 +81,8 @@ class Claim:
             )
         if self.follows != (len(self.operands) == 2):
             raise ValueError(f"row '{self.id}' must have two operands where it follows from other rows, and else none")
+        if self.readings and not isinstance(self.paper, str):
+            raise ValueError(f"row '{self.id}' has readings and prints a number; they are for ambiguous texts")
         if self.counted and self.convention not in CONVENTIONS:
             raise ValueError(
                 f"row '{self.id}' counts operations by the convention {self.convention}; name one of "
@@ -82,6 +92,15 @@ class Claim:
             raise ValueError(f"row '{self.id}' names a convention and counts no operations of a run; leave it out")
         if self.timesteps is not None and not 1 <= self.timesteps < 2**31:
             raise ValueError(f"row '{self.id}' has {self.timesteps} time-steps; give a positive number of them")
+        if self.deviates and self.recipe is None:
+            raise ValueError(f"row '{self.id}' has no recipe that could deviate; leave deviates out")
+        if self.settings and not self.measures.measure:
+            raise ValueError(f"row '{self.id}' has settings and nothing is measured for it; leave them out")
+
+    @property
+    def remarks(self) -> str:
+        """In what ours deviates, and the note."""
+        return "; ".join(filter(None, (self.deviates and f"deviates: {self.deviates}", self.note)))
 
     @property
     def measures(self) -> Quantity:
@@ -141,4 +160,13 @@ def load_claims(path: str | os.PathLike) -> ClaimTable:
         InputError: the file is not there or not YAML, a key is unknown or missing, a value is of another type, an id
             is given twice, a row names no known data set, quantity or row, or recipe and kind do not fit.
     """
-    return from_mapping(ClaimTable, load_yaml(path), str(path))
+    table = from_mapping(ClaimTable, load_yaml(path), str(path))
+    return dataclasses.replace(table, rows=tuple(_checked(row, str(path)) for row in table.rows))
+
+
+def _checked(row: Claim, path: str) -> Claim:
+    """Settings as the measure wants them."""
+    if not row.measures.measure:
+        return row
+    settings = MEASURES[row.measures.measure].check(row.settings, f"{path}, settings of row '{row.id}'")
+    return dataclasses.replace(row, settings=settings)

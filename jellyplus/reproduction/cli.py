@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from jellyplus._distributed import rank
 from jellyplus._errors import InputError
-from jellyplus._options import add_run_options, add_table_options
+from jellyplus._options import add_run_options, add_table_options, epochs
 from jellyplus.training.recipe import Run, load_file
 
 if TYPE_CHECKING:
     from jellyplus.reproduction.claims import Claim
     from jellyplus.reproduction.runner import Runner
 
-__all__ = ["check_out", "main", "make", "run", "train"]
+__all__ = ["about_stand_ins", "check_out", "main", "make", "run", "train"]
 
 
 def main(script: str) -> int:
@@ -69,6 +69,9 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", nargs="+", metavar="ROW", help="only these rows (see --list); default: all that train"
     )
+    parser.add_argument(
+        "--epochs", type=epochs, metavar="N", help="of these rows, with --profile gpu; default: what it states, or one"
+    )
     parser.add_argument("--list", action="store_true", help="print the rows that train and stop")
 
 
@@ -91,6 +94,8 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     check_out(options.out)
     recipes = path.parent.parent / "recipes"
     runs = tables.runs(table, options.profile, recipes)
+    if options.epochs:
+        runs |= tables.shortened(table, options.rows or trained, options.profile, options.epochs, recipes)
     runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
     measurements = Measurements(runner)
     if not options.render:
@@ -105,11 +110,16 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     view.write(frame, table, folder, options.profile)
     print(view.summary(frame))
     print(f"\nWritten: {folder}/table.csv, table.md, table.png")
-    if options.profile == "embedded" and trained:
-        print(
-            "This is stand-in data (handwritten digits), no claim about the paper; the paper's numbers need its data "
-            f"and a GPU: {path.name} --profile paper --data-root FOLDER --seeds 0 1 2"
-        )
+    if (frame["status"] == "stand-in").any():
+        print(about_stand_ins(path))
+
+
+def about_stand_ins(script: Path) -> str:
+    """What to say where a script has shown any."""
+    return (
+        "This is stand-in data (handwritten digits), no claim about the paper; the paper's numbers need its data "
+        f"and a GPU: {script.name} --profile paper --data-root FOLDER --seeds 0 1 2"
+    )
 
 
 def _listed(row: "Claim") -> str:
@@ -152,13 +162,13 @@ def train(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from jellyplus.reproduction import course
+    from jellyplus.reproduction import course, scale
     from jellyplus.reproduction.runner import Runner, summary
     from jellyplus.reproduction.store import Store
     from jellyplus.training.job import once
 
     check_out(options.out)
-    run = load_file(options.recipe, options.profile)
+    run, paper = (load_file(options.recipe, profile) for profile in (options.profile, None))
     runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
     runner.make(once(runner.missing, [(run, seed) for seed in dict.fromkeys(options.seeds)]))
     if rank() > 0:
@@ -166,8 +176,9 @@ def _train(options: argparse.Namespace) -> None:
     folder = options.out / run.profile / run.name
     for seed in dict.fromkeys(options.seeds):
         evidence = runner.current(run, seed)
-        course.write(evidence, folder)
-        print(f"seed {seed}: {summary(evidence)}")
+        of = scale.of_evidence(evidence, run, paper)
+        course.write(evidence, of, folder)
+        print(f"{of}; seed {seed}: {summary(evidence)}")
     print(f"Written: {folder}/seed*.csv, seed*.png; evidence and checkpoint: {runner.store.folder(run.key)}")
 
 

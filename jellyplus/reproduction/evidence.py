@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,9 @@ from jellyplus.training.train import Outcome
 __all__ = ["Evidence", "Measurement", "evidence_of", "settings_digest"]
 
 _NUMBER = (int, float)
+_LARGEST = 2**63  # of any number here: what exceeds it overflows where it is squared or written out
+_COUNTS = ("epoch", "skipped_train", "skipped_test")
+_COURSES = ("accuracy", "train_loss", "im_loss", "learning_rate", "temperature", "k", "shortcut_weight", "time_s")
 _NEEDED = {
     "dataset": {"name": str, "train_examples": int, "test_examples": int},
     "operations": {
@@ -28,6 +32,24 @@ _NEEDED = {
         "convention": str,
     },
 }
+
+
+def _is(kind: type | tuple[type, ...], value: Any) -> bool:
+    """Whether it is of the kind, and not a number that overflows; true and false are no numbers."""
+    if kind is str:
+        return isinstance(value, str)
+    return type(value) in (kind if isinstance(kind, tuple) else (kind,)) and 0 <= value < _LARGEST
+
+
+def _is_of_history(name: str, value: Any) -> bool:
+    """Numbers, null in a file where one was not finite, and lists of them; the hash of the samples is a word."""
+    if name == "samples":
+        return isinstance(value, str)
+    if name in _COUNTS:
+        return _is(int, value)
+    if isinstance(value, list | tuple) and name not in _COURSES:
+        return all(_is_of_history("", item) for item in value)
+    return value is None or (type(value) in _NUMBER and not _LARGEST <= abs(value) < math.inf)
 
 
 @dataclass(frozen=True)
@@ -64,6 +86,7 @@ class Evidence:
         search_time_s: the temperature search's share of it, in seconds.
         left_over: names on either side that the initial weights had no counterpart for.
         history: one dict per epoch.
+        checkpoint_sha256: of the file that the run left, in hexadecimal; None in evidence from before it was noted.
     """
 
     schema: Literal[3]
@@ -91,6 +114,7 @@ class Evidence:
     search_time_s: float
     left_over: tuple[str, ...]
     history: tuple[dict, ...]
+    checkpoint_sha256: str | None = None
 
     def __post_init__(self):
         if self.key != recipe_key(self.recipe):
@@ -99,11 +123,17 @@ class Evidence:
             held = getattr(self, part)
             if missing := needed.keys() - held.keys():
                 raise ValueError(f"{part} lacks {', '.join(sorted(missing))}")
-            if wrong := [name for name, kind in needed.items() if not isinstance(held[name], kind)]:
+            if wrong := [name for name, kind in needed.items() if not _is(kind, held[name])]:
                 raise ValueError(f"{part} has another kind of {', '.join(wrong)}")
         for name in ("accuracy_last", "accuracy_best"):
             if not 0 <= getattr(self, name) <= 100:
                 raise ValueError(f"{name} is {getattr(self, name)} percent")
+        for name in ("seed", "parameters", "best_epoch", "epochs_completed", "epochs_planned", "wall_time_s"):
+            if not (0 <= getattr(self, name) < _LARGEST):
+                raise ValueError(f"{name} is {getattr(self, name):.3g}")
+        for entry in self.history:
+            if wrong := [name for name, value in entry.items() if not _is_of_history(name, value)]:
+                raise ValueError(f"history has another kind of {', '.join(wrong)}")
 
     @property
     def stem(self) -> str:

@@ -6,9 +6,12 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from jellyplus.reproduction import checks, scale
+from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.figure_claims import FigureClaim, Panel, Series
 from jellyplus.reproduction.figure_view import Shown
 from jellyplus.reproduction.measurements import Measurements
+from jellyplus.reproduction.store import Store
 from jellyplus.reproduction.today import Standing
 from jellyplus.training.recipe import Run, load_run
 
@@ -18,11 +21,12 @@ SEED = 0  #: that figures show where nobody asks for another
 
 
 class Planned(NamedTuple):
-    """A series and the run that it measures, None where it needs none."""
+    """A series and the run that it measures, under a profile and as its recipe is printed; None where it needs none."""
 
     panel: Panel
     series: Series
     run: Run | None
+    paper: Run | None = None
 
 
 def plan(claim: FigureClaim, profile: str, recipes: Path) -> list[Planned]:
@@ -32,7 +36,12 @@ def plan(claim: FigureClaim, profile: str, recipes: Path) -> list[Planned]:
         InputError: a recipe is missing, or the overrides do not fit it.
     """
     return [
-        Planned(panel, s, load_run(s.recipe, profile, recipes, s.overrides) if s.recipe else None)
+        Planned(
+            panel,
+            s,
+            load_run(s.recipe, profile, recipes, s.overrides) if s.recipe else None,
+            scale.printed(s.recipe, recipes, s.overrides) if s.recipe else None,
+        )
         for panel in claim.panels
         for s in panel.series
     ]
@@ -40,7 +49,7 @@ def plan(claim: FigureClaim, profile: str, recipes: Path) -> list[Planned]:
 
 def runs(planned: Sequence[Planned]) -> list[Run]:
     """Those that must be finished before anything can be shown of them."""
-    return [run for _, series, run in planned if series.needs_training]
+    return [run for _, series, run, _ in planned if series.needs_training]
 
 
 def measure(planned: Sequence[Planned], measurements: Measurements, seed: int, shard: tuple[int, int] = (1, 1)) -> None:
@@ -58,7 +67,7 @@ def measure(planned: Sequence[Planned], measurements: Measurements, seed: int, s
     number, shards = shard
     needed = {
         (run.key, series.measure, repr(series.settings)): (run, series)
-        for _, series, run in planned
+        for _, series, run, _ in planned
         if series.measures_network
     }
     asked = list(needed.values())[number - 1 :: shards]  # no two parts have one in common
@@ -73,38 +82,50 @@ def view(planned: Sequence[Planned], measurements: Measurements, seed: int) -> l
 
     Current evidence is shown where there is any, otherwise other, as ``stale`` or ``unknown``.
     """
-    return [(panel, series, _shown(series, run, measurements, seed)) for panel, series, run in planned]
+    return [(what.panel, what.series, _shown(what, measurements, seed)) for what in planned]
 
 
 def status(planned: Planned, measurements: Measurements, seed: int) -> str:
     """What :func:`view` would say of a series, without computing formulas."""
-    _, series, run = planned
-    return "computed" if run is None else next(_found(series, run, measurements, seed), Shown()).status
+    return "computed" if planned.run is None else next(_found(planned, measurements, seed), Shown()).status
 
 
-def _shown(series: Series, run: Run | None, measurements: Measurements, seed: int) -> Shown:
-    if run is None:
-        curve = series.how.function(**series.settings)
+def _shown(planned: Planned, measurements: Measurements, seed: int) -> Shown:
+    if planned.run is None:
+        curve = planned.series.how.function(**planned.series.settings)
         return Shown(curve.x, curve.y, curve.numbers, "computed")
-    return next(_found(series, run, measurements, seed), Shown())
+    return next(_found(planned, measurements, seed), Shown())
 
 
-def _found(series: Series, run: Run, measurements: Measurements, seed: int) -> Iterator[Shown]:
+def _found(planned: Planned, measurements: Measurements, seed: int) -> Iterator[Shown]:
     """What evidence has, best first."""
     runner = measurements.runner
+    _, series, run, paper = planned
     if series.measures_network:
         if m := measurements.find(run, series.measure, series.settings, seed):
-            standing = runner.today.standing(m, run, runner.store)
-            yield Shown(m.x, m.y, m.numbers, _status(run, standing), m.stand_in)
+            if m.dataset != run.recipe.data.dataset:
+                yield Shown(status="conflict", note=f"its data are {m.dataset}, not {run.recipe.data.dataset}")
+            of = scale.of_measurement(m, run, paper, series.needs_training)
+            yield Shown(m.x, m.y, m.numbers, _status(runner.today.standing(m, run, runner.store), of), of)
         return
     of_seed = [e for e in runner.store.runs(run.key) if e.seed == seed]
     judged = [(e, runner.today.standing(e, run, runner.store).of_training) for e in of_seed]
+    if faults := _faults(judged, runner.store):
+        yield Shown(status="conflict", note="; ".join(faults))
     for e, standing in sorted(judged, key=lambda pair: not pair[1].is_current):
-        curve = series.how.function(e.history, **series.settings)
-        yield Shown(curve.x, curve.y, curve.numbers, _status(run, standing), e.dataset.get("stand_in", False))
+        curve, of = series.how.function(e.history, **series.settings), scale.of_evidence(e, run, paper)
+        yield Shown(curve.x, curve.y, curve.numbers, _status(standing, of), of)
 
 
-def _status(run: Run, standing: Standing) -> str:
+def _faults(judged: Sequence[tuple[Evidence, Standing]], store: Store) -> list[str]:
+    """What contradicts what in the evidence of a seed."""
+    found = [said for e, _ in judged for said in checks.faults(e, store.checkpoint(e.key, e.seed, e.code))]
+    return found + checks.disagreements([(e, standing, f"{e.accuracy_last:.2f}") for e, standing in judged])
+
+
+def _status(standing: Standing, of: scale.Scale) -> str:
     if not standing.is_current:
         return standing.status
-    return "measured" if run.profile == "paper" else "partial"
+    if of.stand_in:
+        return scale.STAND_IN
+    return "measured" if of.is_papers else "partial"

@@ -4,7 +4,7 @@ import io
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
@@ -15,10 +15,12 @@ from matplotlib.ticker import MaxNLocator
 
 from jellyplus._files import write_atomically
 from jellyplus.reproduction.figure_claims import FigureClaim, Panel, Series
+from jellyplus.reproduction.picture import mark_stand_in, wrapped
+from jellyplus.reproduction.scale import Scale
 
 __all__ = ["Shown", "frame", "summary", "write"]
 
-_COLUMNS = ("panel", "series", "x", "y", "profile", "status")
+_COLUMNS = ("panel", "series", "x", "y", "profile", "status", "data")
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,19 @@ class Shown:
     Args:
         x, y: of the curve; empty where the series is ``not-run``.
         numbers: what sums it up.
-        status: ``computed`` from a formula; ``measured`` on the paper's data with its settings, ``partial`` on others;
-            ``stale`` by other code; ``not-run``.
-        stand_in: whether the data take the place of the paper's.
+        status: ``computed`` from a formula; ``measured`` on the paper's data with its settings, ``partial`` with
+            others; ``stand-in`` on data in place of the paper's; ``stale`` by other code; ``conflict``, the evidence
+            contradicts itself or other evidence; ``not-run``.
+        scale: what it is of.
+        note: what contradicts what.
     """
 
     x: Sequence[float] = ()
     y: Sequence[float] = ()
     numbers: dict[str, float] | None = None
     status: str = "not-run"
-    stand_in: bool = False
+    scale: Scale = field(default=Scale())
+    note: str = ""
 
 
 View = Sequence[tuple[Panel, Series, Shown]]
@@ -52,15 +57,18 @@ def frame(view: View, profile: str) -> pd.DataFrame:
     for panel, series, shown in view:
         made_by = "" if shown.status == "computed" else profile
         points = list(zip(shown.x, shown.y, strict=True)) or [(None, None)]
-        rows += [(panel.title, series.label, x, y, made_by, shown.status) for x, y in points]
+        rows += [(panel.title, series.label, x, y, made_by, shown.status, str(shown.scale)) for x, y in points]
     points = pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"x": "float64", "y": "float64"})
     return points.assign(x=points["x"].round(12) + 0.0, y=points["y"].round(12) + 0.0)  # + 0.0 turns -0.0 into 0.0
 
 
 def summary(view: View) -> str:
-    """One line for each series: its status, and the numbers that sum it up."""
-    rows = [(panel.title, series.label, shown.status, _numbers(shown)) for panel, series, shown in view]
-    return pd.DataFrame(rows, columns=["panel", "series", "status", "in numbers"]).to_markdown(index=False)
+    """One line for each series: its status, what it is of, and the numbers that sum it up."""
+    rows = [
+        (panel.title, series.label, shown.status, str(shown.scale), shown.note or _numbers(shown))
+        for panel, series, shown in view
+    ]
+    return pd.DataFrame(rows, columns=["panel", "series", "status", "data", "in numbers"]).to_markdown(index=False)
 
 
 def write(claim: FigureClaim, view: View, folder: Path, profile: str, draw: bool = True) -> None:
@@ -130,15 +138,16 @@ def _provenance(view: View, profile: str) -> list[str]:
         return ["computed, no data"]
     said = {
         f"profile: {profile}": True,
-        "stand-in data, no claim about the paper": any(shown.stand_in for *_, shown in view),
+        "stand-in data, no claim about the paper": any(shown.scale.stand_in for *_, shown in view),
         "stale: measured by other code": "stale" in seen,
+        "evidence contradicts itself": "conflict" in seen,
         "incomplete": "not-run" in seen,
     }
     return [words for words, holds in said.items() if holds]
 
 
 def _draw(ax: Axes, panel: Panel, drawn: Sequence[tuple[Series, Shown]], letters: int) -> None:
-    ax.set_title(panel.title)
+    ax.set_title(_title(panel, [shown for _, shown in drawn], letters))
     ax.set_xlabel(panel.x)
     ax.set_ylabel(panel.y)
     ax.set_yscale(panel.y_scale)
@@ -147,6 +156,8 @@ def _draw(ax: Axes, panel: Panel, drawn: Sequence[tuple[Series, Shown]], letters
     if not drawn:
         ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center", color="0.45")
         return
+    if any(shown.scale.stand_in for _, shown in drawn):
+        mark_stand_in(ax, ax.title)
     for number, (series, shown) in enumerate(drawn):
         _DRAW[series.style](ax, shown, number, _legend(series, shown))
     if all(float(x).is_integer() for _, shown in drawn for x in shown.x):
@@ -155,6 +166,14 @@ def _draw(ax: Axes, panel: Panel, drawn: Sequence[tuple[Series, Shown]], letters
     rows = math.ceil(len(drawn) / max(1, letters // longest))
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4.5}
     ax.legend(**below, handlelength=2.6, columnspacing=1, ncols=math.ceil(len(drawn) / rows))
+
+
+def _title(panel: Panel, drawn: Sequence[Shown], letters: int) -> str:
+    """The panel's, and what its curves are of where that is not what the paper has."""
+    words = dict.fromkeys(word for shown in drawn for word in shown.scale.words)
+    if any(shown.scale.stand_in for shown in drawn):
+        return wrapped(f"stand-in for {panel.title}:", words, letters)
+    return wrapped(f"{panel.title}; ours:", words, letters) if len(words) > 1 else panel.title
 
 
 def _legend(series: Series, shown: Shown) -> str:
@@ -168,24 +187,34 @@ def _numbers(shown: Shown) -> str:
 def _draw_line(ax: Axes, shown: Shown, number: int, label: str) -> None:
     marked = {"marker": _MARKERS[number % len(_MARKERS)]} if len(shown.x) <= _MANY else {}
     style = {"linestyle": _LINES[number % len(_LINES)], "color": _COLORS[number % len(_COLORS)]}
-    ax.plot(shown.x, shown.y, label=label, **style, **marked)
+    ax.plot(shown.x, shown.y, label=label, **style, **marked, **_hollow(shown))
 
 
 def _draw_points(ax: Axes, shown: Shown, number: int, label: str) -> None:
     style = {"marker": _MARKERS[number % len(_MARKERS)], "color": _COLORS[number % len(_COLORS)]}
-    ax.plot(shown.x, shown.y, linestyle="none", markersize=6, label=label, **style)
+    ax.plot(shown.x, shown.y, linestyle="none", markersize=6, label=label, **style, **_hollow(shown))
+
+
+def _hollow(shown: Shown) -> dict:
+    return {"markerfacecolor": "white"} if shown.scale.stand_in else {}
+
+
+def _fill(shown: Shown, number: int) -> tuple[str, str]:
+    """Face and hatch; a stand-in has no face."""
+    fill, hatch = _FILLS[number % len(_FILLS)]
+    return "none" if shown.scale.stand_in else fill, hatch
 
 
 def _draw_bars(ax: Axes, shown: Shown, number: int, label: str) -> None:
     width = 0.8 * _spacing(shown.x)
-    fill, hatch = _FILLS[number % len(_FILLS)]
+    fill, hatch = _fill(shown, number)
     ax.bar(shown.x, shown.y, width, facecolor=fill, hatch=hatch, edgecolor=_COLORS[number % len(_COLORS)], label=label)
 
 
 def _draw_histogram(ax: Axes, shown: Shown, number: int, label: str) -> None:
     half = _spacing(shown.x) / 2
     edges = [shown.x[0] - half, *(x + half for x in shown.x)]
-    fill, hatch = _FILLS[number % len(_FILLS)]
+    fill, hatch = _fill(shown, number)
     style = {"facecolor": fill, "hatch": hatch, "edgecolor": _COLORS[number % len(_COLORS)], "linewidth": 0.9}
     ax.stairs(shown.y, edges, fill=True, label=label, **style)
 

@@ -9,14 +9,14 @@ A measure is of one kind, which says what it is given:
 ``trained``   the network with a finished run's last weights, as it is meant for inference
 ============= ========================================================================================================
 
-Settings are the keyword-only arguments of a measure; the claim of a figure states all of them. Histograms have equal
+Settings are the keyword-only arguments of a measure; a claim states all of them. Histograms have equal
 bins, x is their centres. A ValueError says that settings and network do not fit.
 """
 
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import MISSING, dataclass, field, make_dataclass
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
@@ -33,8 +33,10 @@ from jellyplus.monitor import (
     FiringRates,
     GradientHistogram,
     GradientNorm,
+    JacobianTrace,
     MembranePotential,
     Potential,
+    SpikeEntropy,
     SpikeRate,
 )
 from jellyplus.neuron import IterativeLIFNode, SRIFNode
@@ -74,16 +76,20 @@ class Measure(NamedTuple):
     def check(self, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
         """The settings, each of its declared type; an integer is a number of something, at least 1.
 
+        One that has a default may be left out, and is where it holds it.
+
         Raises:
             InputError: one is unknown, missing, of another type or not positive; it names ``where``.
         """
         parameters = inspect.signature(self.function).parameters.values()
-        own = [(p.name, p.annotation) for p in parameters if p.kind is p.KEYWORD_ONLY]
-        checked = vars(from_mapping(make_dataclass("Settings", own), settings, where))
+        own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        defaults = {p.name: p.default for p in own if p.default is not p.empty}
+        fields = [(p.name, p.annotation, field(default=defaults.get(p.name, MISSING))) for p in own]
+        checked = vars(from_mapping(make_dataclass("Settings", fields, kw_only=True), settings, where))
         for name, value in checked.items():
             if type(value) is int and value < 1:
                 raise InputError(f"{where}: key '{name}' is {value}; it must be at least 1")
-        return checked
+        return {name: value for name, value in checked.items() if name not in defaults or value != defaults[name]}
 
 
 #: Every measure by name.
@@ -115,7 +121,7 @@ def measured(
     net = build_network(recipe, backend)
     if weights is not None:
         net.load_state_dict(weights)
-    net = net.to(device, memory_format=memory_format(net))
+    net = net.to(device, memory_format=memory_format(net, recipe))
     return MEASURES[measure].function(net, data, **settings)
 
 
@@ -342,6 +348,8 @@ def _check_plain(recipe: Any) -> None:
     has = [name for name in _BEYOND if getattr(recipe, name)]
     if recipe.shortcut and recipe.shortcut.evolutionary:
         has.append("shortcut.evolutionary")
+    if recipe.data.micro_batch:
+        has.append("data.micro_batch")
     if has:
         raise InputError(f"this measure trains with SGD alone, and the recipe has {', '.join(has)}: null it")
 
@@ -369,6 +377,20 @@ def gradient_norms(net: nn.Module, data: DataModule, *, epoch_parts: int) -> Cur
     norms = list(watch.norms.values())[1:-1]
     layers = [float(number) for number in range(1, len(norms) + 1)]
     return Curve(layers, norms, {"slope of ln per layer": _slope(layers, norms)} if all(norms) else {})
+
+
+@_measure("untrained")
+def jacobian_traces(net: nn.Module, data: DataModule, *, probes: int, epoch_parts: int) -> Curve:
+    """phi(J J^T) from each tdBN to the next, over the first of ``epoch_parts`` parts of an epoch.
+
+    From ``probes`` random vectors a step (Zheng et al. 2021, Theorem 1: near 1 at decay 0). Block l is what lies
+    between layers l and l + 1, the encoding one being layer 1. The network has no branches.
+    """
+    watch = JacobianTrace(net, probes=probes)
+    with watch:
+        for _ in _first_part(net, data, epoch_parts):
+            pass
+    return _by_layer(watch.traces, {"mean": fmean(watch.traces.values())})
 
 
 def _slope(x: Sequence[float], y: Sequence[float]) -> float:
@@ -431,6 +453,16 @@ def spike_rates(net: nn.Module, data: DataModule) -> Curve:
 
 
 @_measure("trained")
+@_measure("untrained", "spike_entropies_untrained")
+def spike_entropies(net: nn.Module, data: DataModule) -> Curve:
+    """Entropy of the spikes on the test data, in bits, layer by layer (Guo et al. 2022, IM-Loss, Eqs. 9 and 10)."""
+    watch = SpikeEntropy(net)
+    with watch:
+        _show_test_data(net, data)
+    return _by_layer(watch.entropies)
+
+
+@_measure("trained")
 def spikes_per_neuron(net: nn.Module, data: DataModule) -> Curve:
     """Spikes of a neuron over all time-steps on the test data, layer by layer (Zheng et al. 2021, Fig. 6)."""
     watch = SpikeRate(net)
@@ -453,13 +485,19 @@ def layer_potentials(
     return _potential_curve(watch.potentials[layer], after)
 
 
+_SECOND_BLOCK = {"residual": "stages.0.1", "stage": "stages.1.0"}
+
+
 @_measure("trained")
-def quantisation_error(net: nn.Module, data: DataModule) -> Curve:
+def quantisation_error(
+    net: nn.Module, data: DataModule, *, second_block: Literal["residual", "stage"] = "residual"
+) -> Curve:
     """Mean quantisation error before and after MPR on the test data (Guo et al. 2022, InfLoR, Table 3).
 
-    Of the first layer of the second block, which in the paper's ResNets is in the first stage.
+    Of "the first layer of the second block": of the second ``residual`` block, or of the second ``stage``, which
+    tdBN's Table 4 calls a block.
     """
-    layer = "stages.0.1.branch.2"
+    layer = f"{_SECOND_BLOCK[second_block]}.branch.2"
     watch = MembranePotential(net, [0.0, 1.0], [layer])
     with watch:
         _show_test_data(net, data)
@@ -474,8 +512,8 @@ def _show_test_data(net: nn.Module, data: DataModule) -> None:
             classifier(x.to(device))
 
 
-def _by_layer(values: Mapping[str, float]) -> Curve:
-    return Curve([number + 1.0 for number in range(len(values))], list(values.values()))
+def _by_layer(values: Mapping[Any, float], numbers: dict[str, float] | None = None) -> Curve:
+    return Curve([number + 1.0 for number in range(len(values))], list(values.values()), numbers or {})
 
 
 # --- Curves ---------------------------------------------------------------------------------------------------------

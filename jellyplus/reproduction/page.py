@@ -19,12 +19,14 @@ import pandas as pd
 
 from jellyplus._errors import InputError
 from jellyplus._files import write_atomically
+from jellyplus._options import NOT_OF_FIGURES
 from jellyplus.reproduction import figure_evidence, tables, view
-from jellyplus.reproduction.claims import Claim, ClaimTable, Split, load_claims
+from jellyplus.reproduction.claims import Claim, ClaimTable, load_claims
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.figure_claims import FigureClaim, load_figure
 from jellyplus.reproduction.measurements import Measurements
 from jellyplus.reproduction.runner import Runner
+from jellyplus.reproduction.scale import STAND_IN
 from jellyplus.reproduction.store import Store
 from jellyplus.reproduction.today import Standing, Today
 from jellyplus.reproduction.views import Plan
@@ -42,6 +44,7 @@ PAPERS = {
 #: What a value can come from, the most telling first; all but the last are profiles.
 SCALES = {
     "paper": "the paper's own data and settings",
+    "gpu": "the paper's own data and settings, fewer epochs",
     "official": "the paper's data, settings of the authors' public code",
     "small": "real data, smaller networks, fewer epochs",
     "embedded": "stand-in data, small networks",
@@ -52,7 +55,11 @@ STATUSES = {
     "below": "the same, but further below the paper's value than the tolerance",
     "above": "the same, but further above the paper's value than the tolerance",
     "differs": "a text that follows from our network and is another than the printed one",
-    "partial": "fewer seeds, fewer epochs, a narrower network or stand-in data: no statement about the paper",
+    "consistent": "no result of ours: the paper agrees with itself, or with a constant or a reading of our recipe's",
+    "inconsistent": "the same, and they disagree",
+    "partial": "real data and fewer seeds, epochs or images, or a narrower network: no statement about the paper",
+    STAND_IN: "other data in place of the paper's: a test of the code, no statement about the paper",
+    "conflict": "evidence contradicts itself, its recipe or other evidence, as the note says: it is not believed",
     "stale": "measured, but today's code does something else",
     "unknown": "measured, but nobody recorded what the code did then",
     "not-run": "not measured yet",
@@ -97,7 +104,6 @@ class Row:
 
     Args:
         claim: what is printed.
-        split: sizes of the data set that it is about.
         values: the row of the table's view.
         recipe: the file of its recipe, None where it has none.
         pieces: all evidence that there is for it, of one profile.
@@ -105,7 +111,6 @@ class Row:
     """
 
     claim: Claim
-    split: Split
     values: Mapping[str, Any]
     recipe: Path | None
     pieces: tuple[Piece, ...]
@@ -121,10 +126,12 @@ class Row:
         """What the value was measured on, in words."""
         if not self.pieces:
             return ""
-        held = self.pieces[0].evidence.dataset
-        if held.get("stand_in"):
-            return f"stand-in data: {held['name']}"
-        return f"real data, {held['train_examples']:,} of {self.split.train_examples:,} examples"
+        return self.values["data"] if self.stand_in else f"real data: {self.values['data']}"
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether that takes the place of the paper's data."""
+        return (self.values["data"] or "").startswith(STAND_IN)
 
     @property
     def measured_on(self) -> str:
@@ -149,6 +156,11 @@ class Picture:
 
     path: Path
     scale: str
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether it shows data in place of the papers'."""
+        return self.scale == "embedded"
 
     @property
     def uri(self) -> str:
@@ -269,7 +281,7 @@ class Page:
     @property
     def shown(self) -> list[str]:
         """The statuses of what was measured; the usual ones also where there are none."""
-        rare = {"differs", "unknown"} - self.statuses.keys()
+        rare = {"differs", "consistent", "inconsistent", "conflict", "unknown"} - self.statuses.keys()
         return [name for name in STATUSES if name not in {"not-run", "reported", *rare}]
 
     @property
@@ -281,11 +293,11 @@ class Page:
     def verdict(self) -> str:
         """What the page says of the papers."""
         trained = [row.status for row in self.rows if row.claim.trained]
-        computed = Counter(row.status for row in self.rows if row.scale == "computed")
+        computed = Counter(row.status for row in self.rows if row.scale == "computed" and row.status in COMPARED)
         compared = Counter(status for status in trained if status in COMPARED)
         text = f"{compared.total()} of {len(trained)} trained results can be held against their papers"
         text += f": {_listed(compared)}." if compared else " yet."
-        return text + (f" {computed.total()} more need no training: {_listed(computed)}." if computed else "")
+        return text + (f" {computed.total()} more are read off our networks: {_listed(computed)}." if computed else "")
 
 
 def collect(reproductions: Path, roots: Sequence[Path]) -> Page:
@@ -357,7 +369,7 @@ def _is_table(path: Path) -> bool:
 
 
 class _Stores(Store):
-    """The evidence of several folders of results, as if of one; of what several have, the first counts."""
+    """The evidence of several folders of results, as if of one; where two disagree on a run, both are there."""
 
     def __init__(self, roots: Sequence[Path]):
         self._stores = [Store(root / "evidence") for root in roots]
@@ -369,10 +381,21 @@ class _Stores(Store):
         found = {path.name: path for store in self._stores[::-1] for path in store.files(key, pattern)}
         return [found[name] for name in sorted(found)]
 
+    def runs(self, key: str) -> list[Evidence]:
+        return sorted((evidence for evidence, _ in self._found(key)), key=lambda e: (e.seed, e.code))
+
     def pieces(self, run: Run, today: Today) -> list[Piece]:
         """The evidence of a run, with its files."""
-        found = [(self.read(path, Evidence), path) for path in self.files(run.key, "seed*-*.json")]
-        return [Piece(evidence, path, today.standing(evidence, run, self)) for evidence, path in found]
+        return [Piece(evidence, path, today.standing(evidence, run, self)) for evidence, path in self._found(run.key)]
+
+    def _found(self, key: str) -> list[tuple[Evidence, Path]]:
+        """Equal evidence once."""
+        found: list[tuple[Evidence, Path]] = []
+        for path in (path for store in self._stores for path in store.files(key, "seed*-*.json")):
+            evidence = self.read(path, Evidence)
+            if evidence.key == key and all(evidence != other for other, _ in found):
+                found.append((evidence, path))
+        return found
 
 
 def _table(path: Path, roots: Sequence[Path], measurements: Measurements, recipes: Path) -> Table:
@@ -384,12 +407,11 @@ def _table(path: Path, roots: Sequence[Path], measurements: Measurements, recipe
     rows = []
     for claim, values in zip(claims.rows, frame.to_dict("records"), strict=True):
         run = made.get(claim.id)
-        measured = pd.notna(values["ours_mean"])
+        measured = pd.notna(values["ours_mean"]) or values["status"] == "conflict"
         pieces = tuple(stores.pieces(run, today)) if run and measured else ()
         rows.append(
             Row(
                 claim,
-                claims.datasets[claim.dataset],
                 {column: None if pd.isna(value) else value for column, value in values.items()},
                 recipes / f"{claim.recipe}.yaml" if claim.recipe else None,
                 pieces,
@@ -411,13 +433,13 @@ def _most_telling(claims: ClaimTable, measurements: Measurements, recipes: Path)
 
 def _has(claim: Claim, run: Run, measurements: Measurements) -> bool:
     evidence, measure = measurements.runner.store.runs(run.key), claim.measures.measure
-    return any(not measure or measurements.find(run, measure, {}, e.seed) for e in evidence)
+    return any(not measure or measurements.find(run, measure, claim.settings, e.seed) for e in evidence)
 
 
 def _figure(path: Path, roots: Sequence[Path], measurements: Measurements, recipes: Path) -> Figure:
     """Under the first profile that anything was measured in; where nothing was, or had to be, under any."""
     claims = load_figure(path)
-    for profile in (p for p in _PROFILES if p != "official"):
+    for profile in (p for p in _PROFILES if p not in NOT_OF_FIGURES):
         planned = figure_evidence.plan(claims, profile, recipes)
         statuses = Counter(figure_evidence.status(series, measurements, figure_evidence.SEED) for series in planned)
         if statuses.keys() - {"computed", "not-run"}:
@@ -425,7 +447,7 @@ def _figure(path: Path, roots: Sequence[Path], measurements: Measurements, recip
     return Figure(path.stem, claims, statuses, _picture(roots, path.stem, "figure.png"))
 
 
-_PROFILES = ("paper", "official", "small", "embedded")
+_PROFILES = ("paper", "gpu", "official", "small", "embedded")
 
 
 def _picture(roots: Sequence[Path], name: str, file: str, profiles: Sequence[str] = _PROFILES) -> Picture | None:

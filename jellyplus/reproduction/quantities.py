@@ -22,7 +22,8 @@ class Quantity:
 
     Args:
         label: with its unit.
-        source: ``run``, a run's evidence; ``network``, the paper's own recipe, untrained; ``cells``, two other cells.
+        source: ``run``, a run's evidence; ``network``, that of the paper's own recipe, untrained; ``recipe``, a value
+            that was typed into it from the paper; ``cells``, two other cells.
         of: the value, from a run's evidence or what was measured on its network, a recipe, or two printed values.
         measure: what has to be measured on the run's network, of :mod:`jellyplus.reproduction.measures`.
         tolerance: how far ours may be from the paper's, where the deviations over seeds do not allow more; None: half
@@ -33,12 +34,17 @@ class Quantity:
     """
 
     label: str
-    source: Literal["run", "network", "cells"]
+    source: Literal["run", "network", "recipe", "cells"]
     of: Callable[..., Any]
     measure: str | None = None
     tolerance: float | None = None
     form: str = ".4g"
     error: Callable[[Evidence, str], float | None] | None = None
+
+    @property
+    def agrees(self) -> Literal["reproduced", "consistent"]:
+        """What a value is that equals the printed one: consistent where nothing of ours was run or built."""
+        return "reproduced" if self.source in ("run", "network") else "consistent"
 
     def text(self, value: float | str | None) -> str:
         """A value as views show it."""
@@ -76,6 +82,14 @@ def _layers(recipe: Recipe) -> str:
     linear = [module.out_features for module in (*net.head.modules(), net.fc) if isinstance(module, nn.Linear)]
     stem = f"conv1 {_convolution(net.conv1)}, s{net.conv1.stride[0]}"
     return " | ".join([stem, *blocks, f"fc {', '.join(map(str, linear))}"])
+
+
+def _pool(recipe: Recipe) -> str:
+    """What stands before the linear layers of such a network."""
+    with torch.device("meta"):
+        net = build_network(recipe)
+    kernels = [module.kernel_size for module in net.head.modules() if isinstance(module, nn.AvgPool2d)]
+    return f"average pool {kernels[0]}x{kernels[0]}" if kernels else "average pool"
 
 
 def _stage(stage: nn.Sequential) -> str:
@@ -119,7 +133,8 @@ QUANTITIES = {
     ),
     "quantisation_error_after": Quantity("quantisation error after MPR", "run", _number("after"), "quantisation_error"),
     "macs": Quantity("multiply-accumulates", "network", _macs),
-    "batch_size": Quantity("batch size of all GPUs", "network", _batch_size),
+    "batch_size": Quantity("batch size of all GPUs", "recipe", _batch_size),
     "layers": Quantity("layers", "network", _layers),
+    "pool": Quantity("pool before the linear layers", "network", _pool),
     "energy_of_counts": Quantity("energy of the printed operations (uJ)", "cells", _energy_of_counts),
 }

@@ -1,8 +1,8 @@
 """From a run to its evidence: found in the store, or trained with everything it starts from."""
 
 import contextlib
+import dataclasses
 import itertools
-import math
 import os
 import platform
 from collections.abc import Iterable, Iterator
@@ -16,16 +16,17 @@ from tqdm import tqdm
 from jellyplus import datasets
 from jellyplus._distributed import processes, rank
 from jellyplus._errors import InputError
-from jellyplus.reproduction import loading, operations
+from jellyplus.reproduction import checks, loading, operations, scale
 from jellyplus.reproduction.evidence import Evidence, evidence_of
 from jellyplus.reproduction.source import provenance
 from jellyplus.reproduction.store import Store
 from jellyplus.reproduction.today import Today
+from jellyplus.training import memory
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.data import DataModule
 from jellyplus.training.job import once
 from jellyplus.training.network import InitialState, build_network, check_parts, choose_backend, initialise
-from jellyplus.training.recipe import Recipe, Run
+from jellyplus.training.recipe import Run
 from jellyplus.training.train import Outcome, choose_device, train
 
 __all__ = ["Runner", "chains", "device_in_words", "summary"]
@@ -60,7 +61,8 @@ class Runner:
             counted: whether their operations are wanted too.
 
         Raises:
-            InputError: damaged evidence or checkpoints, data that is missing or does not fit the recipe.
+            InputError: damaged evidence or checkpoints, data that is missing or does not fit the recipe, or a run that
+                does not fit into memory.
         """
         needed: dict[tuple[str, int], tuple[Run, int]] = {}
         for run, seed in wanted:
@@ -68,7 +70,9 @@ class Runner:
         for run, seed in needed.values():
             data = self.load(run)
             DataModule(data, run.recipe, seed)
+            memory.check_network(run.recipe, self.device)
             _try_to_build(run, choose_backend(run.recipe, self.device, say=False), data.train.inputs.shape[-3:])
+            memory.check_run(run.recipe, data.train.inputs.shape[1:], self.device)
             if run.parent and (run.parent.key, seed) not in needed:
                 self._start(run, seed, data)
         return list(needed.values())
@@ -101,7 +105,7 @@ class Runner:
 
     def _one_by_one(self, planned: list[tuple[Run, int]]) -> Iterator[tuple[str, int]]:
         """What to say of each run, and its cost."""
-        return ((f"{run.name}, seed {seed}: {self._train(run, seed)}", _cost(run)) for run, seed in planned)
+        return ((f"{_named(run)}, seed {seed}: {self._train(run, seed)}", _cost(run)) for run, seed in planned)
 
     def _side_by_side(self, planned: list[tuple[Run, int]], jobs: int) -> Iterator[tuple[str, int]]:
         parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
@@ -142,6 +146,11 @@ class Runner:
             raise InputError(
                 f"the evidence of {run.name} has no checkpoint {checkpoint}: put it there, or delete the evidence"
             )
+        if found and (faults := checks.faults(found, checkpoint)):
+            raise InputError(
+                f"{self.store.path(found)} with its checkpoint {checkpoint} contradicts itself: {faults[0]}; it was "
+                "left alone: delete both to make the run again"
+            )
         return found is not None
 
     def _checkpoint(self, evidence: Evidence) -> Path:
@@ -179,7 +188,8 @@ class Runner:
         evidence = evidence_of(run, seed, data, outcome, **made_by)
         if data.manifest:
             self.store.write_manifest(data.manifest)
-        save_checkpoint({"key": run.key, "weights": outcome.weights}, checkpoint)
+        digest = save_checkpoint({"key": run.key, "seed": seed, "weights": outcome.weights}, checkpoint)
+        evidence = dataclasses.replace(evidence, checkpoint_sha256=digest)
         self.store.write(evidence, self.today.probe(evidence, run))
         state.unlink(missing_ok=True)
         return evidence
@@ -199,13 +209,16 @@ class Runner:
         """The last weights of a run that was made.
 
         Raises:
-            InputError: there is no checkpoint, or it is damaged or another run's.
+            InputError: there is no checkpoint, or it is damaged, another run's or seed's, or not what the run left.
         """
-        path = self._checkpoint(self.current(run, seed, counted=False))
+        evidence = self.current(run, seed, counted=False)
+        path = self._checkpoint(evidence)
         content = load_checkpoint(path)
-        if not (isinstance(content, dict) and content.get("key") == run.key and "weights" in content):
+        own = isinstance(content, dict) and content.get("key") == run.key and content.get("seed", seed) == seed
+        if not own or "weights" not in content or checks.faults(evidence, path):
             raise InputError(
-                f"{path} is not the checkpoint of {run.name}; it was left alone: delete it and its evidence"
+                f"{path} is not the checkpoint of {run.name}, seed {seed}; it was left alone: delete it and its "
+                "evidence"
             )
         return content["weights"]
 
@@ -283,28 +296,12 @@ def _same_data(one: Run, other: Run) -> bool:
 
 def _try_to_build(run: Run, backend: str | None, shape: tuple[int, ...]) -> None:
     """Build the network and start it from its parent's shapes, so that what does not fit shows before any training."""
-    _check_size(run.recipe)
     net = build_network(run.recipe, backend)
     check_parts(net, run.recipe)
     _try_to_run(run, shape)
     if run.parent:
         start = InitialState(build_network(run.parent.recipe).state_dict(), run.parent.recipe.spiking)
         initialise(net, start, run.recipe.initial_weights)
-
-
-def _check_size(recipe: Recipe) -> None:
-    """Weights, their gradients and momenta must fit into memory; on the meta device nothing is allocated."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        with torch.device("meta"):
-            needed = 3 * sum(p.numel() * p.element_size() for p in build_network(recipe).parameters())
-    except RuntimeError:  # a size beyond 64 bits
-        needed = math.inf
-    if needed > memory:
-        raise InputError(
-            f"model.width {recipe.model.width} makes a network of {needed / 2**30:,.0f} GiB in training, the machine "
-            f"has {memory / 2**30:,.0f}: state a smaller width or fewer stages"
-        )
 
 
 def _try_to_run(run: Run, shape: tuple[int, ...]) -> None:
@@ -318,6 +315,12 @@ def _try_to_run(run: Run, shape: tuple[int, ...]) -> None:
         raise InputError(
             f"model.options of {run.name} do not fit examples of {size}: {str(error).partition(chr(10))[0]}"
         ) from error
+
+
+def _named(run: Run) -> str:
+    """After what it is of, where that is a stand-in."""
+    stand_in = scale.in_short(run.recipe)
+    return f"stand-in {stand_in}: {run.name}" if stand_in else run.name
 
 
 _BAR = "{desc}{percentage:3.0f}% |{bar}| {elapsed} so far, about {remaining} left"

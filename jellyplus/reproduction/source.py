@@ -19,9 +19,18 @@ _DECIDES_NOTHING = {  # that a run or a measurement leaves; every other file cou
     "doctor.py",
     *(
         f"reproduction/{name}.py"
-        for name in ("claims", "cli", "course", "durations", "figure_claims", "figure_evidence", "figure_view")
+        for name in (
+            "checks",
+            "claims",
+            "cli",
+            "course",
+            "durations",
+            "figure_claims",
+            "figure_evidence",
+            "figure_view",
+        )
     ),
-    *(f"reproduction/{name}.py" for name in ("figures", "page", "picture", "tables", "view", "views")),
+    *(f"reproduction/{name}.py" for name in ("figures", "page", "picture", "scale", "tables", "view", "views")),
 }
 _LIBRARIES = ("torch", "spikingjelly", "numpy", "lightning", "torchvision")
 

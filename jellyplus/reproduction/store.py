@@ -159,7 +159,10 @@ def _read(path: Path, kind: type, remedy: str) -> Any:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
-        return from_mapping(kind, _of_schema(json.loads(path.read_bytes()), _SCHEMAS.get(kind, 1)), path.name)
+        content = json.loads(path.read_bytes())
+        if content != _finite(content):
+            raise ValueError("it has a number that is not finite")
+        return from_mapping(kind, _of_schema(content, _SCHEMAS.get(kind, 1)), path.name)
     except (InputError, ValueError, RecursionError, OSError) as error:
         raise _damaged(path, error, remedy) from error
 

@@ -1,16 +1,20 @@
 """From a table's rows to their runs, and to what there is for them."""
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from jellyplus.reproduction.claims import Claim, ClaimTable
+from jellyplus._errors import InputError
+from jellyplus.reproduction import checks, scale
+from jellyplus.reproduction.claims import Claim, ClaimTable, Split
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.measurements import Measurements
+from jellyplus.reproduction.store import Store
 from jellyplus.reproduction.today import Standing
 from jellyplus.reproduction.view import Result
 from jellyplus.training.recipe import Run, has_profile, load_run
 
-__all__ = ["measure", "offers", "results", "runs"]
+__all__ = ["measure", "offers", "results", "runs", "shortened"]
 
 
 def offers(table: ClaimTable, profile: str, recipes: Path) -> bool:
@@ -36,6 +40,38 @@ def runs(table: ClaimTable, profile: str, recipes: Path) -> dict[str, Run]:
     return {row.id: load_run(row.recipe, profile, recipes, row.overrides) for row in table.rows if row.trained}
 
 
+def shortened(table: ClaimTable, rows: Iterable[str], profile: str, epochs: int, recipes: Path) -> dict[str, Run]:
+    """The runs of some rows in so many epochs, by id; a schedule in steps has its steps shortened alike.
+
+    The epochs are a part of the resolved recipe: of its key, and of the evidence. What a run starts from has those of
+    the profile.
+
+    Args:
+        table: the claims.
+        rows: ids of rows that train.
+        profile: ``gpu``, whose business epochs are.
+        epochs: fewer than the paper's.
+        recipes: folder of the recipes.
+
+    Raises:
+        InputError: another profile, as many epochs as the paper's or more, or as :func:`runs`.
+    """
+    if profile != "gpu":
+        raise InputError(f"--epochs is for --profile gpu: {profile} has its own, in recipes/*/profiles.yaml")
+    claims = {row.id: row for row in table.rows}
+    return {name: _shortened(claims[name], profile, epochs, recipes) for name in rows}
+
+
+def _shortened(row: Claim, profile: str, epochs: int, recipes: Path) -> Run:
+    schedule = load_run(row.recipe, "paper", recipes, row.overrides).recipe.schedule
+    if epochs >= schedule.epochs:
+        raise InputError(f"--epochs {epochs}: row {row.id} of the paper has {schedule.epochs}; use --profile paper")
+    changes = {"epochs": epochs}
+    if schedule.step_epochs:
+        changes["step_epochs"] = max(1, round(schedule.step_epochs * epochs / schedule.epochs))
+    return load_run(row.recipe, profile, recipes, {**row.overrides, "schedule": changes})
+
+
 def measure(
     table: ClaimTable, wanted: dict[str, Run], measurements: Measurements, made: Iterable[tuple[Run, int]]
 ) -> None:
@@ -50,11 +86,11 @@ def measure(
     Raises:
         InputError: a measurement cannot be made or written.
     """
-    needed = {(wanted[r.id].key, r.measures.measure) for r in table.rows if r.id in wanted and r.measures.measure}
+    rows = [row for row in table.rows if row.id in wanted and row.measures.measure]
     for run, seed in made:
-        for name in sorted(name for key, name in needed if key == run.key):
-            if not measurements.is_made(run, name, {}, seed):
-                measurements.make(run, name, {}, seed)
+        for row in (row for row in rows if wanted[row.id].key == run.key):
+            if not measurements.is_made(run, row.measures.measure, row.settings, seed):
+                measurements.make(run, row.measures.measure, row.settings, seed)
 
 
 def results(
@@ -71,40 +107,83 @@ def results(
     Raises:
         InputError: damaged evidence, or as :func:`runs`.
     """
-    found = {row.id: _of_run(row, made[row.id], measurements) for row in table.rows if row.trained}
+    found = {}
+    for row in table.rows:
+        if row.trained:
+            paper, split = scale.printed(row.recipe, recipes, row.overrides), table.datasets[row.dataset]
+            results = _of_run(row, made[row.id], paper, split, measurements)
+            found[row.id] = _checked(row, results, made[row.id], recipes, measurements.runner.store)
     cells = {row.id: row.paper for row in table.rows}
     for row in table.rows:
-        if row.measures.source == "network" and row.recipe:
-            recipe = load_run(row.recipe, "paper", recipes, row.overrides).recipe
-            found[row.id] = [Result(row.measures.of(recipe))]
+        if row.measures.source in ("network", "recipe") and row.recipe:
+            paper = scale.printed(row.recipe, recipes, row.overrides)
+            found[row.id] = [Result(row.measures.of(paper.recipe))]
         elif row.follows:
             found[row.id] = [Result(row.measures.of(*(cells[name] for name in row.operands)))]
     return found
 
 
-def _of_run(row: Claim, run: Run, measurements: Measurements) -> list[Result]:
-    runner = measurements.runner
-    judged = [(e, runner.today.standing(e, run, runner.store)) for e in runner.store.runs(run.key)]
-    made = [(e, standing if row.counted else standing.of_training) for e, standing in judged]
-    if row.counted:
-        return [_counted(row, e, standing) for e, standing in made]
-    if not row.measures.measure:
-        return [Result(row.measures.of(e), e, standing) for e, standing in made]
-    found = [(*pair, measurements.find(run, row.measures.measure, {}, pair[0].seed)) for pair in made]
+def _checked(row: Claim, results: list[Result], run: Run, recipes: Path, store: Store) -> list[Result]:
+    """With what contradicts what, which the row says in place of a value."""
+    shared = checks.among([result.evidence for result in results])
+    shared += checks.disagreements([(r.evidence, r.standing, row.measures.text(r.value)) for r in results])
     return [
-        Result(row.measures.of(m), e, standing)
-        for e, standing, m in found
-        if m and standing.is_current == measurements.is_current(m, run)  # of one age
+        dataclasses.replace(result, faults=(*_faults(row, result.evidence, run, recipes, store), *shared))
+        for result in results
     ]
 
 
-def _counted(row: Claim, evidence: Evidence, standing: Standing) -> Result:
+def _faults(row: Claim, evidence: Evidence, run: Run, recipes: Path, store: Store) -> list[str]:
+    found = checks.faults(evidence, store.checkpoint(evidence.key, evidence.seed, evidence.code))
+    if not _is_of_profile(row, evidence, run, recipes):
+        found.append(f"it says profile {evidence.profile}, whose recipe is another today")
+    return [f"seed {evidence.seed}: {said}" for said in found]
+
+
+def _is_of_profile(row: Claim, evidence: Evidence, run: Run, recipes: Path) -> bool:
+    """Whether the recipe is that of the profile that evidence says; that of the profile it was found by, it is."""
+    if evidence.profile == run.profile:
+        return True
+    try:
+        return load_run(row.recipe, evidence.profile, recipes, row.overrides).key == evidence.key
+    except InputError:
+        return False
+
+
+def _of_run(row: Claim, run: Run, paper: Run, split: Split, measurements: Measurements) -> list[Result]:
+    runner = measurements.runner
+    judged = [(e, runner.today.standing(e, run, runner.store)) for e in runner.store.runs(run.key)]
+    results = [
+        _result(row, e, standing if row.counted else standing.of_training, scale.of_evidence(e, run, paper, split))
+        for e, standing in judged
+    ]
+    if not row.measures.measure:
+        return results
+    found = [
+        (result, measurements.find(run, row.measures.measure, row.settings, result.evidence.seed)) for result in results
+    ]
+    return [
+        dataclasses.replace(result, value=row.measures.of(m))
+        for result, m in found
+        if m and result.standing.is_current == measurements.is_current(m, run)  # of one age
+    ]
+
+
+def _result(row: Claim, evidence: Evidence, standing: Standing, of: scale.Scale) -> Result:
+    """The row's value, where the evidence alone has it."""
+    if row.measures.measure:
+        return Result(None, evidence, standing, scale=of)
+    if not row.counted:
+        return Result(row.measures.of(evidence), evidence, standing, scale=of)
+    value, note = _counted(row, evidence)
+    return Result(value, evidence, standing, note, of)
+
+
+def _counted(row: Claim, evidence: Evidence) -> tuple[float | None, str]:
     """By the convention of the row, with the standard error; without a value where it was counted by another."""
     value = row.measures.of(evidence, row.convention)
     if value is None:
-        note = "counted by another convention than the paper's: make the run again"
-        return Result(None, evidence, standing, note)
+        return None, "counted by another convention than the paper's: make the run again"
     error = row.measures.error(evidence, row.convention)
     examples = evidence.operations["examples"]
-    note = f"± {row.measures.text(error)} over {examples:,} test examples" if error else ""
-    return Result(value, evidence, standing, note)
+    return value, f"± {row.measures.text(error)} over {examples:,} test examples" if error else ""

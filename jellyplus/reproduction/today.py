@@ -131,19 +131,21 @@ class Today:
         made = parallel(joblib.delayed(_probe)(*subject) for subject in wanted)
         found = list(tqdm(made, "what today's code does", len(wanted), unit="probe", leave=False, disable=jobs == 1))
         for (record, _), values in zip(wanted, found, strict=True):
-            with contextlib.suppress(InputError):  # without a folder for it, it is found out again
+            with contextlib.suppress(InputError, RuntimeError):  # without a folder for it, it is found out again
                 write_atomically(self._file(_name(record)), json.dumps(values).encode())
         return found
 
     def _kept(self, name: str) -> Values | None:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
             self._values[name] = json.loads(self._file(name).read_bytes())
         return self._values.get(name)
 
     def _file(self, name: str) -> Path:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jellyplus" / "probes"
+        """Where a probe is kept; a RuntimeError says that the user has no home."""
+        stated = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        cache = stated if stated.is_absolute() else Path.home() / ".cache"  # a relative one is void, as XDG has it
         today = hashlib.sha256(repr((self.code, sorted(self.libraries.items()))).encode()).hexdigest()
-        return cache / today[:16] / f"{name}.json"
+        return cache / "jellyplus" / "probes" / today[:16] / f"{name}.json"
 
 
 _WORTH_PROCESSES = 12  # probes; to start processes takes as long

@@ -1,10 +1,11 @@
 """View: claims and results as a table, and nothing that is not in one of the two."""
 
 import math
+import re
 import statistics
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from jellyplus.reproduction import picture
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.quantities import QUANTITIES
+from jellyplus.reproduction.scale import STAND_IN, STAND_INS, Scale, together
 from jellyplus.reproduction.today import Standing
 
 __all__ = ["COLUMNS", "Result", "build", "made_by", "summary", "write"]
@@ -40,6 +42,7 @@ COLUMNS = (
     "gain_p",
     "status",
     "profile",
+    "data",
     "recipe",
     "commit",
     "versions",
@@ -49,11 +52,17 @@ _VALUES = ("paper", "paper_std", "ours_mean", "ours_std", "delta", "best", "pape
 _SEEDS_NEEDED = 3
 
 _LEGEND = f"""\
-* `reproduced`: the paper's profile, at least {_SEEDS_NEEDED} seeds, every planned epoch, all the data, and |delta| <= \
-max(0.3, 2 sqrt(paper_std^2 + ours_std^2)) points, or what needs no training and equals the printed value to its last \
-place.
+* `reproduced`: the paper's profile, at least {_SEEDS_NEEDED} seeds of clean commits, every planned epoch, all the \
+data, and |delta| <= max(0.3, 2 sqrt(paper_std^2 + ours_std^2)) points, or what our network shows untrained and equals \
+the printed value to its last place.
 * `below`, `above`: the same, with a delta beyond that; `differs`: of a text.
-* `partial`: fewer seeds, a shortened schedule, a narrower net or stand-in data: no statement about the paper.
+* `consistent`: no result of ours: the paper's own numbers agree with each other, with a constant that the recipe has \
+from the paper, or ours is one reading of an ambiguous text. `inconsistent`: they do not.
+* `partial`: real data and fewer seeds, fewer epochs, fewer images or a narrower net, which `data` names, or a recipe \
+that deviates from what the paper states, as the note says: no statement about the paper.
+* `stand-in`: other data in place of the paper's: a test of the code, and no statement about the paper. `data` says so \
+also where the status is another.
+* `conflict`: the evidence contradicts itself, its recipe or other evidence, as the note says: it is not believed.
 * `stale`: today's code does something else than the code that made it; the note says what differs.
 * `unknown`: nobody recorded what the code did that made it.
 * `not-run`: no evidence yet.
@@ -69,8 +78,10 @@ seeds on. `paper_gain` is the printed difference.
 """
 _PROFILES = {
     "smoke": "This is a test of the chain, a few steps on a few images: no number here means anything.",
-    "embedded": "This is stand-in data on narrow nets: no number here is a claim about the paper.",
+    "embedded": "This is stand-in data on narrow nets: no number of ours here is a claim about the paper.",
     "small": "This is real data on narrow nets: no number here is a claim about the paper.",
+    "gpu": "This is real data with the paper's own settings but for the number of epochs: no number here is a claim "
+    "about the paper.",
     "official": "This is the paper's data with the settings of the authors' public code, which are not the paper's.",
     "paper": "This is real data with the paper's own settings.",
 }
@@ -86,12 +97,21 @@ class Result:
         evidence: the run it is from; None where it takes no training.
         standing: what today's code has to say of it.
         note: on this value.
+        scale: what it is of.
+        faults: what contradicts what in the evidence.
     """
 
     value: float | str | None
     evidence: Evidence | None = None
     standing: Standing = field(default=Standing("current"))
     note: str = ""
+    scale: Scale = field(default=Scale())
+    faults: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        held = self.evidence.dataset if self.evidence else {}
+        if bool(held.get("stand_in")) or held.get("name") in STAND_INS:
+            object.__setattr__(self, "scale", replace(self.scale, stand_in=True))
 
 
 def build(table: ClaimTable, results: Mapping[str, Sequence[Result]], profile: str) -> pd.DataFrame:
@@ -126,9 +146,8 @@ def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: s
     """
     folder = Path(folder)
     title = f"{table.title}\nprofile: {profile}{_ASIDE.get(profile, '')}"
-    cells = _cells(frame)
-    write_atomically(folder / "table.csv", cells.to_csv(index=False, lineterminator="\n").encode())
-    write_atomically(folder / "table.md", _markdown(cells, table, profile).encode())
+    write_atomically(folder / "table.csv", _cells(frame).to_csv(index=False, lineterminator="\n").encode())
+    write_atomically(folder / "table.md", _markdown(frame, table, profile).encode())
     if draw:
         write_atomically(folder / "table.png", picture.draw(frame, title))
 
@@ -137,14 +156,36 @@ _WIDEST = 44  # characters of a column
 
 
 def summary(frame: pd.DataFrame) -> str:
-    """Return all rows but the reported ones as a short table for a terminal."""
-    ours = _cells(frame)[frame["status"] != "reported"]
+    """Return all rows but the reported ones as a short table for a terminal, results on stand-ins in one below."""
+    cells, stand_ins = _apart(frame)
+    ours = cells[frame["status"] != "reported"]
     columns = ["dataset", "method", "architecture", "timesteps", "paper", "ours_mean", "ours_std", "n_seeds", "status"]
     if ours["quantity"].nunique() > 1:
         columns.insert(4, "quantity")
-    return (
-        ours[columns].map(lambda text: textwrap.shorten(text, _WIDEST)).to_markdown(index=False, disable_numparse=True)
-    )
+    if ours["data"].any():
+        columns.append("data")
+    text = _short(ours[columns])
+    if stand_ins.empty:
+        return text
+    columns = ["data", "method", "architecture", "timesteps", "quantity", "ours_mean", "ours_std", "n_seeds", "status"]
+    return f"{text}\n\nOn stand-ins, no claim about the paper:\n\n{_short(stand_ins[columns])}"
+
+
+def _short(cells: pd.DataFrame) -> str:
+    shortened = cells.map(lambda text: textwrap.shorten(text, _WIDEST)).assign(**cells.filter(["data"]))
+    return shortened.to_markdown(index=False, disable_numparse=True)
+
+
+_OURS = ("ours_mean", "ours_std", "n_seeds", "delta", "best", "gain", "gain_n", "gain_p")
+
+
+def _apart(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """As text: all rows without our numbers on stand-ins, and the rows that have such, without the paper's."""
+    cells, stand_in = _cells(frame), picture.on_stand_ins(frame)
+    paper = ["dataset", "paper", "paper_std", "paper_gain", "delta"]
+    stand_ins = cells[stand_in & frame["ours_mean"].notna()].drop(columns=paper)
+    cells.loc[stand_in, list(_OURS)] = ""
+    return cells, stand_ins
 
 
 def _shown(results: Sequence[Result]) -> list[Result]:
@@ -156,42 +197,52 @@ def _shown(results: Sequence[Result]) -> list[Result]:
 
 
 def _row(claim: Claim, split: Split, shown: Sequence[Result], profile: str) -> dict:
-    row = {column: getattr(claim, column, None) for column in COLUMNS} | {"recipe": made_by(claim)}
+    row = {column: getattr(claim, column, None) for column in COLUMNS}
+    row |= {"recipe": made_by(claim), "note": claim.remarks}
     if not shown:
         untold = {"status": "reported"} if claim.kind == "reported" else {"status": "not-run", "n_seeds": 0}
         return {**row, **untold, "profile": None if claim.kind == "reported" else profile}
     if not shown[0].evidence:
-        return row | _compared_exactly(claim, shown[0].value)
+        return row | _compared_exactly(claim, shown[0].value) | ({"status": "partial"} if claim.deviates else {})
+    if faults := dict.fromkeys(said for result in shown for said in result.faults):
+        note = "; ".join(filter(None, [row["note"], *faults]))
+        return row | {"n_seeds": 0, "status": "conflict", "note": note, **_made_where(shown)}
     told = [result for result in shown if result.value is not None]
-    row["note"] = "; ".join(filter(None, dict.fromkeys([claim.note, *(result.note for result in told or shown)])))
+    row["note"] = "; ".join(filter(None, dict.fromkeys([row["note"], *(result.note for result in told or shown)])))
     if not told:
         return row | _untold(shown)
     values, evidence = [result.value for result in told], [result.evidence for result in told]
-    stand_in = evidence[0].dataset.get("stand_in")
+    stand_in = any(result.scale.stand_in for result in told)
     row |= {
         "ours_mean": statistics.fmean(values),
         "ours_std": statistics.stdev(values) if len(values) > 1 else None,
         "n_seeds": len({e.seed for e in evidence}),
         "delta": None if stand_in or claim.paper is None else statistics.fmean(values) - claim.paper,
         "best": statistics.fmean(e.accuracy_best for e in evidence) if claim.quantity == "accuracy" else None,
-        **_made_where(evidence),
+        **_made_where(told),
     }
     if not (standing := shown[0].standing).is_current:
         reason = f"{standing.status}: {standing.why}" if standing.why else ""
         return {**row, "status": standing.status, "note": "; ".join(filter(None, (row["note"], reason)))}
-    return {**row, "status": _status(claim, row, split, evidence)}
+    unclean = [
+        f"seed {r.evidence.seed}: not of a clean commit" for r in told if _is_complete(r, split) and not _clean(r)
+    ]
+    row["note"] = "; ".join(filter(None, (row["note"], *unclean)))
+    return {**row, "status": STAND_IN if stand_in else _status(claim, row, split, told)}
 
 
 def _untold(shown: Sequence[Result]) -> dict:
     """Of evidence that does not have the row's value."""
     standing = shown[0].standing
-    status = "partial" if standing.is_current else standing.status
-    return {"n_seeds": 0, "status": status, **_made_where([result.evidence for result in shown])}
+    current = STAND_IN if any(result.scale.stand_in for result in shown) else "partial"
+    return {"n_seeds": 0, "status": current if standing.is_current else standing.status, **_made_where(shown)}
 
 
-def _made_where(evidence: Sequence[Evidence]) -> dict:
+def _made_where(shown: Sequence[Result]) -> dict:
+    evidence = [result.evidence for result in shown]
     return {
         "profile": _joined(e.profile for e in evidence),
+        "data": together([result.scale for result in shown]),
         "commit": _joined(e.commit[:12] + ("+dirty" if e.dirty else "") for e in evidence),
         "versions": _joined(_versions(e) for e in evidence),
     }
@@ -221,21 +272,24 @@ def _changes(overrides: Mapping, prefix: str = "") -> Iterator[str]:
 
 def _compared_exactly(claim: Claim, value: float | str) -> dict:
     """What takes no training equals the printed value to its last place, or it does not."""
+    agrees = claim.measures.agrees
+    if value in claim.readings:
+        return {"ours_mean": value, "status": "consistent"}
     if isinstance(claim.paper, str):
-        return {"ours_mean": value, "status": "reproduced" if value == claim.paper else "differs"}
+        return {"ours_mean": value, "status": agrees if value == claim.paper else "differs"}
     unit = claim.resolution or 1
     places = math.floor(value / unit + _ROUNDING) if claim.truncated else math.floor(value / unit + 0.5 + _ROUNDING)
     off = places - round(claim.paper / unit)
-    status = "reproduced" if off == 0 else "above" if off > 0 else "below"
-    return {"ours_mean": value, "delta": value - claim.paper, "status": status}
+    disagrees = ("above" if off > 0 else "below") if agrees == "reproduced" else "inconsistent"
+    return {"ours_mean": value, "delta": value - claim.paper, "status": disagrees if off else agrees}
 
 
 _ROUNDING = 1e-9  # of binary fractions: 93.95 - 94.25 is not quite -0.3
 
 
-def _status(claim: Claim, row: dict, split: Split, evidence: Sequence[Evidence]) -> str:
-    complete = row["n_seeds"] >= _SEEDS_NEEDED and all(_is_the_papers(e, split) for e in evidence)
-    if not complete or claim.paper is None:
+def _status(claim: Claim, row: dict, split: Split, told: Sequence[Result]) -> str:
+    complete = row["n_seeds"] >= _SEEDS_NEEDED and all(_is_complete(r, split) and _clean(r) for r in told)
+    if not complete or claim.paper is None or claim.deviates:
         return "partial"
     least = claim.measures.tolerance or (claim.resolution or 0) / 2
     tolerance = max(least, 2 * ((row["paper_std"] or 0) ** 2 + row["ours_std"] ** 2) ** 0.5)
@@ -266,13 +320,24 @@ def _alike(result: Result) -> tuple[str, str, int]:
     return result.evidence.profile, code, result.evidence.seed
 
 
-def _is_the_papers(evidence: Evidence, split: Split) -> bool:
+def _is_complete(result: Result, split: Split) -> bool:
+    """Whether it is the paper's own run, whole."""
+    evidence = result.evidence
     examples = (evidence.dataset["train_examples"], evidence.dataset["test_examples"])
     return (
         evidence.profile == "paper"
+        and result.scale.is_papers
         and evidence.epochs_completed == evidence.epochs_planned
         and examples == (split.train_examples, split.test_examples)
     )
+
+
+def _clean(result: Result) -> bool:
+    """Whether the code that made it can be found again."""
+    return result.evidence.dirty is False and _COMMIT.fullmatch(result.evidence.commit) is not None
+
+
+_COMMIT = re.compile("[0-9a-f]{7,64}")
 
 
 def _joined(values) -> str:
@@ -291,14 +356,16 @@ def _texts(row: dict) -> dict:
     return texts | {name: quantity.text(row[name]) for name in _VALUES} | {"gain_p": p}
 
 
-def _markdown(cells: pd.DataFrame, table: ClaimTable, profile: str) -> str:
-    filled = [name for name in cells if cells[name].any()]
-    legend = _LEGEND + (_GAINS if "paper_gain" in filled or "gain" in filled else "")
-    return "\n\n".join(
-        [
-            f"# {table.title}",
-            f"{table.printed_in}. Profile: `{profile}`. {_PROFILES[profile]}",
-            cells[filled].to_markdown(index=False, disable_numparse=True),
-            legend,
-        ]
-    )
+def _markdown(frame: pd.DataFrame, table: ClaimTable, profile: str) -> str:
+    cells, stand_ins = _apart(frame)
+    gains = any(_cells(frame)[name].any() for name in ("paper_gain", "gain"))
+    about = _PROFILES[profile] if any(row.trained for row in table.rows) else "Nothing here needs training."
+    parts = [f"# {table.title}", f"{table.printed_in}. Profile: `{profile}`. {about}", _filled(cells)]
+    if not stand_ins.empty:
+        order = ["data", *(name for name in stand_ins if name != "data")]
+        parts += ["## On stand-in data: no claim about the paper", _filled(stand_ins[order])]
+    return "\n\n".join([*parts, _LEGEND + (_GAINS if gains else "")])
+
+
+def _filled(cells: pd.DataFrame) -> str:
+    return cells[[name for name in cells if cells[name].any()]].to_markdown(index=False, disable_numparse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jellyplus._errors import InputError
-from jellyplus._options import PROFILES
+from jellyplus._options import NOT_OF_FIGURES, PROFILES
 from jellyplus.reproduction import figure_evidence, figure_view, tables, view
 from jellyplus.reproduction.claims import ClaimTable, load_claims
 from jellyplus.reproduction.evidence import Evidence, Measurement
@@ -23,7 +23,7 @@ __all__ = ["Plan", "differences", "main", "write_all"]
 
 Record = Evidence | Measurement
 
-_OF_FIGURES = tuple(profile for profile in PROFILES if profile != "official")  # public code has no figures
+_OF_FIGURES = tuple(profile for profile in PROFILES if profile not in NOT_OF_FIGURES)
 _COMPARED = ("table.csv", "table.md", "figure.csv")  # pictures depend on the versions of fonts and libraries too
 
 
@@ -66,9 +66,9 @@ class Plan:
         """
         store, today = measurements.runner.store, measurements.runner.today
         shown: dict[Path, tuple[Record, Run, bool]] = {}
-        for record, run, counted in (found for view in self.views for found in view.records(store)):
+        for record, run, counted in (found for each in self.views for found in each.records(store)):
             path = store.path(record)
-            *_, before = shown.get(path, (False,))
+            before = shown[path][2] if path in shown else False
             shown[path] = record, run, counted or before
         today.prepare(((record, run) for record, run, _ in shown.values()), store)
         judged = [(record, today.standing(record, run, store), counted) for record, run, counted in shown.values()]
@@ -90,7 +90,8 @@ class _TableView(NamedTuple):
                 yield from _of_run(run, store, row.counted)
                 seeds = {evidence.seed for evidence in store.runs(run.key)} if row.measures.measure else ()
                 for seed in seeds:
-                    yield from ((m, run, False) for m in store.measurements(run.key, row.measures.measure, {}, seed))
+                    found = store.measurements(run.key, row.measures.measure, row.settings, seed)
+                    yield from ((m, run, False) for m in found)
 
     def write(self, measurements: Measurements, recipes: Path, folder: Path, asked: bool, draw: bool) -> bool:
         """Whether there is anything to show: evidence, or, where it takes no run, that it is asked for."""
@@ -112,7 +113,7 @@ class _FigureView(NamedTuple):
 
     def records(self, store: Store) -> Iterator[tuple[Record, Run, bool]]:
         """The evidence that it shows, the runs that it is of, and whether it shows their operations: it does not."""
-        for _, series, run in self.planned:
+        for _, series, run, _ in self.planned:
             if run:
                 yield from _of_run(run, store, False)
             if run and series.measures_network:

@@ -141,7 +141,8 @@ class Classifier(lightning.LightningModule):
 
     def _look(self) -> None:
         if fault := self._watch.look():
-            step = f"epoch {self.current_epoch + 1}, step {fault.step}"
+            number = math.ceil(fault.step / self.trainer.accumulate_grad_batches)
+            step = f"epoch {self.current_epoch + 1}, step {number}"
             if math.isfinite(fault.loss):
                 cause = "" if fault.finite_input else " from an input that is not finite"
                 raise InputError(f"{step} made {fault.name} not finite{cause}; {_WHAT_TO_DO}")
@@ -187,7 +188,7 @@ class Classifier(lightning.LightningModule):
 
     def _planned(self) -> int:
         """Examples of an epoch: those of whole batches, or all."""
-        whole_batches = self.trainer.num_training_batches * self.recipe.data.batch_size
+        whole_batches = self.trainer.num_training_batches * self.recipe.data.at_once
         return min(whole_batches, len(self.trainer.datamodule.train))
 
     def configure_optimizers(self) -> dict:

@@ -15,9 +15,14 @@ from jellyplus.datasets.order import AugmentedSplit, EpochOrder, EvaluationSplit
 from jellyplus.datasets.transforms import augmentation, normalisation
 from jellyplus.training.recipe import Recipe
 
-__all__ = ["DataModule"]
+__all__ = ["DataModule", "evaluation_batch"]
 
 _EVALUATION_BATCH = 250  # decides speed and memory, no number
+
+
+def evaluation_batch(recipe: Recipe) -> int:
+    """Examples that evaluation shows at a time; few where the recipe has micro-batches, since memory is short."""
+    return min(_EVALUATION_BATCH, recipe.data.micro_batch or _EVALUATION_BATCH)
 
 
 class DataModule(lightning.LightningDataModule):
@@ -35,7 +40,7 @@ class DataModule(lightning.LightningDataModule):
 
     Raises:
         InputError: classes, channels or time-steps of recipe and data differ, or a batch larger than the data set or
-            not a multiple of the number of processes.
+            not a multiple of the number of processes; micro-batches alike.
     """
 
     def __init__(self, data: DataSet, recipe: Recipe, seed: int, workers: int = 0, pinned: bool = False):
@@ -58,13 +63,16 @@ class DataModule(lightning.LightningDataModule):
     @cached_property
     def _loaders(self) -> tuple[DataLoader, DataLoader]:
         settings = self.recipe.data
-        batches = PartOfBatches(self.order, settings.batch_size, settings.drop_last)
+        batches = PartOfBatches(self.order, settings.batch_size, settings.at_once, settings.drop_last)
         own = range(rank(), len(self.test), processes())
         train = DataLoader(self.train, batch_sampler=batches, pin_memory=self.pinned, **self._loading())
-        return train, DataLoader(self.test, _EVALUATION_BATCH, sampler=own, **self._loading())
+        return train, DataLoader(self.test, evaluation_batch(self.recipe), sampler=own, **self._loading())
 
     def train_dataloader(self) -> DataLoader:
-        """Batches in the epoch's order; the remainder is dropped, so that all have the same statistics, or the last."""
+        """Batches in the epoch's order, or their micro-batches one by one.
+
+        The remainder is dropped, so that every batch has the same statistics, or is the last one.
+        """
         return self._loaders[0]
 
     def val_dataloader(self) -> DataLoader:
@@ -86,12 +94,16 @@ class DataModule(lightning.LightningDataModule):
             for loader in reversed(self._loaders):
                 iter(loader)
 
-    def search_batch(self, examples: int) -> tuple[Tensor, Tensor]:
-        """A fixed batch of training examples for Dspike's search, not augmented: the first of an order of its own.
+    def search_batch(self, examples: int, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        """A batch of training examples for Dspike's search: those that ``epoch`` begins with, as it shows them.
 
-        That is a random order of all of them by index: classes are mixed on every layout of a data set, but where
-        layouts list examples in another order they are other examples, as the batches of training are.
+        Without an epoch it is a fixed one, not augmented: the first of an order of its own.
+
+        Either order is a random one of all examples by index: classes are mixed on every layout of a data set, but
+        where layouts list examples in another order they are other examples, as the batches of training are.
         """
+        if epoch is not None:
+            return self._trained_on(epoch, self.order.indices(epoch)[:examples])
         return self._evaluated(self.data.train, self.order.indices(epoch=-1)[:examples].tolist())
 
     def test_sample(self, examples: int) -> Tensor:
@@ -106,7 +118,12 @@ class DataModule(lightning.LightningDataModule):
 
     def train_inputs(self, epoch: int, ids: Tensor) -> Tensor:
         """The inputs of some training examples as that epoch shows them."""
-        return collate([self.train[epoch, index] for index in ids.tolist()], self.data.skip_unreadable)[0]
+        return self._trained_on(epoch, ids)[0]
+
+    def _trained_on(self, epoch: int, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of some training examples as that epoch shows them."""
+        inputs, labels, _ = collate([self.train[epoch, index] for index in ids.tolist()], self.data.skip_unreadable)
+        return inputs, labels
 
     def _evaluated(self, split: Split, indices: Iterable[int]) -> tuple[Tensor, Tensor]:
         """Inputs and labels of some examples, as evaluation sees them; of those that can be read, if some need not."""
@@ -132,10 +149,11 @@ def _check_fit(data: DataSet, recipe: Recipe) -> None:
         raise InputError(
             f"data.batch_size is {recipe.data.batch_size} and {data.name} has {examples} training examples"
         )
-    if recipe.data.batch_size % processes():
+    if recipe.data.at_once % processes():
+        name = "micro_batch" if recipe.data.micro_batch else "batch_size"
         raise InputError(
-            f"data.batch_size is {recipe.data.batch_size}, which {processes()} processes cannot share equally: start "
-            "a number that divides it"
+            f"data.{name} is {recipe.data.at_once}, which {processes()} processes cannot share equally: start a number "
+            "that divides it"
         )
     last = len(data.train) % recipe.data.batch_size
     if not recipe.data.drop_last and last % processes():

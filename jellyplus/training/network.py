@@ -1,6 +1,7 @@
 """The network that a recipe describes, and the weights it starts from."""
 
 import functools
+import inspect
 from typing import NamedTuple
 
 import torch
@@ -81,9 +82,10 @@ def build_network(recipe: Recipe, backend: str | None = "torch") -> nn.Module:
         raise InputError(f"model.options do not fit {settings.architecture}: {error}") from error
     if recipe.norm:
         _set_norms_by_place(net, recipe.norm)
-    if isinstance(deviation := settings.decoding_initialisation, float):
-        _initialise_decoding(net.fc, deviation)
-    return _with_shortcuts(net, recipe)
+    net = _with_shortcuts(net, recipe)
+    if (initial := (settings.initialisation, settings.decoding_initialisation)) != ("he_fan_out", "torch"):
+        model.initialise(net, *initial)  # or it is so already
+    return net
 
 
 def _set_norms_by_place(net: model.Network, norm: Norm) -> None:
@@ -94,12 +96,6 @@ def _set_norms_by_place(net: model.Network, norm: Norm) -> None:
     if norm.outside_blocks == "bn":
         for module in model.norms_outside_blocks(net):
             module.alpha, module.v_th = 1.0, 1.0  # see _norm
-
-
-def _initialise_decoding(fc: nn.Linear, deviation: float) -> None:
-    nn.init.normal_(fc.weight, 0.0, deviation)
-    if fc.bias is not None:
-        nn.init.zeros_(fc.bias)
 
 
 def _alphas(recipe: Recipe) -> dict[str, float]:
@@ -132,6 +128,8 @@ def _neuron(recipe: Recipe, backend: str | None) -> nn.Module:
 def _surrogate(recipe: Recipe) -> surrogate.Surrogate:
     name, parameters = recipe.surrogate.name, recipe.surrogate.parameters
     try:
+        if left_out := inspect.signature(_SURROGATES[name]).parameters.keys() - parameters.keys() - {"spiking"}:
+            raise ValueError(f"state {', '.join(sorted(left_out))}")
         return _SURROGATES[name](**parameters, spiking=True)
     except (TypeError, ValueError) as error:
         raise InputError(f"surrogate.parameters do not fit {name}: {error}") from error

@@ -2,6 +2,37 @@
 
 Recipes are YAML files, ``recipes/<paper>/<run>.yaml``, read into frozen dataclasses. Parts are named, never given as
 a class path: to name a module would be to execute it.
+
+What decides numbers and is no setting is the same in every run, and listed here. Only where a paper is named is it at
+odds with what a paper states.
+
+========================= =============================================================================================
+``cross_entropy``         of the mean over time (Dspike Eq. 3): ``weight=None``, ``ignore_index=-100``,
+                          ``reduction='mean'``, ``label_smoothing=0.0``
+``SGD``                   ``dampening=0``, ``maximize=False``; weights, biases and norms all decay
+``CosineAnnealingLR``     once an epoch, so that the last one still has a rate above the final one
+``StepLR``                once an epoch
+``Trainer``               ``gradient_clip_val=None``, ``gradient_clip_algorithm=None``
+on a GPU                  convolutions may compute in TF32, other products not (torch's defaults); in 16-mixed a step
+                          whose gradients overflow is left out
+batches                   every epoch in a new order; what ``data.drop_last`` drops is another part in every epoch
+evaluation                of the whole test split after every epoch, with running statistics; the last epoch counts
+first layer               an image enters its convolution and norm once, whose output is shown at every time-step
+neurons                   start every batch from the reset potential, 0 under soft reset
+norms                     start with lambda 1 and beta 0; none is behind a linear layer; running variances are unbiased
+shortcut branches         from every stage but the last; global average pooling and a linear layer with biases
+``search_temperature``    keeps b where candidates are equally similar; none is below half a step
+finite differences        are central, of the cross-entropy of the batch
+warm start                SGD without weight decay, on the batches of the first epoch
+``RandomHorizontalFlip``  ``p=0.5``
+``RandomCrop``            ``fill=0``, ``padding_mode='constant'``, ``pad_if_needed=False``
+``RandomResizedCrop``     ``scale=(0.08, 1.0)``, ``ratio=(0.75, 1.3333333333333333)``, ``interpolation='bilinear'``,
+                          ``antialias=True``
+``AutoAugment``           the CIFAR-10 policy
+``Resize``                in evaluation: ``interpolation='bilinear'``, ``antialias=True``, ``max_size=None``
+images                    are normalised by each channel's mean and deviation, as published for the data set where
+                          ``data.normalisation`` is null; event frames are not normalised
+========================= =============================================================================================
 """
 
 import dataclasses
@@ -47,6 +78,13 @@ class Data:
     many of each split are all there are, drawn evenly over the classes from ``examples_seed``. ``normalisation`` takes
     the place of the data set's own constants. Without ``drop_last`` the examples that are left over make an epoch's
     last step, a smaller one.
+
+    With ``micro_batch`` a step shows so many examples at a time, of all processes together, and adds up their
+    gradients, so that less has to be held for backward. Order, augmentation, schedules and number of steps are those
+    of whole batches, and so is the gradient of the cross-entropy, but for what sees many examples at once: the norms
+    take their statistics from each micro-batch, and move the running ones once for each; IM-Loss takes its means from
+    each; a warm start takes each for a batch; dropout draws anew for each. The temperature search has a batch of its
+    own.
     """
 
     dataset: str
@@ -59,6 +97,7 @@ class Data:
     events: EventSettings | None = None
     examples: int | None = None
     examples_seed: int = 0
+    micro_batch: int | None = None
     normalisation: Normalisation | None = None
     cutout_before_normalisation: bool = False
     autoaugment_fill: int = 0
@@ -67,6 +106,11 @@ class Data:
 
     def __post_init__(self) -> None:
         _at_least(self, "batch_size", 1)
+        if self.micro_batch is not None:
+            _at_least(self, "micro_batch", 1)
+            parts = f"micro_batch is {self.micro_batch} and batch_size {self.batch_size}"
+            _refuse(self.batch_size % self.micro_batch, f"{parts}: state a divisor of it, or null")
+            _refuse(not self.drop_last, "micro_batch divides whole batches only: state drop_last: true, or null for it")
         if self.examples is not None:
             _at_least(self, "examples", 1)
         _refuse(
@@ -80,14 +124,19 @@ class Data:
         _refuse(void, "autoaugment_fill and autoaugment_interpolation are for autoaugment: name it, or leave them out")
         _refuse(not 0 <= self.autoaugment_fill <= 255, f"autoaugment_fill is {self.autoaugment_fill}; give 0 to 255")
 
+    @property
+    def at_once(self) -> int:
+        """Examples that training shows at a time, of all processes together."""
+        return self.micro_batch or self.batch_size
+
 
 @dataclass(frozen=True)
 class Model:
-    """Which network of :data:`jellyplus.model.ARCHITECTURES`, its dimensions, its own options, and its last weights.
+    """Which network of :data:`jellyplus.model.ARCHITECTURES`, its dimensions, its own options, and its first weights.
 
     ``time_steps`` is T; an ANN has one. Options that a recipe may leave out (:func:`jellyplus.model.optional`) are left
-    out here where they hold the default, and so in the key. ``decoding_initialisation`` is of the decoding layer:
-    torch's default, or the deviation of a normal distribution, with biases 0.
+    out here where they hold the default, and so in the key. For the initialisations, of the decoding layers and of all
+    others, see :func:`jellyplus.model.initialise`; that of the decoding layers may also be a deviation.
     """
 
     architecture: str
@@ -96,7 +145,8 @@ class Model:
     width: int
     time_steps: int
     options: dict[str, bool | int | float | str | tuple[int, ...]]
-    decoding_initialisation: Literal["torch"] | float = "torch"
+    initialisation: Literal["he_fan_out", "torch", "normal_fan_in"] = "he_fan_out"
+    decoding_initialisation: Literal["he_fan_out", "torch", "normal_fan_in"] | float = "torch"
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "in_channels", "width", "time_steps"):
@@ -132,7 +182,8 @@ class Neuron:
 
     ``srif`` has no decay and is reset by the spike itself; with ``rectify`` it fires on the rectified potential.
     ``backend`` runs it: ``auto`` is the fastest that can, see :func:`jellyplus.neuron.backends.choose`. Backends
-    differ by rounding. With ``strict`` a potential of exactly V_th does not fire.
+    differ by rounding. With ``strict`` a potential of exactly V_th does not fire, as tdBN, Dspike and shortcut print it
+    and IM-Loss's and InfLoR's official code has it; without it does, as SpikingJelly's and InfLoR's paper have it.
     """
 
     name: Literal["lif", "srif"]
@@ -237,13 +288,18 @@ class Schedule:
 
 @dataclass(frozen=True)
 class TemperatureSearch:
-    """Dspike's search at the beginning of every epoch: see :func:`jellyplus.functional.search_temperature`."""
+    """Dspike's search at the beginning of every epoch: see :func:`jellyplus.functional.search_temperature`.
+
+    Its batch is ``fixed``: some training examples, the same in every epoch, as evaluation sees them; or ``fresh``:
+    those that the epoch begins with, augmented as training sees them.
+    """
 
     parameter: str
     epsilon: float
     step: float
     batch_size: int
     statistics: Literal["train", "eval"]
+    batch: Literal["fixed", "fresh"] = "fixed"
 
     def __post_init__(self) -> None:
         _positive(self, "epsilon", "step", "batch_size")
@@ -285,14 +341,18 @@ class IMLoss:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """IM-Loss alone before the first epoch, until the last layer spikes: see :mod:`jellyplus.training.warm_start`."""
+    """IM-Loss alone before the first epoch, until the last layer spikes: see :mod:`jellyplus.training.warm_start`.
+
+    ``weight`` is IM-Loss's, the paper's lambda.
+    """
 
     learning_rate: float
     momentum: float
     max_iterations: int
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive(self, "learning_rate", "max_iterations")
+        _positive(self, "learning_rate", "max_iterations", "weight")
         _at_least(self, "momentum", 0)
 
 
@@ -355,6 +415,8 @@ class Recipe:
             need = "is needed by" if self.model.has_branches else "must be null for"
             wrong = (self.norm.branch_alpha is None) == self.model.has_branches
             _refuse(wrong, f"norm.branch_alpha {need} {self.model.architecture}")
+            void = self.norm.identity_alpha is not None and self.model.options.get("identity_norm")
+            _refuse(void, "norm.identity_alpha is for identities without a norm: leave model.options.identity_norm out")
         if self.temperature_search:
             _refuse(surrogate != "dspike", "temperature_search needs surrogate dspike: no other has a temperature")
         if self.evolution:
@@ -371,6 +433,7 @@ class Recipe:
     def _check_finite_differences(self) -> None:
         parameter, search = self.finite_differences.parameter, self.temperature_search
         _refuse(self.im_loss, "finite_differences are those of the cross-entropy alone: im_loss must be null")
+        _refuse(self.data.micro_batch, "finite_differences are those of a whole batch: data.micro_batch must be null")
         void = search and search.parameter == parameter
         _refuse(void, f"finite_differences replace the gradient of {parameter} that temperature_search would improve")
 
@@ -388,7 +451,7 @@ class Run:
     """
 
     name: str
-    profile: str
+    profile: str | None
     recipe: Recipe
     parent: "Run | None"
 
@@ -431,7 +494,7 @@ class Profiles:
     profiles: dict[str, dict[str, dict]]
 
 
-def load_file(path: Path, profile: str) -> Run:
+def load_file(path: Path, profile: str | None) -> Run:
     """:func:`load_run` of a recipe given as a file, ``<recipes>/<paper>/<run>.yaml``."""
     path = Path(os.path.realpath(path))  # resolve() has a traceback for links that lead in a circle
     return load_run(f"{path.parent.name}/{path.stem}", profile, path.parent.parent)
@@ -439,7 +502,7 @@ def load_file(path: Path, profile: str) -> Run:
 
 def load_run(
     name: str,
-    profile: str,
+    profile: str | None,
     folder: Path,
     overrides: Mapping[str, Any] | None = None,
     descendants: tuple[str, ...] = (),
@@ -451,7 +514,7 @@ def load_run(
 
     Args:
         name: ``<paper>/<run>``.
-        profile: one of the paper's profiles.
+        profile: one of the paper's profiles; None for the recipes as their files have them.
         folder: of all recipes.
         overrides: what is changed last, in every profile; the runs it starts from are left as they are.
         descendants: runs that start from this one, directly or not.
@@ -464,7 +527,7 @@ def load_run(
         raise InputError(f"{path}: initial_weights lead back to {name}; a run cannot start from itself")
     values = load_yaml(path)
     recipe = from_mapping(Recipe, values, str(path))
-    if overlays := _overlays(path, profile):
+    if profile is not None and (overlays := _overlays(path, profile)):
         values = functools.reduce(_overlaid, overlays, values)
         recipe = from_mapping(Recipe, values, f"{path} under profile {profile} of {path.parent / 'profiles.yaml'}")
     if overrides:

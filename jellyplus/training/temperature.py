@@ -1,4 +1,4 @@
-"""Dspike's temperature search as a callback (Li et al. 2021, Algorithm 1): before every epoch, on one fixed batch.
+"""Dspike's temperature search as a callback (Li et al. 2021, Algorithm 1): before every epoch, on one batch.
 
 With several processes each searches on the whole of that batch by itself, as one process would, and all take what
 process 0 found: sums over processes, in every one of some thousand passes, would cost more than they share.
@@ -26,7 +26,9 @@ class SearchTemperature(lightning.Callback):
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Classifier) -> None:
         """Search and set."""
         started = time.monotonic()
-        x, labels = (t.to(pl_module.device) for t in trainer.datamodule.search_batch(self.settings.batch_size))
+        epoch = pl_module.current_epoch if self.settings.batch == "fresh" else None
+        batch = trainer.datamodule.search_batch(self.settings.batch_size, epoch)
+        x, labels = (t.to(pl_module.device) for t in batch)
         net = pl_module.net
         mode = net.training
         net.train(self.settings.statistics == "train")

@@ -22,7 +22,7 @@ from jellyplus._errors import InputError
 from jellyplus.datasets import DataSet
 from jellyplus.neuron import Node
 from jellyplus.op_counter import OperationCounter, Tallies
-from jellyplus.training.checkpoint import AtomicCheckpointIO, KeepLast, load_checkpoint
+from jellyplus.training.checkpoint import AtomicCheckpointIO, KeepLast, is_sealed, load_checkpoint
 from jellyplus.training.classifier import Classifier, time_first
 from jellyplus.training.data import DataModule
 from jellyplus.training.evolution import EvolveShortcuts, EvolveSurrogate
@@ -82,7 +82,6 @@ def _frozen() -> Iterator[None]:
         gc.unfreeze()
 
 
-@_frozen()
 def train(
     recipe: Recipe,
     data: DataSet,
@@ -112,13 +111,27 @@ def train(
         InputError: recipe and data do not fit, the state file is damaged or belongs to other data, an example cannot
             be read, the loss is not finite, a process that loads data ended, or the state cannot be written.
     """
+    with _frozen() if workers else contextlib.nullcontext():  # to collect takes as long as a short run
+        return _train(recipe, data, seed, device, state_file, initial_state, title, workers)
+
+
+def _train(
+    recipe: Recipe,
+    data: DataSet,
+    seed: int,
+    device: str,
+    state_file: Path,
+    initial_state: InitialState | None,
+    title: str,
+    workers: int,
+) -> Outcome:
     module = DataModule(data, recipe, seed, workers, pinned=device == "cuda")
     module.start_workers()
     origin = {"recipe": recipe_key(as_plain_data(recipe)), "seed": seed, "data": data.fingerprint}
     backend = choose_backend(recipe, device)
     torch.manual_seed(seed)
     net = build_network(recipe, backend)
-    net.to(memory_format=memory_format(net))
+    net.to(memory_format=memory_format(net, recipe))
     check_parts(net, recipe)
     left_over = initialise(net, initial_state, recipe.initial_weights) if recipe.initial_weights else []
     classifier = Classifier(net, recipe, seed)
@@ -131,12 +144,15 @@ def train(
     return Outcome(plain, net.state_dict(), classifier.history, left_over, operations, backend)
 
 
-def memory_format(net: nn.Module) -> torch.memory_format:
-    """Channels last, which is faster, but for networks in which it corrupts memory.
+def memory_format(net: nn.Module, recipe: Recipe | None = None) -> torch.memory_format:
+    """Channels last, which is faster, but for networks in which it corrupts memory, and for finite differences.
 
     On the CPU, torch 2.14.1 writes beyond its buffers, or hangs, in the backward pass of strided 1x1 convolutions of
-    fewer than 8 channels in this format; only networks as narrow as those of tests have such.
+    fewer than 8 channels in this format; only networks as narrow as those of tests have such. Finite differences, which
+    take most of the time of a step, join and part perturbations along N of [T, N, C, H, W], in contiguous tensors.
     """
+    if recipe and recipe.finite_differences:
+        return torch.contiguous_format
     convolutions = (module for module in net.modules() if isinstance(module, nn.Conv2d))
     bad = any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels < 8 for c in convolutions)
     return torch.contiguous_format if bad else torch.channels_last
@@ -180,6 +196,10 @@ def _state(file: Path, origin: dict[str, Any]) -> Path | None:
             f"{file} was trained on other data: its fingerprint is {str(found['data'])[:16]}, that of --data-root "
             f"{origin['data'][:16]}; bring the data back, or delete the file to train from the beginning"
         )
+    if not is_sealed(content):
+        raise InputError(
+            f"{file} was changed after it was written; it was left alone: delete it to train from the beginning"
+        )
     return file
 
 
@@ -202,6 +222,7 @@ def _trainer(recipe: Recipe, device: str, keep: KeepLast, title: str) -> lightni
         accelerator="cpu" if device == "cpu" else "gpu",
         precision="32-true" if device == "cpu" else recipe.gpu_precision,
         max_epochs=recipe.schedule.epochs,
+        accumulate_grad_batches=recipe.data.batch_size // recipe.data.at_once,
         callbacks=[*methods, *progress, keep],
         use_distributed_sampler=False,
         **_processes(),

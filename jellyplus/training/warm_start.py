@@ -25,7 +25,12 @@ __all__ = ["StartWarm", "warm_start"]
 
 
 def warm_start(
-    net: nn.Module, inputs: Iterable[Tensor], learning_rate: float, momentum: float, max_iterations: int
+    net: nn.Module,
+    inputs: Iterable[Tensor],
+    learning_rate: float,
+    momentum: float,
+    max_iterations: int,
+    weight: float = 1.0,
 ) -> int | None:
     """Train ``net`` with IM-Loss alone, by SGD, until its last node spikes, in any process where there are several.
 
@@ -35,6 +40,7 @@ def warm_start(
         learning_rate: of SGD.
         momentum: of SGD.
         max_iterations: when to give up.
+        weight: of IM-Loss; beside no other loss it does what a learning rate so many times larger does.
 
     Returns:
         The iterations that were needed, 0 if it spikes already; None if it is silent after ``max_iterations``.
@@ -43,7 +49,7 @@ def warm_start(
     spikes: list[Tensor] = []
     handle = nodes[-1].register_forward_hook(lambda module, args, output: spikes.append(output.detach().sum()))
     optimizer = torch.optim.SGD(net.parameters(), learning_rate, momentum)
-    loss = IMLoss(net, weight=1.0)
+    loss = IMLoss(net, weight)
     try:
         endless = itertools.chain.from_iterable(itertools.repeat(inputs))
         for iteration, x in enumerate(itertools.islice(endless, max_iterations + 1)):
@@ -80,6 +86,7 @@ class StartWarm(lightning.Callback):
             settings.learning_rate,
             settings.momentum,
             settings.max_iterations,
+            settings.weight,
         )
         if needed is None:
             raise InputError(

@@ -66,7 +66,7 @@ def test_random_follows_from_seed_and_class_alone():
     assert len({*map(tuple, others), tuple(first[1])}) == 4
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(10, 60), st.integers(0, 2**40))
 def test_every_recording_is_on_one_side(n, seed):
     for chosen in (of("sj90"), of("random", seed)):

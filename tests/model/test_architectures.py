@@ -4,10 +4,11 @@ import inspect
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from definitions import ARCHITECTURES as DEFINED
 from definitions import Row, interpret, parameters, scaled
-from narrow import RESIDUAL, images, make, run, spike_rates, trained
+from narrow import OWN, RESIDUAL, images, make, run, spike_rates, trained
 from spikingjelly.activation_based import functional, layer
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from jellyplus import _compat, model, surrogate
 from jellyplus.functional import fuse_tdbn
 from jellyplus.layer import ThresholdDependentBatchNorm2d
-from jellyplus.model import ARCHITECTURES, ann, options
+from jellyplus.model import ARCHITECTURES, ann, optional, options
 from jellyplus.neuron import IterativeLIFNode
 
 EVERY = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -68,7 +69,8 @@ def test_every_architecture_is_defined():
     covered = {defined.name or case for case, defined in DEFINED.items()}
     assert covered == ARCHITECTURES.keys()
     assert all(options(name) == {} or set(options(name)) <= {
-        "blocks", "shortcut", "stem", "pool", "input_size", "dropout", "depth", "strides", "hidden", "stem_width"
+        "blocks", "shortcut", "stem", "pool", "input_size", "dropout", "depth", "strides", "identity_norm", "stem_pool",
+        "hidden", "stem_width",
     } for name in ARCHITECTURES)  # fmt: skip
 
 
@@ -153,6 +155,7 @@ def test_a_narrow_one_is_narrow_everywhere(case):
          "[3x3,128/2 3x3,128 | 1x1,128/2] O10"),
         ("resnet20_he", {"blocks": (1, 1), "shortcut": "conv"}, "3x32 3x3,16 [3x3,16 3x3,16 |] "
          "[3x3,32/2 3x3,32 | 1x1,32/2] G O10"),
+        ("resnet17", {"pool": "global"}, DEFINED["resnet17"].text.replace("A F256", "G F256")),
         ("tdbn_resnet50", {"blocks": (1,)}, "3x64 7x7,64/2 [1x1,64 3x3,64/2 1x1,256 | 1x1,256/2] G O1000"),
         ("vgg16_imagenet", {"input_size": 64}, DEFINED["vgg16_imagenet without norm"].text.replace("3x224", "3x64")),
         ("vgg16_diet", {"input_size": 48}, DEFINED["vgg16_diet"].text.replace("3x32", "3x48")),
@@ -429,12 +432,104 @@ def test_hidden_linear_layers_fire_from_the_start(name):
     assert all(rate > 0.05 for rate in spike_rates(net, images(name, batch=8))[-2:])
 
 
+@pytest.mark.parametrize(
+    ("how", "deviation", "bias"),
+    [
+        ("he_fan_out", lambda fan_in, fan_out: (2 / fan_out) ** 0.5, 0.0),
+        ("torch", lambda fan_in, fan_out: (3 * fan_in) ** -0.5, 1.0),  # uniform within 1 / sqrt(fan_in)
+        ("normal_fan_in", lambda fan_in, fan_out: 1 / fan_in, 0.0),
+    ],
+)
+def test_every_layer_can_start_otherwise(how, deviation, bias):
+    """The second convolution of VGG-16's second stage: 9 x 64 in, 9 x 128 out; its decoding layer: 512 in."""
+    torch.manual_seed(0)
+    net = model.attach_shortcuts(model.vgg16_global_pool(width=64, num_classes=100))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    model.initialise(net, how)
+    convolution = net.stages[1][0]
+    assert convolution.weight.std().item() == pytest.approx(deviation(9 * 64, 9 * 128), rel=0.02)
+    assert convolution.bias.abs().max().item() <= bias * (9 * 64) ** -0.5
+    assert (convolution.bias.abs().max() > 0) == bool(bias)
+    assert torch.equal(net.fc.weight, before["fc.weight"])
+    model.initialise(net, "he_fan_out", how)
+    of_linear = (2 / 512) ** 0.5 if how == "he_fan_out" else deviation(512, 100)
+    assert net.fc.weight.std().item() == pytest.approx(of_linear, rel=0.02)
+    branch = net.shortcuts.branches[-1][-1]
+    assert branch.weight.std().item() == pytest.approx(of_linear, rel=0.02)
+    assert (branch.bias.abs().max() > 0) == (net.fc.bias.abs().max() > 0) == bool(bias)
+
+
+def test_decoding_layers_can_start_with_a_deviation_that_is_stated():
+    torch.manual_seed(0)
+    net = model.attach_shortcuts(model.vgg16_global_pool(width=16, num_classes=100))
+    model.initialise(net, "torch", 0.01)
+    assert net.stages[1][0].bias.abs().max() > 0  # others as named
+    for last in (net.fc, net.shortcuts.branches[-1][-1]):
+        assert last.weight.std().item() == pytest.approx(0.01, rel=0.05)
+        assert last.bias.abs().max() == 0
+
+
+def test_an_unknown_initialisation_is_refused():
+    with pytest.raises(ValueError, match="initialisation='xavier' is unknown: choose from 'he_fan_out', 'torch', "):
+        model.initialise(make("toy_cnn"), "xavier")
+
+
 # --- options ---
 
 
+def inputs_behind_identities(name, **arguments):
+    """Mean and deviation of what the neurons behind identity shortcuts get, in a new network."""
+    torch.manual_seed(0)
+    net, seen = make(name, width=16, **arguments), []
+    blocks = [m for m in net.modules() if isinstance(m, model.ResidualBlock)]
+    for block in blocks:
+        if not any(isinstance(m, nn.Conv2d) for m in block.shortcut.modules()):
+            block.neuron.register_forward_hook(lambda _, x, y: seen.append((x[0].mean().item(), x[0].std().item())))
+    run(net.train(), torch.randn(1, 16, net.conv1.in_channels, 32, 32))
+    assert 0 < len(seen) < len(blocks)
+    return seen
+
+
+@pytest.mark.parametrize("name", ["resnet19", "resnet18_cifar", "tdbn_resnet34"])
+def test_behind_identities_the_input_is_normal_at_first_where_they_have_a_norm(name):
+    """tdBN means N(0, V_th^2) with V_th = 0.5: two branches of half the variance each. Bare identities add spikes."""
+    for mean, deviation in inputs_behind_identities(name, identity_norm=True):
+        assert (mean, deviation) == (pytest.approx(0, abs=1e-6), pytest.approx(0.5, abs=0.02))
+    assert all(mean > 0.1 for mean, _ in inputs_behind_identities(name))
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_norms_of_identities_have_the_branch_alpha(name):
+    net = make(name, identity_norm=True)
+    bare = [block.shortcut for block in make(name).modules() if isinstance(block, model.ResidualBlock)]
+    normed = [block.shortcut for block in net.modules() if isinstance(block, model.ResidualBlock)]
+    for was, now in zip(bare, normed, strict=True):
+        assert isinstance(was, nn.Identity) == isinstance(now, ThresholdDependentBatchNorm2d)
+        assert isinstance(was, nn.Sequential) or getattr(now, "alpha", 0.5**0.5) == pytest.approx(0.5**0.5)
+    twin = ann(ARCHITECTURES[name], **({"width": 4, "num_classes": 5, "identity_norm": True} | OWN.get(name, {})))
+    names = [key for key in net.state_dict() if "surrogate_function" not in key]
+    assert list(twin.state_dict()) == names
+
+
+def test_a_norm_of_an_identity_has_no_layer_to_fuse_into():
+    with pytest.raises(ValueError, match=r"stages\.0\.0\.shortcut"):
+        fuse_tdbn(make("resnet18_cifar", identity_norm=True))
+
+
+def test_the_stem_of_imagenets_resnets_pools_by_the_mean_or_by_the_maximum():
+    average, maximum = (make("resnet18_imagenet", stem_pool=kind).stem for kind in ("average", "maximum"))
+    spikes = (torch.rand(2, 3, 4, 9, 9) > 0.5).float()
+    windows = F.unfold(F.pad(spikes.flatten(0, 1), (1, 1, 1, 1)), 3, stride=2).view(6, 4, 9, 25)
+    assert torch.equal(maximum(spikes).flatten(0, 1).flatten(-2), windows.amax(-2))
+    torch.testing.assert_close(average(spikes).flatten(0, 1).flatten(-2), windows.mean(-2))
+
+
 def test_options_are_the_constructors_own():
-    assert options("tdbn_resnet34") == {"blocks": (3, 4, 6, 3), "shortcut": "conv"}
-    assert options("dspike_resnet18") == {"blocks": (2, 2, 2, 2), "shortcut": "pool", "stem": "stride"}
+    later = {"identity_norm": False}
+    assert options("tdbn_resnet34") == {"blocks": (3, 4, 6, 3), "shortcut": "conv"} | later
+    assert options("dspike_resnet18") == {"blocks": (2, 2, 2, 2), "shortcut": "pool", "stem": "stride"} | later
+    assert options("resnet18_imagenet").keys() - optional("resnet18_imagenet") == {"blocks", "shortcut"}
+    assert (optional("resnet18_imagenet"), optional("plain")) == ({"identity_norm", "stem_pool"}, set())
     assert options("vgg16_diet") == {"input_size": 32, "dropout": 0.2}
     assert options("plain") == {"depth": 20, "strides": (1, 1, 1)}
     assert options("vgg16_global_pool") == {}
@@ -452,6 +547,7 @@ def test_options_are_the_constructors_own():
             r"shortcut='max' is unknown: choose from 'conv', 'conv3x3', 'pool', 'zero_",
         ),
         ("resnet20", {"stem": "max"}, r"stem='max' is unknown: choose from 'stride', 'pool_before', 'pool_after'"),
+        ("resnet18_imagenet", {"stem_pool": "none"}, r"stem_pool='none' is unknown: choose from 'average', 'maximum'"),
         ("vgg16_diet", {"dropout": 1.0}, r"dropout=1.0 is no probability"),
         ("plain", {"depth": 4}, r"depth=4 leaves 2 convolutions for 3 stages"),
     ],

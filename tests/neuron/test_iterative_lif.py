@@ -118,7 +118,7 @@ def test_single_steps_equal_the_sequence(v_reset, detach_reset, surrogate):
     check_parity(fast, single, inputs, torch.float64, run_fast_without_h, run_single_steps)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=st.tuples(st.integers(1, 4)).flatmap(
         lambda t: st.lists(st.integers(1, 3), min_size=1, max_size=4).map(lambda rest: (*t, *rest))

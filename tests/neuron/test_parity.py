@@ -143,7 +143,7 @@ def test_every_backend_equals_spikingjellys_loop_under_autograd(
     assert grads.count_nonzero() > grads.numel() / 4
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     shape=st.integers(1, 20).flatmap(
         lambda steps: st.lists(st.integers(1, 7), min_size=1, max_size=4).map(lambda rest: (steps, *rest))

@@ -7,10 +7,15 @@ from jellyplus.training.recipe import recipe_key
 
 @pytest.fixture
 def make_evidence():
-    """Return evidence of a whole run of the paper's on the paper's data, some fields changed."""
+    """Return evidence of a whole run of the paper's on the paper's data, some fields changed.
+
+    Of the three epochs, the second is the best, a point above the last.
+    """
 
     def make(**changes) -> Evidence:
-        recipe = changes.pop("recipe", {"epochs": 3, "lr": 0.1})
+        recipe = changes.pop("recipe", {"data": {"dataset": "cifar10", "batch_size": 10}, "schedule": {"epochs": 3}})
+        last = changes.get("accuracy_last", 90.0)
+        course = (last / 2, last + 1, last)
         fields = {
             "schema": 3,
             "key": recipe_key(recipe),
@@ -25,7 +30,7 @@ def make_evidence():
             "versions": libraries(),
             "device": "cpu",
             "backend": "cpp",
-            "dataset": {"name": "digits", "train_examples": 100, "test_examples": 20},
+            "dataset": {"name": "cifar10", "train_examples": 100, "test_examples": 20},
             "parameters": 10,
             "operations": {
                 "macs_per_time_step": 20,
@@ -37,14 +42,14 @@ def make_evidence():
                 "convention": "stated",
             },
             "accuracy_last": 90.0,
-            "accuracy_best": 91.0,
-            "best_epoch": 2,
+            "accuracy_best": last + 1,
+            "best_epoch": 1,
             "epochs_completed": 3,
             "epochs_planned": 3,
             "wall_time_s": 1.5,
             "search_time_s": 0.25,
             "left_over": (),
-            "history": ({"epoch": 1, "loss": 0.5},),
+            "history": tuple({"epoch": epoch, "accuracy": value} for epoch, value in enumerate(course)),
         }
         return Evidence(**{**fields, **changes})
 

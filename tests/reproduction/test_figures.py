@@ -18,6 +18,7 @@ from jellyplus.reproduction.figure_view import Shown
 from jellyplus.reproduction.measurements import Measurements
 from jellyplus.reproduction.measures import MEASURES
 from jellyplus.reproduction.runner import Runner
+from jellyplus.reproduction.scale import Scale
 from jellyplus.reproduction.source import code_digest
 from jellyplus.reproduction.store import Store
 from jellyplus.reproduction.today import Standing
@@ -130,7 +131,7 @@ def test_claims_and_recipes_fit_in_every_profile(path):
     claim = load_figure(path)
     for profile in ("smoke", "embedded", "small", "paper"):
         planned = figure_evidence.plan(claim, profile, ROOT / "recipes")
-        assert all((run is None) == (series.recipe is None) for _, series, run in planned)
+        assert all((run is None) == (series.recipe is None) for _, series, run, _ in planned)
 
 
 def test_every_figure_has_its_script():
@@ -178,19 +179,27 @@ def test_a_formula_has_no_recipe(tmp_path):
 def test_everything_is_made_and_shown(made):
     _, results = made
     frame = table(results)
-    assert list(frame) == ["panel", "series", "x", "y", "profile", "status"]
+    assert list(frame) == ["panel", "series", "x", "y", "profile", "status", "data"]
     assert status(results) == {
         "V_th": ["computed"],
-        "accuracy": ["partial"],
-        "rates": ["partial"],
-        "fresh": ["partial"],
-        "gradient": ["partial"],
+        "accuracy": ["stand-in"],
+        "rates": ["stand-in"],
+        "fresh": ["stand-in"],
+        "gradient": ["stand-in"],
     }
     assert frame.loc[frame["series"] == "V_th", "profile"].isna().all()
     assert set(frame.loc[frame["series"] != "V_th", "profile"]) == {"smoke"}
-    (evidence,) = Store(results / "evidence").find_any(toy().key)
+    (evidence,) = Store(results / "evidence").runs(toy().key)
     assert frame.loc[frame["series"] == "accuracy", "y"].item() == pytest.approx(evidence.accuracy_last)
     assert len(frame[frame["series"] == "gradient"]) == 4
+
+
+def test_the_console_says_that_data_are_a_stand_in(copied, capsys):
+    script, results = copied
+    assert run(script, results, "--render") == 0
+    out = capsys.readouterr().out
+    assert "stand-in: digits, 16x16, width 2" in out
+    assert "This is stand-in data" in out
 
 
 def test_measurements_are_beside_the_runs_evidence_and_not_taken_for_it(made):
@@ -198,7 +207,7 @@ def test_measurements_are_beside_the_runs_evidence_and_not_taken_for_it(made):
     store = Store(results / "evidence")
     names = {path.name.partition("-")[0] for path in store.folder(toy().key).glob("*-seed0-*.json")}
     assert names == {"spike_rates", "spike_rates_untrained", "gradient_histogram"}
-    assert len(store.find_any(toy().key)) == 1
+    assert len(store.runs(toy().key)) == 1
 
 
 def test_a_second_call_makes_nothing_and_writes_the_same(copied, monkeypatch):
@@ -213,16 +222,16 @@ def test_a_second_call_makes_nothing_and_writes_the_same(copied, monkeypatch):
 
 def test_render_shows_what_is_missing_and_makes_nothing(copied):
     script, results = copied
-    (measurement,) = (results / "evidence").glob("*/spike_rates-*.json")
+    (measurement,) = (results / "evidence").glob("*/spike_rates-*-seed*.json")
     measurement.unlink()
     before = sorted((results / "evidence").rglob("*"))
     assert run(script, results, "--render") == 0
     assert status(results)["rates"] == ["not-run"]
-    assert status(results)["fresh"] == ["partial"]
+    assert status(results)["fresh"] == ["stand-in"]
     assert table(results).set_index("series").loc["rates", ["x", "y"]].isna().all()
     assert sorted((results / "evidence").rglob("*")) == before
     assert run(script, results) == 0
-    assert status(results)["rates"] == ["partial"]
+    assert status(results)["rates"] == ["stand-in"]
 
 
 def test_render_without_any_evidence(made, tmp_path):
@@ -247,21 +256,21 @@ def test_measures_that_changed_make_it_stale(copied, monkeypatch):
     assert run(script, results, "--render") == 0
     assert status(results) == {
         "V_th": ["computed"],
-        "accuracy": ["partial"],
+        "accuracy": ["stand-in"],
         "rates": ["stale"],
         "fresh": ["stale"],
         "gradient": ["stale"],
     }
     assert run(script, results) == 0  # measured again, beside the old one
-    assert status(results)["rates"] == ["partial"]
-    assert len(list((results / "evidence").glob("*/spike_rates-*.json"))) == 2
+    assert status(results)["rates"] == ["stand-in"]
+    assert len(list((results / "evidence").glob("*/spike_rates-*-seed*.json"))) == 2
 
 
 def test_code_that_changed_makes_runs_stale(copied, monkeypatch):
     script, results = copied
     monkeypatch.setattr(today, "code_digest", lambda: "e" * 64)
     assert run(script, results, "--render") == 0
-    assert status(results)["accuracy"] == ["partial"]  # it does what it did
+    assert status(results)["accuracy"] == ["stand-in"]  # it does what it did
     monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [9.0]})
     monkeypatch.setattr(today.Today, "_kept", lambda *_: None)
     assert run(script, results, "--render") == 0
@@ -273,8 +282,10 @@ def test_code_that_changed_makes_runs_stale(copied, monkeypatch):
 
 
 def test_on_the_papers_data_with_its_settings_it_is_measured():
-    planned = figure_evidence.Planned(None, None, dataclasses.replace(toy(), profile="paper"))
-    assert figure_evidence._status(planned.run, Standing("current")) == "measured"
+    assert figure_evidence._status(Standing("current"), Scale(("mnist",))) == "measured"
+    assert figure_evidence._status(Standing("current"), Scale(("mnist", "width 2"), is_papers=False)) == "partial"
+    assert figure_evidence._status(Standing("current"), SCALE) == "stand-in"
+    assert figure_evidence._status(Standing("stale"), SCALE) == "stale"
 
 
 @pytest.mark.parametrize(
@@ -292,9 +303,12 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(copied, tmp_path, capsys,
     assert said in capsys.readouterr().err
 
 
-def test_a_figure_has_no_profile_of_public_code(made, tmp_path, capsys):
-    assert run(made[0], tmp_path / "results", "--profile", "official") == 2
-    assert "--profile official is for tables" in capsys.readouterr().err
+@pytest.mark.parametrize(("profile", "why"), [("gpu", "a figure has its own epochs"), ("official", "makes no figure")])
+def test_a_figure_has_neither_the_profile_of_epochs_nor_that_of_public_code(made, tmp_path, capsys, profile, why):
+    assert run(made[0], tmp_path / "results", "--profile", profile) == 2
+    said = capsys.readouterr().err
+    assert f"--profile {profile} is for tables" in said
+    assert why in said
     assert not (tmp_path / "results").exists()
 
 
@@ -302,9 +316,9 @@ def test_shards_share_what_is_measured(made, tmp_path):
     script, _ = made
     assert run(script, tmp_path, "--shard", "2/2") == 0
     assert status(tmp_path)["accuracy"] == ["not-run"]  # the one run is the first shard's
-    assert (status(tmp_path)["fresh"], status(tmp_path)["gradient"]) == (["partial"], ["not-run"])
+    assert (status(tmp_path)["fresh"], status(tmp_path)["gradient"]) == (["stand-in"], ["not-run"])
     assert run(script, tmp_path, "--shard", "1/2") == 0
-    assert set(table(tmp_path)["status"]) == {"computed", "partial"}
+    assert set(table(tmp_path)["status"]) == {"computed", "stand-in"}
 
 
 def test_numbers_below_rounding_are_zero():
@@ -313,8 +327,8 @@ def test_numbers_below_rounding_are_zero():
     view = [(panel, panel.series[0], Shown([-1e-17, 1.0], [1.5, -1e-13], {}, "computed"))]
     frame = figure_view.frame(view, "paper")
     assert frame.to_csv(index=False, float_format="%.7g").splitlines()[1:] == [
-        "MPR,φ(u),0,1.5,,computed",
-        "MPR,φ(u),1,0,,computed",
+        "MPR,φ(u),0,1.5,,computed,",
+        "MPR,φ(u),1,0,,computed,",
     ]
 
 
@@ -360,7 +374,7 @@ def test_a_measurement_is_never_overwritten(copied):
 )
 def test_a_damaged_measurement_is_left_alone_and_said(copied, damage, capsys):
     script, results = copied
-    (path,) = (results / "evidence").glob("*/spike_rates-*.json")
+    (path,) = (results / "evidence").glob("*/spike_rates-*-seed*.json")
     path.write_text(damage(path.read_text()))
     content = path.read_bytes()
     assert run(script, results, "--render") == 2
@@ -381,7 +395,8 @@ def drawn(monkeypatch, claim_file, shown):
     return claim, seen[0]
 
 
-SHOWN = Shown([1.0, 2.0, 3.0], [0.1, 0.2, 0.3], {"slope": 0.5}, "partial", stand_in=True)
+SCALE = Scale(("digits", "16x16", "width 2"), stand_in=True, is_papers=False)
+SHOWN = Shown([1.0, 2.0, 3.0], [0.1, 0.2, 0.3], {"slope": 0.5}, "stand-in", SCALE)
 
 
 @pytest.mark.parametrize("path", CLAIMS, ids=lambda path: path.stem)
@@ -392,7 +407,12 @@ def test_pictures_name_axes_and_series_and_can_be_read_in_grey(path, monkeypatch
     assert "smoke" in title
     assert "stand-in data, no claim about the paper" in title
     for panel, ax in zip(claim.panels, figure.axes, strict=True):
-        assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == (panel.title, panel.x, panel.y)
+        assert (ax.get_xlabel(), ax.get_ylabel()) == (panel.x, panel.y)
+        title = ax.get_title().replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ")
+        assert title == f"stand-in for {panel.title}: digits, 16x16, width 2"
+        assert "stand-in data" in [text.get_text() for text in ax.texts]
+        assert {line.get_markerfacecolor() for line in ax.lines} <= {"white"}
+        assert all(patch.get_facecolor()[3] == 0 for patch in ax.patches)
         legend = [text.get_text() for text in ax.get_legend().get_texts()]
         assert legend == [f"{series.label} (slope 0.5)" for series in panel.series]
         styles = {(line.get_linestyle(), line.get_marker()) for line in ax.lines}

@@ -284,6 +284,26 @@ def test_gradient_norms_of_the_first_step():
     assert curve.numbers["slope of ln per layer"] == pytest.approx(slope)
 
 
+def test_jacobian_traces_of_the_first_step():
+    """Of the last block, with other signs, by the autograd graph of a twin."""
+    net, data = network(recipe_of("tdbn/cifar10_plain20"))
+    twin, _ = network(data.recipe)
+    x, _ = first_batch(data)
+    ends = [module for module in twin.train().modules() if hasattr(module, "v_th")][-2:]
+    outputs = []
+    for norm in ends:
+        norm.register_forward_hook(lambda _, __, output: outputs.append(output))
+    twin(x)
+    before, after = outputs
+    generator = torch.Generator().manual_seed(1)
+    signs = [torch.randint(2, after.shape, generator=generator) * 2.0 - 1 for _ in range(100)]
+    squares = [torch.autograd.grad(after, before, z, retain_graph=True)[0].square().sum().item() for z in signs]
+    curve = measured("jacobian_traces", net, data, probes=100, epoch_parts=2)  # of two steps
+    assert curve.x == list(range(1, 19))
+    assert curve.y[-1] == pytest.approx(np.mean(squares) / after.numel(), rel=0.05)
+    assert curve.numbers == {"mean": pytest.approx(np.mean(curve.y))}
+
+
 def test_gradient_histogram_of_the_first_step():
     net, data = network(recipe_of("dspike/mnist_toy_rectangular"))
     twin, _ = network(data.recipe)
@@ -349,6 +369,16 @@ def test_spike_rates_of_all_test_examples():
     assert measured("spikes_per_neuron", net, data).y == pytest.approx([4 * expected], rel=1e-5)
 
 
+def test_entropies_are_those_of_the_spike_rates():
+    """Of p and 1 - p, by torch's own cross-entropy, which is in nats."""
+    net, data = network(recipe_of("imloss/cifar10_cifarnet_t4"))
+    p = torch.tensor(measured("spike_rates", net, data).y, dtype=torch.float64)
+    expected = F.binary_cross_entropy(p, p, reduction="none") / math.log(2)
+    assert expected.max() > 0.1
+    for name in ("spike_entropies", "spike_entropies_untrained"):
+        assert measured(name, net, data).y == pytest.approx(expected.tolist())
+
+
 def test_layers_come_in_the_order_of_the_network():
     net, data = network(recipe_of("imloss/cifar10_cifarnet_t4"))
     nodes = [name for name, module in net.named_modules() if hasattr(module, "surrogate_function")]
@@ -362,8 +392,8 @@ def test_layers_come_in_the_order_of_the_network():
 LAYER = "stages.0.1.branch.2"
 
 
-def potentials_of(net, data):
-    node, seen = net.get_submodule(LAYER), []
+def potentials_of(net, data, layer=LAYER):
+    node, seen = net.get_submodule(layer), []
     node.register_forward_hook(lambda node, inputs, _: seen.append(node.h_seq))
     node.store_h_seq = True
     with torch.no_grad():
@@ -386,12 +416,22 @@ def test_potentials_of_a_layer_before_and_after_mpr():
         assert curve.numbers["quantisation error"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_quantisation_error_is_that_of_the_second_block():
+@pytest.mark.parametrize(("settings", "layer"), [({}, LAYER), ({"second_block": "stage"}, "stages.1.0.branch.2")])
+def test_quantisation_error_is_that_of_the_second_block(settings, layer):
+    """Of the second residual block, or of the second stage."""
     net, data = second_block()
-    u = potentials_of(second_block()[0], data)
-    numbers = measured("quantisation_error", net, data).numbers
+    u = potentials_of(second_block()[0], data, layer)
+    numbers = measured("quantisation_error", net, data, **settings).numbers
     before, after = ((shown - (u >= 0.5)) ** 2 for shown in (u, phi(u)))
     assert numbers == pytest.approx({"before": before.mean(), "after": after.mean()}, rel=1e-4)
+
+
+def test_a_setting_with_a_default_is_left_out_where_it_holds_it():
+    check = MEASURES["quantisation_error"].check
+    assert check({}, "here") == check({"second_block": "residual"}, "here") == {}
+    assert check({"second_block": "stage"}, "here") == {"second_block": "stage"}
+    with pytest.raises(InputError, match="here: key 'second_block' is 'first'; it must be one of 'residual', 'stage'"):
+        check({"second_block": "first"}, "here")
 
 
 def test_an_unknown_layer_is_named():

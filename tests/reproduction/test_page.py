@@ -15,6 +15,7 @@ from checkout import NASTY, PNG, Checkout, as_of_today
 from jellyplus.__main__ import main
 from jellyplus._errors import InputError
 from jellyplus.reproduction import page
+from jellyplus.reproduction.source import libraries
 
 
 class Rows(HTMLParser):
@@ -71,11 +72,11 @@ def test_values_stand_beside_the_papers(build):
     # 89.9, 90.0, 90.1: mean 90, deviation 0.1, as printed
     assert (full["Paper"], full["Ours"], full["Ours − paper"]) == ("90.00 ± 0.10", "90.00 ± 0.10", "0.00")
     assert (full["Seeds"], full["Status"]) == ("3", "reproduced")
-    assert full["Measured on"] == "paperreal data, 50,000 of 50,000 examples"
+    assert full["Measured on"] == "paperreal data: cifar10, 3 of 100 epochs"
     assert full["Method"] == "Fullthe text prints 91"
     (bare,) = rows_of(html, "Bare")
-    assert (bare["Ours"], bare["Seeds"], bare["Status"]) == ("70.50 ± 0.71", "2", "partial")
-    assert bare["Measured on"] == "embeddedstand-in data: digits"
+    assert (bare["Ours"], bare["Seeds"], bare["Status"]) == ("70.50 ± 0.71", "2", "stand-in")
+    assert bare["Measured on"] == "embeddedstand-in: digits, 16x16, width 4, 1,437 images, 3 of 100 epochs"
     assert "Ours − paper" not in bare  # an empty cell: stand-in data are not compared
     (never,) = rows_of(html, "Never")
     assert (never["Status"], never.keys() & {"Ours", "Seeds", "Measured on"}) == ("not-run", set())
@@ -83,7 +84,7 @@ def test_values_stand_beside_the_papers(build):
     assert (exact["Paper"], exact["Ours"], exact["Status"], exact["Measured on"]) == (
         "128",
         "128",
-        "reproduced",
+        "consistent",
         "computed",
     )
 
@@ -101,17 +102,18 @@ def test_a_gain_is_that_of_the_same_seeds_and_scale(build, checkout):
 
 def test_the_first_lines_say_how_much_was_measured_and_on_what(build):
     text = build()["md"].partition("## ")[0]
-    assert "**1 of 3 trained results can be held against their papers: 1 reproduced. 1 more need no training" in text
+    assert "**1 of 3 trained results can be held against their papers: 1 reproduced.**" in text
     # quoted in both tables; full, bare, never and batch in the first
     assert (
         "The papers' 2 tables print 6 results (cells). 2 are quoted from others; the\nother 4 are for us to measure"
         in text
     )
     table = dict(re.findall(r"^\| \**([\w-]+)[^|]*\|(.*)\|$", text, re.MULTILINE))
-    assert table["paper"].split("|") == [" 1 ", " 1 ", " 0 ", " 0 ", " 0 ", " 0 "]
-    assert table["embedded"].split("|") == [" 1 ", " 0 ", " 0 ", " 0 ", " 1 ", " 0 "]
+    # cells, reproduced, below, above, consistent, partial, stand-in, stale
+    assert table["paper"].split("|") == [" 1 ", " 1 ", " 0 ", " 0 ", " 0 ", " 0 ", " 0 ", " 0 "]
+    assert table["embedded"].split("|") == [" 1 ", " 0 ", " 0 ", " 0 ", " 0 ", " 0 ", " 1 ", " 0 "]
     assert table["small"].split("|")[0] == " 0 "
-    assert table["computed"].split("|")[:2] == [" 1 ", " 1 "]
+    assert table["computed"].split("|") == [" 1 ", " 0 ", " 0 ", " 0 ", " 1 ", " 0 ", " 0 ", " 0 "]
     assert table["not-run"].split("|")[0] == " 1 "
     assert "stand-in data" in text
     assert "* 5 runs on cpu" in text
@@ -136,7 +138,8 @@ def test_old_code_is_stale_and_said_to_be(build, checkout):
     html = build()["html"]
     (never,) = rows_of(html, "Never")
     assert (never["Ours"], never["Status"]) == ("50.00", "stale")
-    assert html.count("which is not today") == 1
+    assert html.count("for today's code stale: loss of step: 1 values, now nothing") == 1
+    assert html.count("for today's code current") == html.count("for today's code") - 1
 
 
 def test_the_settings_of_public_code_are_a_scale_of_their_own_and_not_the_papers(build, checkout):
@@ -155,14 +158,27 @@ def test_smoke_is_no_measurement(build, checkout):
     assert never["Status"] == "not-run"
 
 
-def test_of_several_folders_the_first_counts_and_others_add(build, checkout):
+def test_of_several_folders_others_add_and_where_two_disagree_both_values_are_shown(build, checkout):
     overrides = {"model": {"time_steps": 2}}
-    checkout.add("small", overrides, root="a", accuracy_last=50.0)
-    checkout.add("small", overrides, root="b", accuracy_last=90.0)
+    one = checkout.add("small", overrides, root="a", accuracy_last=50.0)
+    same = checkout.folder / "b" / one.relative_to(checkout.folder / "a")
+    same.parent.mkdir(parents=True)
+    shutil.copy(one, same)  # equal evidence counts once
     checkout.add("small", overrides, root="b", accuracy_last=60.0, seed=1)
-    html = build(checkout.folder / "a", checkout.folder / "b", checkout.folder / "none")["html"]
-    (never,) = rows_of(html, "Never")
+    roots = [checkout.folder / name for name in ("a", "b", "none")]
+    (never,) = rows_of(build(*roots)["html"], "Never")
     assert (never["Ours"], never["Seeds"]) == ("55.00 ± 7.07", "2")
+    same.unlink()
+    other = checkout.add("small", overrides, root="b", accuracy_last=90.0)
+    html = build(*roots)["html"]
+    (never,) = rows_of(html, "Never")
+    assert (never["Status"], never.keys() & {"Ours", "Seeds"}) == ("conflict", set())
+    assert "seed 0 has 50.00 (code cccccccccccc, cpu) and 90.00 (code cccccccccccc, cpu)" in never["Method"]
+    links = {unquote(a["href"]) for tag, a in Rows(html).elements if tag == "a"}
+    assert {
+        path for path in (one, other) if any(link.endswith(str(path.relative_to(checkout.folder))) for link in links)
+    }
+    assert "seed 0: 90.00 % accuracy" in html
 
 
 def test_provenance_is_there_for_whom_asks(build, checkout):
@@ -171,7 +187,7 @@ def test_provenance_is_there_for_whom_asks(build, checkout):
     assert "imloss/cifar10_cifarnet_t4 with model.time_steps = 2" in text
     assert "seed 1: 71.00 % accuracy after 3 of 3 epochs; 1,437 training and 360 test examples of digits" in text
     assert "commit 0123456789ab, code" in text
-    assert "cpu, neurons by cpp, 2 s; torch 2.4" in text
+    assert f"cpu, neurons by cpp, 2 s; lightning {libraries()['lightning']}, numpy" in text
     links = {a["href"] for tag, a in Rows(html).elements if tag == "a" and not a["href"].startswith("#")}
     targets = {(checkout.results / unquote(link)).resolve() for link in links}
     assert targets == {*checkout.full, *checkout.bare, checkout.folder / "recipes/imloss/cifar10_cifarnet_t4.yaml"}
@@ -249,13 +265,60 @@ def test_pictures_are_inside_the_page(build, checkout):
     assert [base64.b64decode(source.removeprefix(prefix)) for source in sources] == [PNG + b"embedded", PNG + b"small"]
     for link in re.findall(r"\]\(([^)]*png)\)", files["md"]):
         assert (checkout.results / re.sub(r"\\(.)", r"\1", unquote(link))).is_file()
-    assert "Our curves: 1 computed, 1 partial, 1 not-run." in files["md"]
+    assert "Our curves: 1 computed, 1 stand-in, 1 not-run." in files["md"]
     assert "Measured on embedded: stand-in data" in files["md"]
+    assert "\n[Picture on stand-in data](embedded/figure3" in files["md"]
+
+
+def test_numbers_on_stand_ins_are_behind_a_switch_that_is_off_and_in_no_text(build, checkout):
+    for name in ("table2_imloss", "figure3_dspike"):
+        checkout.draw("embedded", name)
+    files = build()
+    for kind in ("md", "tex"):
+        assert "70.50" not in files[kind]
+        assert "they are not in this text, index.html" in files[kind]
+    html = files["html"]
+    switch = html.index('<input type="checkbox" class="switch" id="stand-ins">')
+    assert switch < html.index("<main>")
+    assert ".switch:not(:checked) ~ main .of-stand-in" in html
+    page = Hidden(html)
+    assert "70.50" in page.hidden
+    assert "71.00 % accuracy" in page.hidden
+    assert "70.50" not in page.shown
+    assert "71.00 % accuracy" not in page.shown
+    assert page.hidden.count("<img>") == 2
+    assert "<img>" not in page.shown
+    assert "90.00" in page.shown  # the paper's data
+
+
+class Hidden(HTMLParser):
+    """Text and pictures that the switch hides, and the others."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.shown, self.hidden = [], "", ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "img":
+            self.handle_data("<img>")
+        elif tag not in ("meta", "link", "input", "br"):
+            self.open.append((tag, "of-stand-in" in dict(attributes).get("class", "").split()))
+
+    def handle_endtag(self, tag):
+        while self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        if any(hides for _, hides in self.open):
+            self.hidden += data
+        else:
+            self.shown += data
 
 
 def test_what_a_figure_has_is_what_evidence_says_drawn_or_not(build, checkout):
     text = build()["md"]
-    assert "Our curves: 1 computed, 1 partial, 1 not-run." in text
+    assert "Our curves: 1 computed, 1 stand-in, 1 not-run." in text
     assert "0 of 1" in text
     checkout.bare[0].unlink()  # figures show seed 0
     assert "Our curves: 1 computed, 2 not-run." in build()["md"]
@@ -280,7 +343,7 @@ def test_the_command_writes_the_three_files(checkout, capsys):
     assert main(["report"]) == 0
     assert {path.name for path in checkout.results.glob("index.*")} == {"index.html", "index.md", "index.tex"}
     out = capsys.readouterr().out
-    assert "Of 6 cells: 2 reproduced, 1 partial, 1 not-run, 2 reported." in out
+    assert "Of 6 cells: 1 reproduced, 1 consistent, 1 stand-in, 1 not-run, 2 reported." in out
     assert "Written: results/index.html" in out
 
 

@@ -87,9 +87,9 @@ def test_columns_sort_as_numbers_with_the_empty_ones_last(shown):
     assert press("Paper") == (["Bare", "Full", "Their", "Never", "50% &"], "ascending")
     assert press("Paper") == (["50% &", "Never", "Their", "Full", "Bare"], "descending")
     assert press("Paper") == (["Their", "Bare", "Full", "Never", "50% &"], None)
-    # ours: 70.5, 90, 128, and none for two
-    assert press("Ours")[0] == ["Bare", "Full", "50% &", "Their", "Never"]
-    assert press("Ours")[0] == ["50% &", "Full", "Bare", "Their", "Never"]
+    # ours: 90, 128, and none for three, one of them a stand-in's
+    assert press("Ours")[0] == ["Full", "50% &", "Their", "Bare", "Never"]
+    assert press("Ours")[0] == ["50% &", "Full", "Their", "Bare", "Never"]
     assert press("Method")[0] == ["50% &", "Bare", "Full", "Never", "Their"]
 
 
@@ -105,7 +105,7 @@ def test_search_and_filters_hide_rows_and_what_is_empty_then(shown):
     find(shown, "#nothing button")[0].click()
     assert len(methods(shown)) == 5
     for name, value, expected in [
-        ("status", "partial", ["Bare"]),
+        ("status", "stand-in", ["Bare"]),
         ("kind", "own", ["Full", "Never", "50% &"]),
         ("scale", "embedded", ["Bare"]),
         ("scale", "computed", ["50% &"]),
@@ -114,11 +114,23 @@ def test_search_and_filters_hide_rows_and_what_is_empty_then(shown):
         choose(shown, name, value)
         assert methods(shown) == expected, (name, value)
         find(shown, "form button[type=reset]")[0].click()
-    choose(shown, "status", "partial")  # a figure has several
+    choose(shown, "status", "stand-in")  # a figure has several
     assert find(shown, "#figure3_dspike")[0].is_displayed()
     choose(shown, "status", "reported")
     assert not find(shown, "#figure3_dspike")[0].is_displayed()
     assert shown.get_log("browser") == []
+
+
+def test_numbers_on_stand_ins_show_when_they_are_switched_on(shown):
+    def seen(selector):
+        return [element.is_displayed() for element in find(shown, selector)]
+
+    assert not any(seen("#table2_imloss .of-stand-in, #figure3_dspike img"))
+    assert seen("#figure3_dspike .no-stand-in") == [True]
+    find(shown, "#stand-ins")[0].click()
+    assert seen("#table2_imloss td .of-stand-in")[0]
+    assert seen("#figure3_dspike img") == [True]
+    assert seen("#figure3_dspike .no-stand-in") == [False]
 
 
 def test_details_open(shown):

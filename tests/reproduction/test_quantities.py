@@ -37,6 +37,18 @@ def test_layers_follow_the_network():
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tdbn/dvs128_gesture_resnet17_t40", "average pool 2x2"),
+        ("tdbn/cifar10_resnet19_t6", "average pool"),
+        ("tdbn/imagenet_resnet34_t6", "average pool"),
+    ],
+)
+def test_the_pool_is_read_off_the_network(name, text):
+    assert of_recipe("pool", name) == text
+
+
+@pytest.mark.parametrize(
     ("quantity", "value", "text"),
     [
         ("accuracy", 94.256, "94.26"),

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import functools
+import hashlib
 import json
 import os
 import re
@@ -243,7 +244,7 @@ def test_operations_are_of_a_sample_of_the_test_examples_and_can_be_counted_by_a
     evidence, ann = evidence_of(made, 6), evidence_of(made, 1)
     for held in (evidence.operations, ann.operations):
         assert held["examples"] == min(1000, evidence.dataset["test_examples"])
-        assert held["chosen"] == "by a fixed seed, evenly over the classes"
+        assert held["chosen"] == "by the run's seed, evenly over the classes"
     assert operations.value(evidence, "multiplications", "dspike") == 6 * 27 * 256
     assert operations.value(evidence, "multiplications", "tdbn") == 6 * (27 * 256 + 8 * 10)
     assert operations.error(evidence, "additions", "dspike") > 0
@@ -278,7 +279,8 @@ def test_the_checkpoint_lies_beside_the_evidence_and_nothing_else(made):
         checkpoint = Store(made / "evidence").checkpoint(runs()[t].key, 0, code_digest())
         assert {path.name for path in checkpoint.parent.iterdir()} == _files_of_a_run(checkpoint)
         content = load_checkpoint(checkpoint)
-        assert content["key"] == runs()[t].key
+        assert (content["key"], content["seed"]) == (runs()[t].key, 0)
+        assert evidence_of(made, t).checkpoint_sha256 == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
         assert sum(v.numel() for k, v in content["weights"].items() if k.endswith(("weight", "bias"))) == (
             evidence_of(made, t).parameters
         )
@@ -435,6 +437,58 @@ def test_a_checkpoint_of_another_run_is_refused(made, tmp_path, content):
     with pytest.raises(InputError) as caught:
         make(tmp_path, 2)
     assert str(path) in str(caught.value)
+
+
+def test_another_seeds_checkpoint_is_no_parent(made, tmp_path, monkeypatch):
+    store = Store(copied(made, tmp_path) / "evidence")
+    path = store.checkpoint(runs()[4].key, 0, code_digest())
+    content = load_checkpoint(path)
+    assert content["seed"] == 0
+    store.checkpoint(runs()[2].key, 0, code_digest()).with_suffix(".json").unlink()
+    for changed in ({"seed": 1}, {"weights": content["weights"] | {"fc.bias": torch.ones(10)}}):
+        torch.save(content | changed, path)
+        with pytest.raises(
+            InputError, match=r"contradicts itself: its checkpoint seed0-\w+.ckpt is not the one"
+        ) as error:
+            make(tmp_path, 2)
+        assert "left alone: delete both" in str(error.value)
+    evidence = path.with_suffix(".json")  # as from before there were hashes
+    evidence.write_text(re.sub(r'"checkpoint_sha256": "\w+"', '"checkpoint_sha256": null', evidence.read_text()))
+    torch.save(content | {"seed": 1}, path)
+    with pytest.raises(InputError, match="is not the checkpoint of dspike/cifar10_t4, seed 0"):
+        make(tmp_path, 2)
+    torch.save({name: value for name, value in content.items() if name != "seed"}, path)
+    assert make(tmp_path, 2) == [(2, 0)]
+
+
+def test_evidence_that_contradicts_itself_is_neither_made_nor_a_parent(made, tmp_path):
+    store = Store(copied(made, tmp_path) / "evidence")
+    path = store.checkpoint(runs()[4].key, 0, code_digest()).with_suffix(".json")
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"accuracy_last": 99.99, "accuracy_best": 99.99}))
+    store.checkpoint(runs()[2].key, 0, code_digest()).with_suffix(".json").unlink()
+    for asked in (4, 2):
+        with pytest.raises(InputError, match=r"contradicts itself: its accuracy 99\.99 is not its history's"):
+            make(tmp_path, asked)
+
+
+def test_a_state_whose_history_was_edited_is_not_resumed_from(tmp_path, monkeypatch):
+    def full(*_):
+        raise InputError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", full)
+        with pytest.raises(InputError, match="no space"):
+            make(tmp_path, 1)
+    (state,) = (tmp_path / "evidence").glob("*/seed*.partial")
+    content = load_checkpoint(state)
+    for entry in content["history"]:
+        entry["accuracy"] = 99.99
+    torch.save(content, state)
+    with pytest.raises(InputError, match="was changed after it was written; it was left alone") as caught:
+        make(tmp_path, 1)
+    assert str(state) in str(caught.value)
+    assert not list((tmp_path / "evidence").glob("*/seed*.json"))
 
 
 def test_a_failure_after_the_checkpoint_leaves_no_evidence_and_the_next_call_finishes(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The view says of each row what claim and evidence say together; expectations are worked out by hand."""
 
+import dataclasses
 import io
 
 import matplotlib
@@ -7,8 +8,9 @@ import pandas as pd
 import pytest
 
 from jellyplus._errors import InputError
-from jellyplus.reproduction import picture, view
+from jellyplus.reproduction import page, picture, view
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
+from jellyplus.reproduction.scale import Scale
 from jellyplus.reproduction.today import Standing
 
 NEW, OLD = "c" * 64, "0" * 64
@@ -65,6 +67,7 @@ def test_columns_and_numbers(runs):
         "gain_p",
         "status",
         "profile",
+        "data",
         "recipe",
         "commit",
         "versions",
@@ -75,7 +78,11 @@ def test_columns_and_numbers(runs):
     # deviations from 271/3 are -4/3, -1/3, 5/3; squares sum to 42/9; over n - 1 = 2: 21/9
     assert row.ours_std == pytest.approx((21 / 9) ** 0.5)
     assert row.delta == pytest.approx(1 / 3)
-    assert (row.n_seeds, row.best, row.profile) == (3, 91.0, "paper")
+    assert (row.n_seeds, row.best, row.profile) == (
+        3,
+        pytest.approx(274 / 3),
+        "paper",
+    )  # each best is a point above the last
     assert (row.commit, row.recipe) == ("0123456789ab", "dspike/a")
 
 
@@ -117,12 +124,11 @@ def test_tolerance_adds_variances(runs, mean, status):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"profile": "embedded"},
         {"profile": "small"},
         {"profile": "official"},
         {"epochs_completed": 2},
-        {"dataset": {"name": "digits", "train_examples": 99, "test_examples": 20}},
-        {"dataset": {"name": "digits", "train_examples": 100, "test_examples": 19}},
+        {"dataset": {"name": "cifar10", "train_examples": 99, "test_examples": 20}},
+        {"dataset": {"name": "cifar10", "train_examples": 100, "test_examples": 19}},
     ],
 )
 def test_partial(runs, make_evidence, changes):
@@ -131,11 +137,31 @@ def test_partial(runs, make_evidence, changes):
     assert own_row(one_of_three).status == "partial"
 
 
+def deviating(**changes):
+    whole = table()
+    other, own = whole.rows
+    own = dataclasses.replace(own, deviates="the network is another", **changes)
+    return dataclasses.replace(whole, rows=(other, own))
+
+
+@pytest.mark.parametrize("value", [90.0, 80.0])
+def test_a_run_of_a_recipe_that_deviates_is_partial_and_says_in_what(runs, value):
+    row = build(deviating(), {"own": runs(value, value, value)}).iloc[1]
+    assert (row.status, row.note) == ("partial", "deviates: the network is another; as printed, twice")
+
+
+@pytest.mark.parametrize("value", [90.0, 80.0])
+def test_so_is_what_a_deviating_network_shows_untrained(value):
+    frame = view.build(deviating(quantity="macs"), {"own": [view.Result(value)]}, "paper")
+    assert (frame.iloc[1].status, frame.iloc[1].ours_mean) == ("partial", value)
+
+
 @pytest.mark.parametrize(("code", "status"), [(NEW, "partial"), (OLD, "stale")])
 def test_evidence_that_does_not_tell_the_value_gives_a_row_without_one(runs, code, status, tmp_path):
     """Neither a number nor a deviation nor a seed; the note says why, after the claim's."""
-    results = {"own": [view.Result(None, e, "counted otherwise") for e in runs(90.0, 91.0, code=code)]}
-    frame = view.build(table(), results, NEW, "paper")
+    standing = Standing("current") if code == NEW else STALE
+    made = [view.Result(None, e, standing, "counted otherwise") for e in runs(90.0, 91.0, code=code)]
+    frame = view.build(table(), {"own": made}, "paper")
     row = frame.iloc[1]
     assert (row.status, row.n_seeds, row.note) == (status, 0, "as printed, twice; counted otherwise")
     assert row[["ours_mean", "ours_std", "delta", "best"]].isna().all()
@@ -146,11 +172,85 @@ def test_evidence_that_does_not_tell_the_value_gives_a_row_without_one(runs, cod
 
 def test_values_are_those_of_the_evidence_that_tells_them_and_each_note_stands_once(runs):
     notes = ["± 1", "± 1", "± 2"]
-    told = [view.Result(e.accuracy_last, e, note) for e, note in zip(runs(90.0, 92.0, 94.0), notes, strict=True)]
-    untold = view.Result(None, told[0].evidence, "counted otherwise")
-    row = view.build(table(), {"own": [untold, *told[1:]]}, NEW, "paper").iloc[1]
+    current = Standing("current")
+    pairs = zip(runs(90.0, 92.0, 94.0), notes, strict=True)
+    told = [view.Result(e.accuracy_last, e, current, note) for e, note in pairs]
+    untold = view.Result(None, told[0].evidence, current, "counted otherwise")
+    row = view.build(table(), {"own": [untold, *told[1:]]}, "paper").iloc[1]
     assert (row.ours_mean, row.n_seeds, row.status) == (93.0, 2, "partial")
     assert row.note == "as printed, twice; ± 1; ± 2"
+
+
+STAND_IN = {"name": "digits", "train_examples": 100, "test_examples": 20}
+
+
+@pytest.mark.parametrize(("stand_in", "code"), [(True, NEW), (False, NEW), (True, OLD)])
+def test_stand_in_data_have_their_own_status_whatever_else_there_is_to_say(runs, stand_in, code):
+    """Also where the run is complete, where the evidence denies it of data that are one, and where it is stale."""
+    name = "cifar10" if stand_in else "digits"
+    data = STAND_IN | {"name": name, "stand_in": stand_in}
+    row = own_row(runs(90.0, 90.0, 90.0, dataset=data, code=code))
+    assert (row.status, row.ours_mean, row.n_seeds) == ("stand-in" if code == NEW else "stale", 90.0, 3)
+    assert pd.isna(row.delta)
+    assert row.data.startswith("stand-in")
+    mixed = own_row([*runs(90.0, 90.0, 90.0), *runs(1.0, 2.0, dataset=data)])
+    assert (mixed.status, mixed.data[:8]) == ("stand-in", "stand-in")
+
+
+SCALE = Scale(("digits", "16x16", "width 8", "2 of 300 epochs"), stand_in=True, is_papers=False)
+
+
+def on_stand_ins(runs):
+    """The row 'own' on digits and another on the paper's data."""
+    cells = table().rows
+    real = dataclasses.replace(cells[1], id="real", method="Real")
+    claims = dataclasses.replace(table(), rows=(*cells, real))
+    results = [view.Result(e.accuracy_last, e, scale=SCALE) for e in runs(71.5, 72.5, dataset=STAND_IN)]
+    partial = [
+        view.Result(e.accuracy_last, e, scale=Scale(("cifar10", "width 8"), is_papers=False)) for e in runs(80.0)
+    ]
+    return claims, view.build(claims, {"own": results, "real": partial}, "embedded")
+
+
+def test_numbers_on_stand_ins_are_not_beside_the_papers(runs, tmp_path):
+    claims, frame = on_stand_ins(runs)
+    assert list(frame["data"][1:]) == ["stand-in: digits, 16x16, width 8, 2 of 300 epochs", "cifar10, width 8"]
+    assert list(frame["status"]) == ["reported", "stand-in", "partial"]
+    view.write(frame, claims, tmp_path, "embedded", draw=False)
+    texts = [(tmp_path / "table.md").read_text().partition("## On stand-in data: no claim about the paper")]
+    texts.append(view.summary(frame).partition("On stand-ins, no claim about the paper:"))
+    for compared, _, apart in texts:
+        assert "72.00" not in compared
+        assert "80.00" in compared
+        (line,) = [line for line in apart.splitlines() if "72.00" in line]
+        assert "digits, 16x16, width 8" in line
+        assert not {"90.00", "80.00"} & set(apart.split())
+    row = pd.read_csv(tmp_path / "table.csv").iloc[1]
+    assert (row.status, row.ours_mean, row.data) == (
+        "stand-in",
+        72.0,
+        "stand-in: digits, 16x16, width 8, 2 of 300 epochs",
+    )
+
+
+def test_stand_ins_have_panels_of_their_own_that_tell_without_the_rest_of_the_picture(runs, monkeypatch):
+    _, frame = on_stand_ins(runs)
+    axes = {}
+    monkeypatch.setattr(picture, "_write_beside", lambda panel, *_, **__: axes.setdefault(panel))
+    picture.draw(frame, "title")
+    real, stand_in = axes
+    assert stand_in.get_title(loc="left").replace("\N{NO-BREAK SPACE}", " ").split("\n") == [
+        "stand-in for digits: digits, 16x16, width 8, 2 of 300 epochs"
+    ]
+    assert real.get_title(loc="left").startswith("digits; ours: cifar10, width")
+    assert [text.get_text() for text in stand_in.texts] == ["stand-in data"]
+    assert stand_in.get_facecolor() != real.get_facecolor()
+    shown = [line for line in stand_in.lines if line.get_marker() == "o"]
+    assert [(line.get_xdata().tolist(), line.get_markerfacecolor()) for line in shown] == [([72.0], "none")]
+    assert not [line for line in stand_in.lines if line.get_marker() == "s"]  # the paper's
+    low, high = stand_in.get_xlim()
+    assert not low < 90 < high
+    assert [line.get_xdata().tolist() for line in real.lines if line.get_marker() == "s"] == [[90.0]]
 
 
 def test_two_seeds_are_partial_and_one_has_no_deviation(runs):
@@ -206,7 +306,7 @@ def test_csv_round_trip(written):
     assert (own.commit, own.note) == ("1234567", "as printed, twice")
     for column in ("dataset", "method", "kind", "architecture", "timesteps", "status", "recipe"):
         assert list(read[column].fillna("")) == list(frame[column].fillna(""))
-    line = "digits,Theirs,reported,Net,8,accuracy,88.50,,,,,,,,,,,,reported,,,,,"
+    line = "digits,Theirs,reported,Net,8,accuracy,88.50,,,,,,,,,,,,reported,,,,,,"
     assert (folder / "table.csv").read_text().splitlines()[1] == line
 
 
@@ -220,11 +320,11 @@ def test_markdown(written):
     text = (written[1] / "table.md").read_text()
     assert text.startswith("# Table 0\n")
     assert "Profile: `embedded`. This is stand-in data" in text
-    assert "no number here is a claim about the paper" in text
-    for status in ("reproduced", "below", "above", "differs", "partial", "stale", "not-run", "reported"):
+    assert "no number of ours here is a claim about the paper" in text
+    for status in page.STATUSES:
         assert f"`{status}`" in text
     row = next(line for line in text.splitlines() if line.startswith("| digits") and "Ours" in line)
-    assert [cell.strip() for cell in row.split("|")[7:14]] == ["90.00", "0.10", "90.33", "1.53", "3", "0.33", "91.00"]
+    assert [cell.strip() for cell in row.split("|")[7:14]] == ["90.00", "0.10", "90.33", "1.53", "3", "0.33", "91.33"]
     assert "1234567 " in row  # a commit of digits only stays text
 
 
@@ -261,8 +361,8 @@ def test_a_folder_that_cannot_be_written(written, tmp_path):
 # --- Values that take no training, gains over a baseline -----------------------------------------------------------
 
 
-def exact_row(paper, ours, **more):
-    claim = Claim("own", "digits", "Ours", "own", "Net", 4, paper, None, "dspike/a", "", quantity="macs", **more)
+def exact_row(paper, ours, quantity="macs", **more):
+    claim = Claim("own", "digits", "Ours", "own", "Net", 4, paper, None, "dspike/a", "", quantity=quantity, **more)
     one = ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, (claim,))
     return view.build(one, {"own": [view.Result(ours)]}, "embedded").iloc[0]
 
@@ -287,12 +387,38 @@ def test_what_takes_no_training_equals_the_last_printed_place_or_not(paper, ours
     assert pd.isna(row.profile)
 
 
-@pytest.mark.parametrize(("ours", "status"), [("conv 3x3", "reproduced"), ("conv 5x5", "differs")])
-def test_a_printed_text_is_ours_or_differs(ours, status):
-    claim = Claim("own", "digits", "m", "own", "Net", None, "conv 3x3", None, "dspike/a", "", quantity="layers")
-    one = ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, (claim,))
-    row = view.build(one, {"own": [view.Result(ours)]}, "embedded").iloc[0]
+@pytest.mark.parametrize(
+    ("ours", "status"), [("conv 3x3", "reproduced"), ("conv 5x5", "differs"), ("conv 9", "consistent")]
+)
+def test_a_printed_text_is_ours_or_differs_or_is_ambiguous(ours, status):
+    row = exact_row("conv 3x3", ours, "layers", readings=("conv 9",))
     assert (row.ours_mean, row.status) == (ours, status)
+
+
+@pytest.mark.parametrize("ours", [36, 37])
+def test_a_constant_that_was_typed_twice_is_no_reproduction(ours):
+    assert exact_row(36, ours, "batch_size").status == ("consistent" if ours == 36 else "inconsistent")
+    cells = [Claim(n, "digits", n, "reported", "Net", 4, v, None, None, "") for n, v in (("a", 10.0), ("b", 2.0))]
+    energy = {"quantity": "energy_of_counts", "operands": ("a", "b")}
+    sums = [Claim(kind, "digits", "Ours", kind, "Net", 4, 36, None, None, "", **energy) for kind in ("own", "reported")]
+    table = ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, (*cells, *sums))
+    frame = view.build(table, {claim.id: [view.Result(ours)] for claim in sums}, "embedded")
+    assert set(frame["status"][2:]) == {"consistent" if ours == 36 else "inconsistent"}
+
+
+@pytest.mark.parametrize(
+    ("paper", "ours", "more"),
+    [(2.2e9, 2_285_373_952, {"resolution": 1e8, "truncated": True}), (1.87e8, 187_372_544, {"resolution": 1e6})],
+)
+def test_values_that_agree_are_together_in_the_picture(paper, ours, more, monkeypatch):
+    axes = []
+    monkeypatch.setattr(picture, "_write_beside", lambda panel, *_, **__: axes.append(panel))
+    claim = Claim("own", "digits", "Ours", "own", "Net", 4, paper, None, "dspike/a", "", quantity="macs", **more)
+    one = ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, (claim,))
+    picture.draw(view.build(one, {"own": [view.Result(ours)]}, "paper"), "title")
+    low, high = axes[0].get_xlim()
+    assert low < min(paper, ours) < max(paper, ours) < high
+    assert abs(ours - paper) <= (high - low) / 9.99
 
 
 def ablation(with_method, without):

@@ -86,7 +86,7 @@ def test_a_check_names_what_is_missing_orphaned_and_changed_and_writes_nothing(p
 
 def test_without_its_evidence_a_view_is_orphaned(place):
     main(["render"])
-    next((place / "results/evidence").rglob("*.json")).unlink()
+    next((place / "results/evidence").rglob("seed*.json")).unlink()
     assert [sentence.split()[0] for sentence in differences()] == [
         "results/embedded/table1_tdbn/table.csv",
         "results/embedded/table1_tdbn/table.md",

@@ -63,7 +63,7 @@ def together(folder, work, *arguments):
         started.append(context.Process(target=_process, args=(environment, printed, work, arguments)))
         started[-1].start()
     for process in started:
-        process.join(180)
+        process.join(600)
         process.kill()
         process.join()
     printed = [(folder / f"printed{rank}").read_text() for rank in range(2)]
@@ -112,6 +112,7 @@ def cases():
         "warm start": cifarnet(1, norm=None, warm_start=parts.WarmStart(0.05, 0.9, 200)),
         "ANN with batch norm": cifarnet(1, **ann),
         "shortcut branches": shortcuts(),
+        "micro-batches": cifarnet(1, data=dataclasses.replace(cifarnet(1).data, micro_batch=8)),
     }
 
 
@@ -167,7 +168,7 @@ def learnt(tmp_path_factory):
 @pytest.mark.parametrize("case", cases())
 def test_two_processes_train_as_one(learnt, case):
     first, second, one = (results[case] for results in learnt)
-    assert len(one["losses"]) == 4 * cases()[case].schedule.epochs
+    assert len(one["gradients"]) == 4 * cases()[case].schedule.epochs
     mean = (torch.stack(first["losses"]) + torch.stack(second["losses"])) / 2
     torch.testing.assert_close(mean, torch.stack(one["losses"]), **EXACT)
     for own in (first, second):
@@ -301,26 +302,28 @@ def test_a_batch_that_cannot_be_shared_is_refused_in_one_sentence(tree):
 # --- How a job is started ----------------------------------------------------------------------------------------
 
 
-def test_the_parts_of_all_processes_are_the_batches_of_one(monkeypatch):
+@pytest.mark.parametrize("at_once", [6, 3])
+def test_the_parts_of_all_processes_are_the_batches_of_one(monkeypatch, at_once):
     module = "jellyplus.datasets.order"
-    whole = list(PartOfBatches(EpochOrder(29, seed=3), 6, drop_last=True))
+    whole = list(PartOfBatches(EpochOrder(29, seed=3), 6, at_once))
     shares = []
     monkeypatch.setattr(f"{module}.processes", lambda: 3)
     for rank in range(3):
         monkeypatch.setattr(f"{module}.rank", lambda rank=rank: rank)
-        shares.append(list(PartOfBatches(EpochOrder(29, seed=3), 6, drop_last=True)))
+        shares.append(list(PartOfBatches(EpochOrder(29, seed=3), 6, at_once)))
     assert [[*itertools.chain(*share)] for share in zip(*shares, strict=True)] == whole
-    assert {len(part) for share in shares for part in share} == {2}
-    assert len(whole) == 4
+    assert {len(part) for share in shares for part in share} == {at_once // 3}
+    assert len(whole) == len(PartOfBatches(EpochOrder(29, seed=3), 6, at_once)) == 24 // at_once
+    assert list(itertools.chain(*whole)) == list(EpochOrder(29, seed=3))[:24]
 
 
 def test_a_short_last_batch_is_shared_equally_too(monkeypatch):
-    whole = list(PartOfBatches(EpochOrder(27, seed=3), 6, drop_last=False))
+    whole = list(PartOfBatches(EpochOrder(27, seed=3), 6, 6, drop_last=False))
     monkeypatch.setattr("jellyplus.datasets.order.processes", lambda: 3)
     shares = []
     for rank in range(3):
         monkeypatch.setattr("jellyplus.datasets.order.rank", lambda rank=rank: rank)
-        shares.append(list(PartOfBatches(EpochOrder(27, seed=3), 6, drop_last=False)))
+        shares.append(list(PartOfBatches(EpochOrder(27, seed=3), 6, 6, drop_last=False)))
     assert [[*itertools.chain(*share)] for share in zip(*shares, strict=True)] == whole
     assert [len(part) for part in shares[2]] == [2, 2, 2, 2, 1]
 

@@ -249,6 +249,16 @@ def test_a_warm_start_that_is_not_needed_changes_nothing():
     assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
 
 
+def test_a_weight_of_2_is_twice_the_learning_rate():
+    """SGD's step is linear in the gradient, momentum included; powers of two round alike."""
+    x, trained = torch.rand(1, 8, 3, 16, 16), []
+    for learning_rate, weight in ((0.125, 2.0), (0.25, 1.0), (0.125, 1.0)):
+        net = silent_net()
+        needed = warm_start(net, [x], learning_rate, momentum=0.5, max_iterations=200, weight=weight)
+        trained.append((needed, [parameter.tolist() for parameter in net.parameters()]))
+    assert trained[0] == trained[1] != trained[2]
+
+
 def bare(max_iterations):
     """No norm, V_th so high that the last layer is silent."""
     shape = {"model": {"width": 4}, "neuron": {"v_threshold": 1.0}}

@@ -3,20 +3,26 @@
 import dataclasses
 import functools
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from jellyplus import model
 from jellyplus._errors import InputError
 from jellyplus._options import PROFILES
-from jellyplus.training.recipe import has_profile, load_run, recipe_key
+from jellyplus._strict import from_mapping
+from jellyplus.training.network import build_network
+from jellyplus.training.recipe import Recipe, as_plain_data, has_profile, load_run, recipe_key
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(f"{path.parent.name}/{path.stem}" for path in RECIPES.glob("*/*_*.yaml"))
 OFFICIAL = [name for name in NAMES if has_profile(name, "official", RECIPES)]
 PAIRS = [(name, profile) for profile in PROFILES for name in (OFFICIAL if profile == "official" else NAMES)]
+EVIDENCE = sorted((RECIPES.parent / "reproductions/measured/evidence").glob("*/seed*.json"))
 
 
 SRIF = {"name": "srif", "decay": 1.0, "v_threshold": 0.5, "v_reset": None, "detach_reset": False, "rectify": True}
@@ -84,7 +90,7 @@ def test_every_paper_has_recipes_and_dspike_has_those_of_its_tables():
     papers = [name.split("/")[0] for name in NAMES]
     assert set(papers) == {"dspike", "imloss", "inflor", "shortcut", "tdbn"}
     of_tables = [name for name in NAMES if name.startswith(("dspike/cifar", "dspike/mnist"))]
-    assert len(of_tables) == 9 + 2 + 1  # Table 2's rows with their ANNs, Table 1's two, and Fig. 2's ANN
+    assert len(of_tables) == 10 + 2 + 1  # Table 2's rows with their ANNs, Table 1's two, and Fig. 2's ANN
 
 
 @pytest.mark.parametrize(("name", "profile"), PAIRS)
@@ -96,10 +102,74 @@ def test_every_recipe_resolves(name, profile):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_paper_profile_is_the_file_as_it_is(name):
+    """But for what came after recipes that there is evidence of, where it holds its default."""
     resolved = original(name).resolved
-    written = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
-    assert resolved.keys() - {"parent"} == written.keys()
-    assert {key: _plain(value) for key, value in resolved.items() if key != "parent"} == written
+    written = leaves(yaml.safe_load((RECIPES / f"{name}.yaml").read_text()))
+    decided = {key: value for key, value in written.items() if (key, value) not in LATER.items()}
+    assert leaves({key: _plain(value) for key, value in resolved.items() if key != "parent"}) == decided
+
+
+LATER = {
+    "model.initialisation": "he_fan_out",
+    "model.decoding_initialisation": "torch",
+    "model.options.identity_norm": False,
+    "model.options.stem_pool": "average",
+    "temperature_search.batch": "fixed",
+    "warm_start.weight": 1.0,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_states_what_it_could_leave_out(name):
+    written, recipe = leaves(yaml.safe_load((RECIPES / f"{name}.yaml").read_text())), original(name).recipe
+    own = {f"model.options.{option}" for option in model.options(recipe.model.architecture)}
+    parts = {"model.initialisation", "model.decoding_initialisation"} | own
+    parts |= {"temperature_search.batch"} if recipe.temperature_search else set()
+    parts |= {"warm_start.weight"} if recipe.warm_start else set()
+    assert LATER.keys() & parts == LATER.keys() & written.keys()
+
+
+@pytest.mark.parametrize(("key", "value"), LATER.items())
+def test_a_stated_default_of_a_later_value_is_in_no_key_and_another_value_is(key, value):
+    name = {"w": "imloss/cifar10_cifarnet_t4_bare", "t": "dspike/cifar10_t6"}.get(key[0], "imloss/imagenet_resnet34_t6")
+    other = {"he_fan_out": "torch", "torch": "normal_fan_in", False: True, "average": "maximum", "fixed": "fresh"}
+    keys = []
+    for changed in (value, other.get(value, 2.0)):
+        changes = functools.reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), changed)
+        keys.append(load_run(name, "paper", RECIPES, changes).key)
+    assert keys[0] == original(name).key != keys[1]
+
+
+@pytest.mark.parametrize("path", EVIDENCE, ids=lambda path: path.parent.name)
+def test_a_recipe_of_committed_evidence_still_has_its_key(path):
+    evidence = json.loads(path.read_text())
+    stated = {name: value for name, value in evidence["recipe"].items() if name != "parent"}
+    recipe = from_mapping(Recipe, stated, str(path))
+    assert recipe_key(as_plain_data(recipe) | {"parent": evidence["recipe"]["parent"]}) == evidence["key"]
+
+
+def test_dspikes_resnet34_is_tdbns():
+    """ "The same ResNet-34 as used in" tdBN (Li et al. 2021, section 5.1), but for the surrogate."""
+    with torch.device("meta"):
+        ours, theirs = (build_network(original(f"{paper}/imagenet_resnet34_t6").recipe) for paper in ("dspike", "tdbn"))
+    shapes = [
+        {name: value.shape for name, value in net.state_dict().items() if "surrogate_function" not in name}
+        for net in (ours, theirs)
+    ]
+    assert shapes[0] == shapes[1]
+    strides = [[m.stride for m in net.modules() if isinstance(m, torch.nn.Conv2d)] for net in (ours, theirs)]
+    assert strides[0] == strides[1]
+    assert strides[0].count((2, 2)) == 1 + 4 * 2  # the stem, and branch and shortcut of each stage's first block
+    assert isinstance(ours.stem, torch.nn.Identity)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("shortcut/cifar")])
+def test_shortcuts_optimizer_is_that_of_one_source(name):
+    """Joint-A-SNN's; a batch of 128 and a momentum of 0.9 would have made its learning rate 80 times as large."""
+    recipe = original(name).recipe
+    assert (recipe.optimizer.learning_rate, recipe.optimizer.momentum, recipe.data.batch_size) == (0.1, 0.0, 1024)
+    assert (recipe.optimizer.weight_decay, recipe.schedule.name, recipe.schedule.epochs) == (5e-4, "cosine", 300)
+    assert (recipe.neuron.v_threshold, recipe.neuron.decay, recipe.surrogate.parameters) == (0.5, 0.25, {"width": 1.0})
 
 
 def _plain(value):
@@ -175,6 +245,15 @@ def test_small_is_real_data():
     for name in NAMES:
         small, paper = original(name, "small").recipe.data, original(name).recipe.data
         assert dataclasses.replace(small, images=paper.images) == paper  # ImageNet's are shown smaller
+
+
+def test_gpu_is_the_papers_recipe_but_for_the_epochs():
+    """And another run everywhere, or evidence of one would be taken for the other's."""
+    for name in NAMES:
+        gpu, paper = original(name, "gpu"), original(name)
+        assert dataclasses.replace(gpu.recipe, schedule=paper.recipe.schedule) == paper.recipe
+        assert gpu.recipe.schedule.epochs < paper.recipe.schedule.epochs
+        assert gpu.recipe.schedule.name == paper.recipe.schedule.name
 
 
 # --- The profile of the authors' public code ---
@@ -294,6 +373,8 @@ CHANGES = {
     "data__batch_size": 64, "data__augmentation": ["flip", "crop", "autoaugment", "cutout"], "data__crop_padding": 3,
     "data__cutout_size": 15, "data__roll_pixels": 1, "data__dataset": "cifar100", "model__num_classes": 11,
     "model__in_channels": 1, "model__width": 63, "model__time_steps": 5,
+    "model__initialisation": "torch", "model__decoding_initialisation": "normal_fan_in",
+    "model__options__identity_norm": True, "temperature_search__batch": "fresh",
     "model__options__stem": "pool_before", "model__options__shortcut": "conv", "model__options__blocks": [1, 1, 1, 1],
     "neuron__decay": 0.2,
     "neuron__v_threshold": 1.0, "neuron__v_reset": None, "neuron__detach_reset": True, "neuron__backend": "torch",
@@ -349,7 +430,7 @@ def test_an_override_that_does_not_fit_is_named():
 
 
 #: Settings that came after recipes of which there is evidence: part, name, default, another value.
-LATER = [
+OF_PUBLIC_CODE = [
     ("neuron", "strict", False, True),
     ("norm", "identity_alpha", None, 1.0),
     ("norm", "outside_blocks", None, "bn"),
@@ -365,7 +446,7 @@ LATER = [
 ]
 
 
-@pytest.mark.parametrize(("part", "setting", "default", "other"), LATER)
+@pytest.mark.parametrize(("part", "setting", "default", "other"), OF_PUBLIC_CODE)
 def test_a_setting_that_came_later_is_in_the_key_where_it_holds_another_value(part, setting, default, other):
     name = f"{'imloss' if part == 'im_loss' else 'inflor'}/cifar10_resnet19_t4"
     keys = [load_run(name, "paper", RECIPES, {part: {setting: value}}).key for value in (default, other)]
@@ -396,8 +477,18 @@ def test_an_option_that_came_later_is_left_out_or_stated_and_no_other_is():
         ("inflor/cifar10_resnet19_t4", {"data": {"normalisation": {"mean": [0.5], "std": [0.0]}}}, "must be positive"),
         ("inflor/cifar10_ann_resnet19", {"norm": {"outside_blocks": "bn"}}, "are for tdbn"),
         ("inflor/cifar10_vgg16_t5", {"norm": {"identity_alpha": 1.0}}, "need blocks"),
+        (
+            "inflor/cifar10_resnet19_t4",
+            {"norm": {"identity_alpha": 1.0}, "model": {"options": {"identity_norm": True}}},
+            "is for identities without a norm",
+        ),
+        ("inflor/cifar10_resnet19_t4", {"data": {"drop_last": False, "micro_batch": 64}}, "divides whole batches only"),
         ("inflor/cifar10_resnet19_t4", {"model": {"decoding_initialisation": 0.0}}, "must be positive"),
-        ("inflor/cifar10_resnet19_t4", {"model": {"decoding_initialisation": "zeros"}}, "'torch' or a finite number"),
+        (
+            "inflor/cifar10_resnet19_t4",
+            {"model": {"decoding_initialisation": "zeros"}},
+            "'normal_fan_in' or a finite number",
+        ),
     ],
 )
 def test_settings_of_public_code_that_do_not_fit_are_refused(name, overrides, reason):

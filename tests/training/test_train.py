@@ -23,7 +23,7 @@ from jellyplus._errors import InputError
 from jellyplus.datasets.transforms import normalisation
 from jellyplus.neuron import Node, backends
 from jellyplus.surrogate import Dspike
-from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
+from jellyplus.training.checkpoint import is_sealed, load_checkpoint, save_checkpoint, seal
 from jellyplus.training.classifier import Classifier, read_out, time_first
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import InitialState, build_network
@@ -331,6 +331,19 @@ def test_narrow_strided_1x1_convolutions_are_not_trained_channels_last():
     assert memory_format(model.dspike_resnet18(width=1)) is torch.channels_last  # it pools, and then convolves
 
 
+@pytest.mark.parametrize("name", ["mnist_toy_finite_differences", "mnist_toy_rectangular"])
+def test_finite_differences_train_in_the_format_that_is_fast_for_them(name, tmp_path, monkeypatch):
+    contiguous, original = [], Classifier.training_step
+
+    def spied(self, batch):
+        contiguous.append(self.net.conv1.weight.is_contiguous())
+        return original(self, batch)
+
+    monkeypatch.setattr(Classifier, "training_step", spied)
+    run(tmp_path, recipe_of(name, schedule={"epochs": 1}))
+    assert set(contiguous) == {name == "mnist_toy_finite_differences"}
+
+
 # --- What is recorded --------------------------------------------------------------------------------------------
 
 
@@ -474,6 +487,23 @@ def test_the_search_batch_follows_the_seed():
     batches = [DataModule(tiny(), recipe_of(), seed).search_batch(8)[0] for seed in (0, 0, 1)]
     assert torch.equal(batches[0], batches[1])
     assert not torch.equal(batches[0], batches[2])
+
+
+@pytest.mark.parametrize("batch", ["fixed", "fresh"])
+def test_the_search_sees_one_batch_or_the_one_that_each_epoch_begins_with(tmp_path, monkeypatch, batch):
+    recipe = recipe_of(temperature_search={"batch_size": 16, "batch": batch})
+    seen, searched, search = {}, [], jellyplus_functional.search_temperature
+    spy_on_steps(monkeypatch, seen)
+
+    def spied(net, name, loss, x, *settings):
+        searched.append(x[0].tolist())
+        return search(net, name, loss, x, *settings)
+
+    monkeypatch.setattr(jellyplus_functional, "search_temperature", spied)
+    run(tmp_path, recipe)
+    begun = [seen[epoch, 0].inputs for epoch in range(3)]  # cropped at random, of 16 examples too
+    assert (searched == begun) == (batch == "fresh")
+    assert (searched == searched[:1] * 3) == (batch == "fixed")
 
 
 def test_the_sample_of_test_data_is_even_over_classes_and_does_not_depend_on_their_order():
@@ -627,6 +657,39 @@ def test_checkpoints_come_back_as_they_were(tmp_path):
     loaded = load_checkpoint(tmp_path / "new" / "file")
     assert torch.equal(loaded["weights"]["a"], content["weights"]["a"])
     assert loaded["history"] == content["history"]
+
+
+CONTENT = {
+    "state_dict": {"weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(3), "empty": torch.zeros(0)},
+    "history": [{"epoch": 0, "accuracy": 50.0, "similarities": (0.5, float("nan"))}],
+    "loops": {"epoch": 1, "name": None},
+}
+
+
+def _other_weight(content):
+    content["state_dict"]["weight"][1, 2] = 7.0
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        _other_weight,
+        lambda content: content["state_dict"].update(weight=content["state_dict"]["weight"].reshape(3, 2)),
+        lambda content: content["state_dict"].update(steps=torch.tensor(3.0)),
+        lambda content: content["history"][0].update(accuracy=99.99),
+        lambda content: content["history"].append({}),
+        lambda content: content["loops"].update(epoch="1"),
+        lambda content: content.update(more=None),
+        lambda content: content.pop("loops"),
+        lambda content: content.pop("sha256"),
+    ],
+)
+def test_a_seal_tells_whether_anything_was_changed(tmp_path, edit):
+    save_checkpoint(seal(CONTENT), tmp_path / "file")
+    content = load_checkpoint(tmp_path / "file")
+    assert is_sealed(content)
+    edit(content)
+    assert not is_sealed(content)
 
 
 class Evil:

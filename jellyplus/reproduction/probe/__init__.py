@@ -82,8 +82,9 @@ def of_measure(run: Run, measure: str, settings: Mapping[str, Any]) -> Values:
         weights = _filled(recipe) if MEASURES[measure].kind == "trained" else None
         module = DataModule(data, recipe, _SEED)
         curve = measured(recipe, module, measure, settings, weights=weights, backend="torch", device="cpu")
+        of_parts = parts.of_recipe(recipe, _inputs(data, recipe))
     values = _plain({"x": curve.x, "y": curve.y, **curve.numbers})
-    return values | _training_of(run) if weights else values
+    return values | (_training_of(run) if weights else _plain(of_parts))
 
 
 def differences(recorded: Values, today: Values) -> dict[str, str]:
@@ -129,7 +130,7 @@ def _narrow(recipe: Recipe) -> Recipe:
     """Everything of the recipe but its size."""
     data, network, schedule = recipe.data, recipe.model, recipe.schedule
     changes: dict[str, Any] = {
-        "data": {"batch_size": _BATCH},
+        "data": {"batch_size": _BATCH, "micro_batch": data.micro_batch and _BATCH // 2},
         "model": {"width": min(network.width, _WIDTH), "time_steps": min(network.time_steps, _TIME_STEPS)},
         "schedule": {"epochs": _EPOCHS, "step_epochs": schedule.step_epochs and 1},
     }
@@ -283,13 +284,14 @@ def _written(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _aside() -> Iterator[None]:
-    """Silent, and without a job's environment: what torchrun, SLURM and Lightning's own variables would change.
+    """Silent, leaving random numbers alone, and without what torchrun, SLURM and Lightning's variables would change.
 
     Nobody waits for the bars, and torch's warning on schedulers is about steps that are none here.
     """
     job = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_OF_JOBS)}
+    silence = contextlib.redirect_stderr(io.StringIO())
     try:
-        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        with silence, warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             yield
     finally:

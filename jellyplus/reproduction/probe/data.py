@@ -22,7 +22,7 @@ from jellyplus.training.recipe import Recipe
 
 __all__ = ["few"]
 
-_TRAIN, _TEST = 8, 20  # examples
+_TRAIN, _TEST = 12, 20  # examples; three steps an epoch, the third of which shows what momentum is
 _EVENTS = 400  # of a recording
 _CIFAR10_DVS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

@@ -4,6 +4,7 @@ A network's potentials do not: behind a rectangular window nobody sees what a re
 """
 
 import copy
+import dataclasses
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +110,7 @@ def _warm_start(net: nn.Module, recipe: Recipe, inputs: Tensor) -> Values:
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(0.1)
-    settings = recipe.warm_start
-    needed = warm_start(net.train(), [inputs], settings.learning_rate, settings.momentum, max_iterations=3)
+    settings = dataclasses.asdict(recipe.warm_start) | {"max_iterations": 3}
+    needed = warm_start(net.train(), [inputs], **settings)
     weights = [projection(parameter) for parameter in net.parameters()]
     return {"warm start, iterations": needed, "warm start, weights": weights}

@@ -36,6 +36,8 @@ CROPPED = RUN - {"differences", "dvs"} | {"norms", "error"}
 
 CLASSIFIER, TRAIN, DATA = "training/classifier.py", "training/train.py", "training/data.py"
 DYNAMICS, TORCH, SURROGATE = "neuron/dynamics.py", "neuron/torch_backend.py", "surrogate.py"
+SGD = "    optimizer = torch.optim.SGD(net.parameters(), learning_rate, momentum)\n"
+LOSS = "    loss = IMLoss(net, weight)\n"
 RECTIFIER, NETWORK, ORDER = "neuron/rectifier.py", "training/network.py", "datasets/order.py"
 
 #: By name: one edit, and the runs that do something else with it.
@@ -86,7 +88,8 @@ FAULTS = {
         [
             TORCH,
             "            self._fire(h, out=spikes[t])\n            v = self.dynamics.reset(h, spikes[t], out=last)\n",
-            "            v = self.dynamics.reset(h, spikes[t - 1] if t else h * 0, out=last)\n            self._fire(v, out=spikes[t])\n",
+            "            v = self.dynamics.reset(h, spikes[t - 1] if t else h * 0, out=last)\n"
+            "            self._fire(v, out=spikes[t])\n",
         ],
         SPIKING,
     ),
@@ -103,8 +106,12 @@ FAULTS = {
         NORMED,
     ),
     "alpha where branches meet": (
-        [NETWORK, '("alpha", "branch_alpha") if', '("alpha",) if'],
-        {"search", "residual", *SRIF, "shortcut", "dvs"} | {"ann"},
+        [
+            NETWORK,
+            "getattr(recipe.norm, name) for name in names}",
+            "getattr(recipe.norm, name) * (0.9 if 'branch' in name else 1) for name in names}",
+        ],
+        {"ann", "search", "residual", *SRIF, "shortcut", "dvs"},
     ),
     "tdBN's eps": (
         ["layer.py", "self.training, self.momentum, self.eps\n", "self.training, self.momentum, 2 * self.eps\n"],
@@ -112,7 +119,7 @@ FAULTS = {
     ),
     "running statistics": (
         ["layer.py", "self.training, self.momentum, self.eps\n", "self.training, 0.11, self.eps\n"],
-        NORMED - {"norms"},
+        NORMED,
     ),
     "K one epoch early": (
         ["training/evolution.py", "evaf_k(pl_module.current_epoch,", "evaf_k(pl_module.current_epoch + 1,"],
@@ -136,9 +143,12 @@ FAULTS = {
         [
             CLASSIFIER,
             "            self.net.parameters(),\n            lr=",
-            "            [{'params': [p for p in self.net.parameters() if p.dim() > 1]}, {'params': [p for p in self.net.parameters() if p.dim() < 2], 'weight_decay': 0}],\n            lr=",
+            "            [\n"
+            "                {'params': [p for p in self.net.parameters() if p.dim() > 1]},\n"
+            "                {'params': [p for p in self.net.parameters() if p.dim() < 2], 'weight_decay': 0},\n"
+            "            ],\n            lr=",
         ],
-        DECAYING - {"warm"},
+        DECAYING,
     ),
     "a sum over time": ([CLASSIFIER, "return y_seq.mean(0)", "return y_seq.sum(0)"], ALL - {"ann"}),
     "labels smoothed": (
@@ -152,14 +162,6 @@ FAULTS = {
             "        x, labels, _ = batch\n        self.net.train()\n        self.correct",
         ],
         NORMED - {"norms"},
-    ),
-    "the state left between batches": (
-        [
-            CLASSIFIER,
-            "        _compat.reset_net(self.net)\n        return read_out",
-            "        self.net.training or _compat.reset_net(self.net)\n        return read_out",
-        ],
-        SPIKING,
     ),
     "crop padding": (["datasets/transforms.py", "padding=crop_padding)", "padding=crop_padding + 1)"], CROPPED),
     "cutout": (["datasets/transforms.py", "partial(Cutout, cutout_size)", "partial(Cutout, cutout_size - 1)"], {"ann"}),
@@ -240,20 +242,22 @@ HARMLESS = {
     "independent statements reordered": [
         [
             "training/warm_start.py",
-            "    optimizer = torch.optim.SGD(net.parameters(), learning_rate, momentum)\n    loss = IMLoss(net, weight=1.0)\n",
-            "    loss = IMLoss(net, weight=1.0)\n    optimizer = torch.optim.SGD(net.parameters(), learning_rate, momentum)\n",
+            SGD + LOSS,
+            LOSS + SGD,
         ],
     ],
     "a class in a file of its own": [
         [
             "training/initial_state.py",
             "",
-            "from typing import NamedTuple\n\n\nclass InitialState(NamedTuple):\n    weights: dict\n    spiking: bool\n",
+            "from typing import NamedTuple\n\n\n"
+            "class InitialState(NamedTuple):\n    weights: dict\n    spiking: bool\n",
         ],
         [
             NETWORK,
-            'class InitialState(NamedTuple):\n    """The last weights of another run, and whether its network has neurons '
-            'that fire."""\n\n    weights: dict[str, Tensor]\n    spiking: bool\n',
+            "class InitialState(NamedTuple):\n"
+            '    """The last weights of another run, and whether its network has neurons that fire."""\n\n'
+            "    weights: dict[str, Tensor]\n    spiking: bool\n",
             "from jellyplus.training.initial_state import InitialState  # noqa\n",
         ],
     ],

@@ -1,0 +1,460 @@
+"""Finite-difference gradients (Li et al. 2021, Eq. 10), in fewer and larger passes where the network allows it."""
+
+import contextlib
+import copy
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from spikingjelly.activation_based import layer
+from torch import Tensor, nn
+
+from jellyplus import _compat
+from jellyplus._copies import Copies, Place, find_copies, training_norms
+from jellyplus.layer import ThresholdDependentBatchNorm2d
+from jellyplus.neuron import IterativeLIFNode, SRIFNode
+
+__all__ = ["Loss", "devices", "finite_difference_gradient"]
+
+#: Of a network's output, a scalar.
+Loss = Callable[[Tensor], Tensor]
+
+
+@torch.no_grad()
+def finite_difference_gradient(
+    net: nn.Module,
+    name: str,
+    loss: Loss,
+    x: Tensor,
+    epsilon: float = 0.1,
+    max_bytes: int = 2**26,
+    batch_dim: int | None = None,
+) -> Tensor:
+    r"""Central differences of the loss over every element of one parameter.
+
+    .. math:: \hat\nabla_{\varepsilon, w_i} L = \frac{L(w + \varepsilon e_i) - L(w - \varepsilon e_i)}{2 \varepsilon}
+
+    Li et al. 2021, Eq. 10. A layer that runs once, in step mode 'm', does so for all perturbations: a convolution or
+    linear layer is linear in its weights, and one element moves one output channel by a shifted copy of the input.
+    Perturbed outputs share a batch, and in training mode every batch norm normalises each of them by its own
+    statistics, as separate passes would. The rest of the network runs once for each of the 2 k perturbations. Where it
+    keeps the channels of a convolution apart up to one last linear layer, as in the paper's toy network, it runs only
+    once for each perturbation of one channel: the same element moves in all channels, and the linear layer tells them
+    apart.
+
+    Any layout of batch and time is right. That perturbations in one pass do not meet is checked on a few examples
+    first, and where they do, or an output is no tensor, each takes a pass of its own. Where the parameter's module
+    runs more often than once, as in a loop over time-steps, has hooks, or is not alone in reading the parameter, the
+    parameter is moved and the whole network runs, 2 k times.
+
+    Works on a copy: parameters, buffers, neuron state and random state of ``net`` stay as they are. Each evaluation
+    starts from reset neurons and the buffers that ``net`` has.
+
+    Args:
+        net: in the mode, training or evaluation, whose statistics the gradient is to use.
+        name: of the parameter as in ``net.named_parameters()``.
+        loss: of the network's output, a scalar that is a function of this batch alone.
+        x: input of the network, for instance [T, N, *] or [N, *].
+        epsilon: half the step, in units of the parameter. 0.1 is the paper's best.
+        max_bytes: bound on the working memory for activations of perturbed passes; at least one runs at a time.
+            64 MiB was the fastest of 8 MiB to 1 GiB on a CPU, whose caches larger batches leave.
+        batch_dim: dimension of the examples in ``x``. None takes 1 or 0, whichever holds; where both do, and no node
+            tells time from batch, or a given one does not, each perturbation takes a pass of its own.
+
+    Returns:
+        The gradient, in the parameter's shape.
+
+    Raises:
+        ValueError: no such parameter, no such dimension, or a network that is random, as under active dropout.
+
+    >>> net = nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.constant_(net.weight, 3.0)  # L = w^2 at w = 3
+    >>> finite_difference_gradient(net, "weight", lambda y: y.square().sum(), torch.ones(1, 1)).round(decimals=3)
+    tensor([[6.]])
+    """
+    if name not in dict(net.named_parameters()):
+        raise ValueError(f"no parameter {name!r} in the network: choose one of net.named_parameters()")
+    if batch_dim is not None and not 0 <= batch_dim < x.dim():
+        raise ValueError(f"batch_dim must be a dimension of x, 0 to {x.dim() - 1}, got {batch_dim}")
+    net = copy.deepcopy(net)
+    _refuse_dropout(net)
+    dims = (1, 0) if batch_dim is None else (batch_dim,)
+    with torch.random.fork_rng(devices(x)):
+        losses = torch.cat(list(_losses(net, name, loss, x, epsilon, max_bytes, dims)))
+    up, down = losses.unflatten(0, (-1, 2)).unbind(1)  # each [k], or [k / channels, channels]
+    gradient, parameter = ((up - down) / (2 * epsilon)).t(), net.get_parameter(name)
+    return gradient.reshape(parameter.shape).to(parameter.dtype)
+
+
+def devices(x: Tensor) -> list[torch.device]:
+    """The GPU whose random state a pass over ``x`` could move."""
+    return [x.device] if x.is_cuda else []
+
+
+def _refuse_dropout(net: nn.Module) -> None:
+    for name, module in net.named_modules():
+        if isinstance(module, _compat.DROPOUTS) and module.training:
+            raise ValueError(f"the loss is random under dropout: put {name} into evaluation mode first")
+
+
+@contextlib.contextmanager
+def _refuse_randomness(x: Tensor) -> Iterator[None]:
+    """For one pass: a difference of two would be one of their random numbers."""
+    before = _random_state(x)
+    yield
+    if not all(map(torch.equal, before, _random_state(x))):
+        raise ValueError("the network draws random numbers in a pass, so its loss is random: leave them out first")
+
+
+def _random_state(x: Tensor) -> list[Tensor]:
+    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices(x))]
+
+
+class _Start:
+    """Puts a network to the start of a pass: its neurons reset, its buffers as they were."""
+
+    def __init__(self, net: nn.Module):
+        self.net = net
+        self.buffers = [
+            (module, name, buffer, buffer.clone())
+            for module in net.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+
+    def __call__(self) -> None:
+        _compat.reset_net(self.net)
+        for module, name, buffer, was in self.buffers:
+            module._buffers[name] = buffer.copy_(was)
+
+
+def _losses(
+    net: nn.Module, name: str, loss: Loss, x: Tensor, epsilon: float, max_bytes: int, batch_dims: tuple[int, ...]
+) -> Iterator[Tensor]:
+    """Of all perturbations, one element after the other moved up, then down."""
+    start = _Start(net)
+    owner_name, _, own_name = name.rpartition(".")
+    owner = net.get_submodule(owner_name)
+    trial = _trial_pass(net, owner, own_name, x, start)
+    if trial is None:
+        yield from _losses_of_whole_passes(net, name, loss, x, epsilon, start)
+        return
+    together, copies = max(1, max_bytes // trial.working_set), None
+    if trial.readout and own_name == "weight":
+        outputs = _outputs_of_all_channels(copy.deepcopy(owner), trial.received, epsilon)
+        net, loss, copies = trial.readout.head, functools.partial(trial.readout.losses, loss), trial.readout.copies
+        x = trial.received[:0]  # nobody reads it
+    else:
+        outputs = _perturbed_outputs(copy.deepcopy(owner), own_name, trial.received, epsilon)
+        if together > 1:
+            copies = _copies(net, owner, x, batch_dims, start)
+    yield from _losses_of_outputs(net, owner, loss, x, outputs, copies, together if copies else 1, start)
+
+
+def _losses_of_whole_passes(
+    net: nn.Module, name: str, loss: Loss, x: Tensor, epsilon: float, start: _Start
+) -> Iterator[Tensor]:
+    """Eq. 10 word for word."""
+    parameter = net.get_parameter(name)
+    for moved in _moved(parameter, epsilon):
+        parameter.copy_(moved)
+        start()
+        with _refuse_randomness(x):
+            y = net(x)
+        yield torch.stack([loss(y)])
+
+
+def _moved(parameter: Tensor, epsilon: float) -> Iterator[Tensor]:
+    """The parameter with one element after the other moved up, then down."""
+    flat, shape = parameter.detach().flatten().clone(), parameter.shape
+    for i in range(flat.numel()):
+        for step in (epsilon, -epsilon):
+            moved = flat.clone()
+            moved[i] += step
+            yield moved.view(shape)
+
+
+def _copies(net: nn.Module, owner: nn.Module, x: Tensor, batch_dims: tuple[int, ...], start: _Start) -> Copies | None:
+    """Along the first dimension that holds. Without a node, whose memory tells time from batch, no other one may."""
+    found = (find_copies(net, owner, x, dim, start) for dim in batch_dims if dim < x.dim())
+    has_memory = any(isinstance(module, _compat.MemoryModule) for module in net.modules())
+    held = list(itertools.islice(filter(None, found), 1 if has_memory else 2))
+    return held[0] if len(held) == 1 else None
+
+
+class _Trial(NamedTuple):
+    """What the owner received in one pass, the bytes held at a time, and the readout if channels stay apart."""
+
+    received: Tensor
+    working_set: int
+    readout: "_Readout | None"
+
+
+def _trial_pass(net: nn.Module, owner: nn.Module, name: str, x: Tensor, start: _Start) -> _Trial | None:
+    """One pass; None unless all that the parameter does is in one output of its owner, a function of one tensor."""
+    received, sizes, steps, times = [], [x.nbytes], [], Counter()
+
+    def measure(module: nn.Module, inputs: tuple, kwargs: dict, output: Any) -> None:
+        times[module] += 1
+        plain = len(inputs) == 1 and not kwargs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)
+        if plain and module is owner:
+            received.append(inputs[0].detach().clone())
+        if isinstance(output, Tensor):
+            sizes.append(output.nbytes)
+        if not (module is owner or steps) or (plain and output is inputs[0]):
+            return
+        if plain and type(module) in _KNOWN and not output.is_inference():
+            steps.append(_Step(module, inputs[0], inputs[0]._version, output, output._version))
+        else:
+            steps.clear()  # what is not needed goes at once
+
+    if _has_hooks(owner) or _owners(net, owner.get_parameter(name)) > 1:
+        return None
+    seen = [m for m in net.modules() if m is owner or type(m) in _KNOWN or not list(m.children())]
+    handles = [m.register_forward_hook(measure, with_kwargs=True) for m in seen]
+    start()
+    try:
+        with _only_inside(owner, name), _refuse_randomness(x):
+            y = net(x)
+    except AttributeError:  # somebody else reads the parameter; an error of the network's own comes again
+        return None
+    finally:
+        for handle in handles:
+            handle.remove()
+    if times[owner] != 1 or len(received) != 1:
+        return None
+    readout = _readout(steps, y) if all(times[step.module] == 1 for step in steps) else None
+    return _Trial(received[0], _LIVE_ACTIVATIONS * max(sizes), readout)
+
+
+# A residual block holds its input, and a norm or node its input, its output and two temporaries.
+_LIVE_ACTIVATIONS = 5
+
+
+def _owners(net: nn.Module, parameter: nn.Parameter) -> int:
+    return sum(own is parameter for module in net.modules() for own in module._parameters.values())
+
+
+@contextlib.contextmanager
+def _only_inside(owner: nn.Module, name: str) -> Iterator[None]:
+    """The parameter is there only while its owner runs, so that nobody else can read it unseen."""
+    parameter = owner._parameters.pop(name)
+    handles = [
+        owner.register_forward_pre_hook(lambda *_: owner._parameters.__setitem__(name, parameter)),
+        owner.register_forward_hook(lambda *_: owner._parameters.__delitem__(name)),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        owner._parameters[name] = parameter
+
+
+def _perturbed_outputs(owner: nn.Module, name: str, x: Tensor, epsilon: float) -> Iterator[Tensor]:
+    """The owner's outputs with one element after the other moved up, then down."""
+    if type(owner) in _LINEAR_IN_WEIGHT and name == "weight" and getattr(owner, "groups", 1) == 1:
+        return _linear_outputs(owner, x, epsilon)
+    return _general_outputs(owner, name, x, epsilon)
+
+
+def _linear_outputs(owner: nn.Module, x: Tensor, epsilon: float) -> Iterator[Tensor]:
+    base = owner(x)
+    channel_dim = x.dim() - 1 if isinstance(owner, nn.Linear) else x.dim() - owner.weight.dim() + 1
+    elements = torch.eye(owner.weight[0].numel()).to(owner.weight)
+    for channel in range(owner.weight.shape[0]):
+        for element in elements:
+            shift = _without_bias(owner, x, element[None]).select(channel_dim, 0)
+            for step in (epsilon, -epsilon):
+                output = base.clone()
+                output.select(channel_dim, channel).add_(shift, alpha=step)
+                yield output
+
+
+def _without_bias(owner: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
+    """The layer without bias and with ``weights``, [output channels, fan-in]."""
+    parameters = {"weight": weights.view(-1, *owner.weight.shape[1:])}
+    if owner.bias is not None:
+        parameters["bias"] = weights.new_zeros(len(weights))
+    return torch.func.functional_call(owner, parameters, x)
+
+
+def _outputs_of_all_channels(owner: nn.Module, x: Tensor, epsilon: float) -> Iterator[Tensor]:
+    """A convolution's outputs with one element of every channel moved up, then down.
+
+    They are contiguous, since the readout takes channel by channel.
+    """
+    base = owner(x).contiguous()
+    for elements in torch.eye(owner.weight[0].numel()).to(owner.weight).split(owner.out_channels):
+        for shift in _without_bias(owner, x, elements).contiguous().split(1, -3):
+            for step in (epsilon, -epsilon):
+                yield torch.add(base, shift, alpha=step)
+
+
+def _general_outputs(owner: nn.Module, name: str, x: Tensor, epsilon: float) -> Iterator[Tensor]:
+    start = _Start(owner)
+    for moved in _moved(owner.get_parameter(name), epsilon):
+        start()
+        yield torch.func.functional_call(owner, {name: moved}, x)
+
+
+def _losses_of_outputs(
+    net: nn.Module,
+    owner: nn.Module,
+    loss: Loss,
+    x: Tensor,
+    outputs: Iterator[Tensor],
+    copies: Copies | None,
+    together: int,
+    start: _Start,
+) -> Iterator[Tensor]:
+    """With each of the owner's outputs, ``together`` of them in each pass."""
+    forwards = {norm: norm.forward for norm in copies.norms} if copies else {}
+    while group := list(itertools.islice(outputs, together)):
+        n = len(group)
+        owner.forward = functools.partial(_replaced, copies.owner.join(group) if n > 1 else group[0])
+        group.clear()  # what is no longer needed goes before the next pass, or max_bytes would not hold
+        for norm, forward in forwards.items():
+            norm.forward = functools.partial(copies.norms[norm].apart, forward, n)
+        start()
+        losses = [loss(y) for y in _outputs(net, x, copies, n)]
+        _compat.reset_net(net)
+        yield torch.stack(losses)
+
+
+def _outputs(net: nn.Module, x: Tensor, copies: Copies | None, n: int) -> Sequence[Any]:
+    """Of ``n`` copies of the input; of one, whatever the network gives."""
+    return copies.y.split(net(copies.x.join([x] * n)), n) if n > 1 else [net(x)]
+
+
+def _replaced(output: Tensor, _: Tensor) -> Tensor:
+    """In place of a layer's forward: what it would have given."""
+    return output
+
+
+# Types are compared, since a subclass may do anything.
+_CONVOLUTIONS = (nn.Conv2d, layer.Conv2d)
+_CHANNELWISE = (  # on [*, C, H, W]
+    *(nn.ReLU, IterativeLIFNode, SRIFNode, nn.MaxPool2d, layer.MaxPool2d),
+    *(nn.BatchNorm2d, layer.BatchNorm2d, ThresholdDependentBatchNorm2d),
+)
+_AVERAGES = (nn.AvgPool2d, layer.AvgPool2d, nn.AdaptiveAvgPool2d, layer.AdaptiveAvgPool2d)
+_FLATTENS = (nn.Flatten, layer.Flatten)
+_LINEARS = (nn.Linear, layer.Linear)
+_LINEAR_IN_WEIGHT = (*_CONVOLUTIONS, nn.Conv1d, layer.Conv1d, nn.Conv3d, layer.Conv3d, *_LINEARS)
+_KNOWN = _CONVOLUTIONS + _CHANNELWISE + _AVERAGES + _FLATTENS + _LINEARS
+
+
+class _Step(NamedTuple):
+    """A module in one pass, what it received and gave, and their versions then."""
+
+    module: nn.Module
+    received: Tensor
+    received_version: int
+    gave: Tensor
+    gave_version: int
+
+
+class _Readout(NamedTuple):
+    """A network cut where features [*, C, H, W] become outputs [*, classes] by linear modules alone.
+
+    ``head`` makes the features. ``weight`` is what the linear modules come to, [C, classes, H W], and ``others`` the
+    output in one pass without the part of one channel, [C, *, classes].
+    """
+
+    head: nn.Sequential
+    weight: Tensor
+    others: Tensor
+
+    @classmethod
+    def of(cls, head: nn.Sequential, linear: nn.Sequential, features: Tensor, y: Tensor) -> "_Readout":
+        """From its two parts, and the features and output of a pass."""
+        classes = y.shape[-1]
+        with torch.enable_grad():
+            zeros = features.new_zeros(*[1] * (features.dim() - 4), classes, *features.shape[-3:], requires_grad=True)
+            outputs = linear(zeros).view(classes, classes)
+            (gradient,) = torch.autograd.grad(outputs.trace(), zeros)
+        weight = gradient.view(classes, features.shape[-3], -1).transpose(0, 1)
+        return cls(head, weight, y - _by_channel(features, weight))
+
+    @property
+    def copies(self) -> Copies:
+        """Where copies lie, which the modules of ``head`` tell: along N of [T, N, C, H, W] or [N, C, H, W]."""
+        place = Place(self.others.dim() - 3)
+        return Copies(place, place, place, dict.fromkeys(training_norms(self.head), place))
+
+    def losses(self, loss: Loss, features: Tensor) -> Tensor:
+        """The losses, [C], if each channel alone were as in ``features`` and the others as in that pass."""
+        return torch.stack([loss(y) for y in self.others + _by_channel(features, self.weight)])
+
+
+def _by_channel(features: Tensor, weight: Tensor) -> Tensor:
+    """[*, C, H, W] and [C, classes, H W] to each channel's part of the output, [C, *, classes]."""
+    channels = features.flatten(-2).movedim(-2, 0)
+    parts = torch.bmm(weight, channels.flatten(1, -2).mT)  # in this order it is the fastest
+    return parts.mT.unflatten(1, channels.shape[1:-1])
+
+
+class _Presented(nn.Module):
+    """One output at every time-step."""
+
+    def __init__(self, time_steps: int):
+        super().__init__()
+        self.time_steps = time_steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[1, *] to [T, *]."""
+        return x.expand(self.time_steps, *x.shape[1:])
+
+
+def _readout(steps: list[_Step], y: Tensor) -> _Readout | None:
+    """The cut behind these steps, if they lead from a convolution to ``y`` and no channel meets another before it.
+
+    What happens beside the modules, such as a residual addition, shows in a tensor that is another one or changed.
+    """
+    if len(steps) < 3 or not isinstance(y, Tensor):
+        return None
+    end = _Step(nn.Identity(), y, y._version, y, y._version)
+    if not all(itertools.starmap(_is_handed_on, itertools.pairwise([*steps, end]))):
+        return None
+    owner, *middle, flatten, _ = steps
+    kinds = [_CONVOLUTIONS, *[_CHANNELWISE + _AVERAGES] * len(middle), _FLATTENS, _LINEARS]
+    if (
+        any(type(step.module) not in kind or _has_hooks(step.module) for step, kind in zip(steps, kinds, strict=True))
+        or not all(_has_a_batch(step, len(owner.received)) for step in steps[:-2])
+        or owner.module.groups > 1
+        or flatten.gave.shape != flatten.received.flatten(-3).shape
+    ):
+        return None
+    cut = len(steps) - 2
+    while type(steps[cut - 1].module) in _AVERAGES:
+        cut -= 1
+    head = [owner.module]
+    for before, after in itertools.pairwise(steps[: cut + 1]):
+        if len(before.gave) < len(after.received):
+            head.append(_Presented(len(after.received)))
+        head.append(after.module)
+    linear = nn.Sequential(*(step.module for step in steps[cut:]))
+    return _Readout.of(nn.Sequential(*head[:-1]), linear, steps[cut].received, y)
+
+
+def _is_handed_on(before: _Step, after: _Step) -> bool:
+    """Whether one module received what the other gave, unchanged, or that at every time-step."""
+    given, received = before.gave, after.received
+    same_memory = received.data_ptr() == given.data_ptr() and before.gave_version == after.received_version
+    same_shape = received.shape[1:] == given.shape[1:] and len(given) in (1, len(received))
+    return same_memory and same_shape and received.stride() == given.expand_as(received).stride()
+
+
+def _has_a_batch(step: _Step, examples: int) -> bool:
+    """Whether its module sees [T, N, C, H, W], or [N, C, H, W] without a time among the N."""
+    if step.received.dim() == 5:
+        return True
+    return step.received.dim() == 4 and len(step.received) == examples and getattr(step.module, "step_mode", "s") == "s"
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
