@@ -35,7 +35,7 @@ from jellyplus.training import recipe as recipe_module
 from jellyplus.training.recipe import load_run, recipe_key
 
 REPOSITORY = Path(__file__).parents[1]
-EXAMPLES = {"aedat2": 200, "aedat3": 300, "image": 500, "event_camera": 60, "recipe": 150, "evidence": 300}
+EXAMPLES = {"aedat2": 200, "aedat3": 300, "image": 500, "event_camera": 60, "recipe": 250, "evidence": 300}
 SECONDS = 5  # an example takes milliseconds; the machines of CI stall
 MEMORY = 64 * 2**20  # bytes beside a hundred times the file
 
@@ -88,6 +88,8 @@ RECIPES = {
     for path in sorted((REPOSITORY / "recipes").glob("*/*.yaml"))
     if path.stem != "profiles"
 }
+_PUBLIC = load_run("inflor/cifar10_resnet19_t4", "official", REPOSITORY / "recipes")  # has what recipes may leave out
+RECIPES["public/code"] = json.dumps({k: v for k, v in _PUBLIC.resolved.items() if k != "parent"}).encode()
 VALUES = [yaml.safe_load(content) for content in RECIPES.values()]
 PROFILES = b'embedded:\n  "*":\n    model: {width: 4}\n  "r*":\n    data: {augmentation: [], events: null}\npaper: {}\n'
 RECORD = {
