@@ -3,9 +3,12 @@
 import argparse
 from pathlib import Path
 
-__all__ = ["PROFILES", "add_run_options", "add_table_options", "count", "epochs"]
+__all__ = ["NOT_OF_FIGURES", "PROFILES", "add_run_options", "add_table_options", "count", "epochs"]
 
-PROFILES = ("smoke", "embedded", "small", "gpu", "paper")
+PROFILES = ("smoke", "embedded", "small", "gpu", "official", "paper")
+
+#: Why a figure has none of these.
+NOT_OF_FIGURES = {"gpu": "a figure has its own epochs", "official": "the public code makes no figure"}
 
 
 def add_run_options(parser: argparse.ArgumentParser, profile: str) -> None:
@@ -15,7 +18,8 @@ def add_run_options(parser: argparse.ArgumentParser, profile: str) -> None:
         choices=PROFILES,
         default=profile,
         help="smoke: a few steps on a few images; embedded: stand-in data, narrow nets; small: real data, narrow nets; "
-        "gpu: as printed but for the number of epochs; paper: as printed",
+        "gpu: as printed but for the number of epochs; official: as in the authors' public code (imloss, inflor); "
+        "paper: as printed",
     )
     parser.add_argument("--data-root", metavar="FOLDER", help="folder that holds the real data sets, e.g. cifar10/")
     parser.add_argument("--seeds", nargs="+", type=_seed, metavar="SEED", default=[0], help="one run for each")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import nn
 
-from jellyplus import datasets
+from jellyplus import datasets, model
 from jellyplus.functional import finite_difference_gradient, search_temperature
 from jellyplus.loss import IMLoss, im_loss
 from jellyplus.model import ResidualBlock
@@ -220,6 +220,72 @@ def test_a_list_of_nodes_overrides_the_choice():
     assert net[0].h_seq is None
 
 
+# --- the authors' code ---
+
+
+def loop_over_the_public_code(net, x):
+    """The public code's loss of a ``resnet20``, as its authors gather it, layer by layer with the layer's own modules.
+
+    Every neuron of the stem adds its spikes' term, every block that of the sum that its last neuron gets; the first and
+    the last term are dropped.
+    """
+    x = net.norm1(net.conv1(x)).expand(net.time_steps, -1, -1, -1, -1)
+    terms, spikes = [], net.neuron1(x)
+    terms.append((sum(s.mean() for s in spikes) / len(spikes) - 0.5 / len(spikes)) ** 2)
+    for module in net.stem:
+        spikes = module(spikes)
+        if isinstance(module, IterativeLIFNode):
+            terms.append((sum(s.mean() for s in spikes) / len(spikes) - 0.5 / len(spikes)) ** 2)
+    for stage in net.stages:
+        for block in stage:
+            total = block.branch(spikes) + block.shortcut(spikes)
+            terms.append((sum(s.mean() for s in total) / len(total) - 0.5 / len(total)) ** 2)
+            spikes = block.neuron(total)
+    return sum(terms[1:-1]) / (len(terms) - 2)
+
+
+def test_the_official_variant_is_the_public_codes_in_residual_networks():
+    torch.manual_seed(0)
+    net = model.resnet20(width=4, time_steps=3, blocks=(1, 2, 1)).double()
+    x, loss = normal(1, 5, 3, 8, 8), IMLoss(net, weight=0.005, variant="official")
+    assert "layers=5" in repr(loss)  # 3 in the stem and 4 blocks, without the first and the last
+    net(x)
+    value, parameters = loss(), [net.conv1.weight, net.stages[0][0].branch[0].weight, net.stages[1][1].branch[3].weight]
+    got = torch.autograd.grad(value, parameters)
+    functional.reset_net(net)
+    expected = 0.005 * loop_over_the_public_code(net, x)
+    torch.testing.assert_close(value, expected, rtol=1e-10, atol=0)
+    assert value > 1e-6
+    for one, other in zip(got, torch.autograd.grad(expected, parameters), strict=True):
+        assert one.abs().max() > 0
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-15)
+
+
+def test_the_official_variant_without_blocks_is_the_spikes_of_all_layers_but_two():
+    net, x = nn.Sequential(*(node(v_threshold=v) for v in (0.5, 0.4, 0.3, 0.6))), 2 * normal(4, 5, 6).float()
+    official, spikes = IMLoss(net, 1.0, "official"), IMLoss(net, 1.0, "spikes", nodes=[net[1], net[2]])
+    net(x)
+    assert official() == spikes() > 0
+    assert IMLoss(net, 1.0, "official", nodes=[net[0]]).extra_repr().endswith("layers=1")  # a list is taken as it is
+    with pytest.raises(ValueError, match="no layer to restrict"):
+        IMLoss(net[:2], variant="official")
+
+
+def test_means_per_channel_by_hand():
+    """Channels with means 0.25 and 1 about 0.5: (0.0625 + 0.25) / 2; one of three features: 0, 0.25 and 1, / 3."""
+    images = torch.tensor([[0.0, 0.5], [1.5, 0.5]]).view(1, 1, 2, 2, 1)
+    features = torch.tensor([[0.5, 0.0, 1.0], [0.5, 0.0, 2.0]]).view(2, 1, 3)
+    value = im_loss([images, features], targets=[0.5, 0.5], per_channel=True)
+    assert value.item() == pytest.approx((0.15625 + 1.25 / 3) / 2)
+
+
+def test_a_network_with_means_per_channel_sees_channels_that_cancel():
+    net = nn.Sequential(node(decay=0.0, v_threshold=0.5))
+    losses = [IMLoss(net, 1.0, per_channel=per_channel) for per_channel in (False, True)]
+    net(torch.tensor([[[0.25, 0.75]]]))
+    assert [loss().item() for loss in losses] == [0.0, 0.0625]
+
+
 # --- errors ---
 
 
@@ -311,6 +377,19 @@ def test_closing_removes_the_hooks_and_restores_what_the_nodes_kept():
     net(x)
     assert net[0].h_seq is not None
     assert net[1].h_seq is None
+
+
+def test_closing_drops_the_inputs_of_blocks_too_and_evaluation_keeps_none():
+    block = ResidualBlock(nn.Sequential(nn.Linear(3, 3)), nn.Identity(), node())
+    loss = IMLoss(block, variant="official", nodes=[block.neuron])
+    block(normal(3, 4, 3).float())
+    assert block.neuron.input_seq.shape == (3, 4, 3)
+    functional.reset_net(block)
+    assert block.neuron.input_seq is None
+    block.eval()(normal(3, 4, 3).float())
+    assert block.neuron.input_seq is None
+    loss.close()
+    assert not block.neuron._forward_pre_hooks
 
 
 def test_closing_the_spikes_variant_drops_the_spikes_and_another_may_follow():

@@ -50,20 +50,25 @@ class PartOfBatches(BatchSampler):
     """This process's part of what is shown at once: the parts of all processes, by rank, are that of one process.
 
     Args:
-        order: of the examples; a remainder that makes no whole batch is dropped.
+        order: of the examples.
         batch_size: of all processes together.
         at_once: into how many examples a batch is divided, one after the other; a divisor of its size, and a multiple
             of the number of processes.
+        drop_last: whether a remainder that makes no whole batch is dropped, or is the last batch, in one: then
+            ``at_once`` is the batch size, and the remainder a multiple of the number of processes too.
     """
 
-    def __init__(self, order: EpochOrder, batch_size: int, at_once: int):
-        super().__init__(order, batch_size, drop_last=True)
+    def __init__(self, order: EpochOrder, batch_size: int, at_once: int, drop_last: bool = True):
+        super().__init__(order, batch_size, drop_last)
         self.at_once = at_once
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        size = self.at_once // processes()
-        starts = range(rank() * size, self.batch_size, self.at_once)
-        return (batch[start : start + size] for batch in super().__iter__() for start in starts)
+        return (part for batch in super().__iter__() for part in self._parts(batch))
+
+    def _parts(self, batch: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+        at_once = min(self.at_once, len(batch))  # of a last batch, less
+        size = at_once // processes()
+        return (batch[start : start + size] for start in range(rank() * size, len(batch), at_once))
 
     def __len__(self) -> int:
         return super().__len__() * (self.batch_size // self.at_once)

@@ -21,7 +21,7 @@ _WHERE = {True: "have many sizes", False: "have one size"}
 
 
 class Cutout(nn.Module):
-    """Set one square to 0, which is the channel mean once an image is normalised.
+    """Set one square to 0, which is the channel mean once an image is normalised, and black before.
 
     The square's centre is uniform over the pixels, so a part of it may lie beyond the border.
 
@@ -68,7 +68,15 @@ class Roll(nn.Module):
 
 
 def augmentation(
-    names: Sequence[str], data: DataSet, crop_padding: int, cutout_size: int, roll_pixels: int
+    names: Sequence[str],
+    data: DataSet,
+    crop_padding: int,
+    cutout_size: int,
+    roll_pixels: int,
+    *,
+    cutout_before_normalisation: bool = False,
+    autoaugment_fill: int = 0,
+    autoaugment_interpolation: str = "nearest",
 ) -> Transform:
     """Compose the named augmentations, conversion to float32 and normalisation for the training split of ``data``.
 
@@ -76,11 +84,21 @@ def augmentation(
         names: any of ``resized_crop`` (a crop of 8 to 100 % of the area, 3:4 to 4:3, resized to the input's size; for
             ImageNet, where it comes first), ``crop`` (zero padding, then a random crop of the data's own size),
             ``flip`` (left to right, half of the time), ``autoaugment`` (the CIFAR-10 policy; images), ``roll`` (events)
-            and ``cutout``. They act on uint8 in this order; cutout acts after normalisation wherever it stands.
+            and ``cutout``. They act on uint8 in this order; cutout acts after normalisation wherever it stands, or
+            right before it.
         data: gives size, kind and channel statistics.
         crop_padding: pixels on each side.
         cutout_size: side of the square, pixels.
         roll_pixels: largest shift, pixels.
+        cutout_before_normalisation: the square is black, (0 - mean) / std once it is normalised, in place of the mean.
+        autoaugment_fill: what AutoAugment shows beyond the border, in every channel, 0 to 255.
+        autoaugment_interpolation: of AutoAugment's shears and rotations; translations are of whole pixels.
+            ``"bicubic"`` runs all of AutoAugment in PIL, since torchvision has no such interpolation of tensors.
+
+    imloss's and inflor's public code has an AutoAugment of its own in PIL, which fills with 128 and shears bicubically:
+    128 and ``"bicubic"`` come near to it. What torchvision's does not offer stays different: there a rotation is to one
+    side only and picks the nearest pixel, translations are of parts of pixels too, and of the 25 sub-policies one, two
+    equalisations, does the second with a probability of 0.8, here 0.6.
 
     Returns:
         a picklable function of one example, uint8 [C, H, W] or [T, C, H, W] to float32 of the same shape; ImageNet's
@@ -94,7 +112,7 @@ def augmentation(
         "resized_crop": (("images",), partial(v2.RandomResizedCrop, data.train.inputs.shape[-2:])),
         "crop": (("images", "events"), partial(v2.RandomCrop, data.train.inputs.shape[-2:], padding=crop_padding)),
         "flip": (("images", "events"), v2.RandomHorizontalFlip),
-        "autoaugment": (("images",), partial(v2.AutoAugment, v2.AutoAugmentPolicy.CIFAR10)),
+        "autoaugment": (("images",), partial(_autoaugment, autoaugment_fill, autoaugment_interpolation)),
         "cutout": (("images", "events"), partial(Cutout, cutout_size)),
         "roll": (("events",), partial(Roll, roll_pixels)),
     }
@@ -113,8 +131,17 @@ def augmentation(
     if "crop" in names and crop_padding >= (side := min(data.train.inputs.shape[-2:])):
         raise InputError(f"crop_padding is {crop_padding} pixels and {data.name} has {side}; give less")
     before = [registered[name][1]() for name in names if name != "cutout"]
-    after = [registered[name][1]() for name in names if name == "cutout"]
-    return v2.Compose([*before, *_normalised(data), *after])
+    cutout = [registered[name][1]() for name in names if name == "cutout"]
+    ends = [*cutout, *_normalised(data)] if cutout_before_normalisation else [*_normalised(data), *cutout]
+    return v2.Compose([*before, *ends])
+
+
+def _autoaugment(fill: int, interpolation: str) -> Transform:
+    geometry = {"interpolation": v2.InterpolationMode(interpolation), "fill": fill or None}
+    autoaugment = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, **geometry)
+    if interpolation != "bicubic":
+        return autoaugment
+    return v2.Compose([v2.ToPILImage(), autoaugment, v2.PILToTensor()])
 
 
 def normalisation(data: DataSet) -> Transform:

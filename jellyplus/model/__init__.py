@@ -7,7 +7,7 @@ from typing import Any
 from jellyplus.model.cifarnet import cifarnet
 from jellyplus.model.network import Network, Neuron, Norm, ann, initialise
 from jellyplus.model.plain import plain
-from jellyplus.model.residual import ResidualBlock
+from jellyplus.model.residual import ResidualBlock, norms_beside_identities, norms_outside_blocks
 from jellyplus.model.resnet import (
     dspike_resnet18,
     resnet17,
@@ -61,6 +61,8 @@ __all__ = [
     "ann",
     "attach_shortcuts",
     "initialise",
+    "norms_beside_identities",
+    "norms_outside_blocks",
     "optional",
     "options",
     "remove_shortcuts",
@@ -75,8 +77,8 @@ def options(name: str) -> dict[str, Any]:
     Raises:
         ValueError: no architecture has this name.
 
-    >>> options("resnet19")
-    {'blocks': (3, 3, 2), 'shortcut': 'conv', 'pool': 'global', 'input_size': 32, 'identity_norm': False}
+    >>> options("resnet20")
+    {'blocks': (2, 2, 2, 2), 'shortcut': 'pool', 'stem': 'pool_after', 'identity_norm': False}
     """
     if name not in ARCHITECTURES:
         raise ValueError(f"there is no architecture {name!r}: choose from {', '.join(ARCHITECTURES)}")

@@ -88,27 +88,35 @@ class Network(nn.Module, _compat.StepModule):
         return self.fc(self.head(last)) + self.shortcuts(earlier)
 
 
-def initialise(net: Network, hidden: str, decoding: str | None = None) -> None:
+def initialise(net: Network, hidden: str, decoding: str | float | None = None) -> None:
     """Draw the weights of all convolutions and linear layers; a new network has ``"he_fan_out"`` and ``"torch"``.
 
     No paper states its own. ``"he_fan_out"`` is He initialisation, normal, biases 0: convolutions by fan-out,
     N(0, 2 / fan_out), as in torchvision's ResNet; linear layers, which no norm follows, by fan-in, since under torch's
     default, with a sixth of this variance, the second hidden one hardly fires. ``"torch"`` is that default, uniform
-    within 1 / sqrt(fan_in), biases too. ``"normal_fan_in"`` is N(0, 1 / fan_in), biases 0, as IM-Loss's and InfLoR's
-    official code has it for the decoding layer.
+    within 1 / sqrt(fan_in), biases too. ``"normal_fan_in"`` is normal with a deviation, not a variance, of 1 / fan_in,
+    biases 0, as IM-Loss's and InfLoR's official code has it for the decoding layer of ResNets.
 
     Args:
         net: in place.
         hidden: of every layer but the decoding ones.
-        decoding: of ``fc`` and of the linear layers of shortcut branches; None leaves them as they are.
+        decoding: of ``fc`` and of the linear layers of shortcut branches; None leaves them as they are, a number is the
+            deviation of a normal distribution, biases 0.
 
     Raises:
         ValueError: an unknown one.
     """
     last = {net.fc, *(net.shortcuts.modules() if net.shortcuts else ())}
     for module in net.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and (name := decoding if module in last else hidden):
-            choose("initialisation", name, _INITIALISATIONS)(module)
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and (how := decoding if module in last else hidden) is not None:
+            _draw(module, how)
+
+
+def _draw(module: nn.Module, how: str | float) -> None:
+    if isinstance(how, float):
+        _normal(module, how)
+    else:
+        choose("initialisation", how, _INITIALISATIONS)(module)
 
 
 def _he_fan_out(module: nn.Module) -> None:
@@ -117,8 +125,8 @@ def _he_fan_out(module: nn.Module) -> None:
     _zero_bias(module)
 
 
-def _normal_fan_in(module: nn.Module) -> None:
-    nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="linear")
+def _normal(module: nn.Module, deviation: float) -> None:
+    nn.init.normal_(module.weight, 0.0, deviation)
     _zero_bias(module)
 
 
@@ -130,14 +138,15 @@ def _zero_bias(module: nn.Module) -> None:
 _INITIALISATIONS = {
     "he_fan_out": _he_fan_out,
     "torch": lambda module: module.reset_parameters(),
-    "normal_fan_in": _normal_fan_in,
+    "normal_fan_in": lambda module: _normal(module, 1 / module.weight[0].numel()),
 }
 
 
 class Parts(NamedTuple):
     """What a network's layers are followed by: factories, and the alphas that the norm's is called with.
 
-    With ``identity_norm`` identity shortcuts have a norm too.
+    With ``identity_norm`` identity shortcuts have a norm too. ``dropout`` is the probability of zero between the
+    convolutions of a basic residual branch and of a deep stem.
     """
 
     neuron: Neuron
@@ -145,6 +154,7 @@ class Parts(NamedTuple):
     alpha: float
     branch_alpha: float = BRANCH_ALPHA
     identity_norm: bool = False
+    dropout: float = 0.0
 
 
 def lif(surrogate: Callable[[], Surrogate]) -> Neuron:
@@ -196,9 +206,25 @@ def max_pool(kernel_size: int, stride: int, padding: int) -> nn.Module:
     return layer.MaxPool2d(kernel_size, stride, padding, step_mode="m")
 
 
+def adaptive_pool(pixels: int) -> nn.Module:
+    """Average pooling to so many rows and columns."""
+    return layer.AdaptiveAvgPool2d(pixels, step_mode="m")
+
+
 def global_pool() -> list[nn.Module]:
     """[T, N, C, H, W] to [T, N, C]."""
-    return [layer.AdaptiveAvgPool2d(1, step_mode="m"), nn.Flatten(-3)]
+    return [adaptive_pool(1), nn.Flatten(-3)]
+
+
+def dropout_layer(p: float) -> nn.Module:
+    """Zeroes the same elements at every time-step; 0 leaves it out.
+
+    Raises:
+        ValueError: no probability below 1.
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout={p} is no probability: state a number from 0 to below 1")
+    return layer.Dropout(p, step_mode="m") if p else nn.Identity()
 
 
 def choose(option: str, value: str, choices: Mapping[str, Any]) -> Any:

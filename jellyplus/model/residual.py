@@ -5,13 +5,22 @@ The last norm before the addition and the norm of a convolutional shortcut have 
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jellyplus.model.network import Parts, choose, conv, pool, spiking_conv
+from jellyplus.model.network import Network, Parts, choose, conv, dropout_layer, pool, spiking_conv
 
-__all__ = ["ResidualBlock", "ZeroPadding", "basic_branch", "bottleneck_branch", "residual_stages"]
+__all__ = [
+    "ResidualBlock",
+    "ZeroPadding",
+    "basic_branch",
+    "bottleneck_branch",
+    "norms_beside_identities",
+    "norms_outside_blocks",
+    "residual_stages",
+]
 
 _EXPANSION = 4  # of a bottleneck's last convolution (He, K. et al. 2016)
 
@@ -39,6 +48,8 @@ class ResidualBlock(nn.Module):
 def basic_branch(in_channels: int, channels: int, stride: int, parts: Parts) -> nn.Sequential:
     """Two 3x3 convolutions; ``channels`` come out."""
     first = spiking_conv(in_channels, channels, parts, stride=stride)
+    if parts.dropout:
+        first.append(dropout_layer(parts.dropout))
     return nn.Sequential(*first, conv(channels, channels), parts.norm(parts.branch_alpha, channels))
 
 
@@ -67,8 +78,8 @@ class ZeroPadding(nn.Module):
         return f"stride={self.stride}, channels={self.channels}"
 
 
-def _convolution(in_channels: int, channels: int, stride: int, parts: Parts) -> nn.Module:
-    return nn.Sequential(conv(in_channels, channels, 1, stride), parts.norm(parts.branch_alpha, channels))
+def _convolution(in_channels: int, channels: int, stride: int, parts: Parts, kernel_size: int = 1) -> nn.Module:
+    return nn.Sequential(conv(in_channels, channels, kernel_size, stride), parts.norm(parts.branch_alpha, channels))
 
 
 def _pool_convolution(in_channels: int, channels: int, stride: int, parts: Parts) -> nn.Module:
@@ -84,22 +95,34 @@ def _identity(channels: int, parts: Parts) -> nn.Module:
     return parts.norm(parts.branch_alpha, channels) if parts.identity_norm else nn.Identity()
 
 
-_SHORTCUTS = {"conv": _convolution, "pool": _pool_convolution, "zero_pad": _zero_padding}
+_SHORTCUTS = {
+    "conv": _convolution,
+    "conv3x3": partial(_convolution, kernel_size=3),
+    "pool": _pool_convolution,
+    "zero_pad": _zero_padding,
+}
 
 
 def residual_stages(
-    blocks: Sequence[int], width: int, parts: Parts, shortcut: str, first_stride: int = 1, bottleneck: bool = False
+    blocks: Sequence[int],
+    width: int,
+    parts: Parts,
+    shortcut: str,
+    first_stride: int = 1,
+    bottleneck: bool = False,
+    in_channels: int = 0,
 ) -> nn.Sequential:
     """Stages of residual blocks, each but the first with half the resolution and twice the channels.
 
     Args:
         blocks: in each stage.
-        width: channels of the first stage's 3x3 convolutions, and of its input.
+        width: channels of the first stage's 3x3 convolutions.
         parts: what the convolutions are followed by.
-        shortcut: where shapes differ: ``"conv"``, a 1x1 convolution with the stride; ``"pool"``, average pooling
-            and a 1x1 convolution; ``"zero_pad"``, no layer, see :class:`ZeroPadding`.
+        shortcut: where shapes differ: ``"conv"``, a 1x1 convolution with the stride, or ``"conv3x3"``, a 3x3 one;
+            ``"pool"``, average pooling and a 1x1 convolution; ``"zero_pad"``, no layer, see :class:`ZeroPadding`.
         first_stride: of the first stage.
         bottleneck: bottleneck branches for basic ones.
+        in_channels: of the first stage's input; 0: the width.
 
     Raises:
         ValueError: an unknown shortcut, no stage, or a stage without blocks.
@@ -117,10 +140,34 @@ def residual_stages(
         beside = _identity(after, parts) if same else make_shortcut(before, after, stride, parts)
         return ResidualBlock(make_branch(before, channels, stride, parts), beside, parts.neuron())
 
-    stages, before = nn.Sequential(), width
+    stages, before = nn.Sequential(), in_channels or width
     for stage, number in enumerate(blocks):
         channels = width * 2**stage
         first = block(before, channels, 2 if stage else first_stride)
         before = expansion * channels
         stages.append(nn.Sequential(first, *(block(before, channels, 1) for _ in range(1, number))))
     return stages
+
+
+def _blocks(net: Network) -> list[ResidualBlock]:
+    return [module for module in net.modules() if isinstance(module, ResidualBlock)]
+
+
+def norms_beside_identities(net: Network) -> list[nn.Module]:
+    """The last norm of each branch whose shortcut is the identity.
+
+    Two branches meet behind it and only one of them has a norm. inflor's public code gives it an alpha of 1, and
+    1 / sqrt(2) only to the norms of a branch and of a convolutional shortcut that meet.
+
+    >>> from jellyplus.model import resnet19
+    >>> [round(norm.alpha, 4) for norm in norms_beside_identities(resnet19(width=4, blocks=(1, 1, 2)))]
+    [0.7071, 0.7071]
+    """
+    return [block.branch[-1] for block in _blocks(net) if isinstance(block.shortcut, nn.Identity)]
+
+
+def norms_outside_blocks(net: Network) -> list[nn.Module]:
+    """The norms of the stem, which in inflor's public code are plain batch norm while those of blocks are tdBN."""
+    inside = {norm for block in _blocks(net) for norm in block.modules()}
+    norms = (module for module in net.modules() if hasattr(module, "num_features"))
+    return [norm for norm in norms if norm not in inside]

@@ -3,9 +3,10 @@
 Their options in common:
 
 * ``blocks``: residual blocks in each stage; every stage but the first halves the resolution and doubles the channels;
-* ``shortcut``: what stands beside a branch that changes the shape: ``"conv"``, a 1x1 convolution with the stride;
-  ``"pool"``, average pooling and a 1x1 convolution (He, T. et al. 2019); ``"zero_pad"``, no layer (option A of He, K.
-  et al. 2016). Dspike states ``"pool"``; tdBN's Fig. 5 says "conversion" and its Table 4 strided convolutions;
+* ``shortcut``: what stands beside a branch that changes the shape: ``"conv"``, a 1x1 convolution with the stride, or
+  ``"conv3x3"``, a 3x3 one, as in imloss's code when it was reviewed; ``"pool"``, average pooling and a 1x1 convolution
+  (He, T. et al. 2019); ``"zero_pad"``, no layer (option A of He, K. et al. 2016). Dspike states ``"pool"``; tdBN's
+  Fig. 5 says "conversion" and its Table 4 strided convolutions;
 * ``identity_norm``: whether the identity, which stands beside every other branch, has a norm with ``branch_alpha``
   behind it. tdBN means the input of every neuron to be N(0, V_th^2) at first, and behind bare identities it is not
   (mean 0.15 to 0.31, deviation 0.50 to 0.58 for V_th = 0.5); its Fig. 5 shows a norm for conversions. ``fuse_tdbn``
@@ -23,7 +24,9 @@ from jellyplus.model.network import (
     Neuron,
     Norm,
     Parts,
+    adaptive_pool,
     choose,
+    dropout_layer,
     global_pool,
     lif,
     linear,
@@ -151,8 +154,9 @@ def _deep_stemmed(
 
 
 def _deep_stem(width: int, parts: Parts, kind: str) -> nn.Sequential:
-    """The second and third convolution, which together halve the resolution."""
-    second, third = (spiking_conv(width, width, parts, stride=1 + last) for last in (False, kind == "stride"))
+    """The second and third convolution, which together halve the resolution, and what is dropped before each."""
+    drop = [dropout_layer(parts.dropout)] if parts.dropout else []
+    second, third = ([*drop, *spiking_conv(width, width, parts, stride=1 + last)] for last in (False, kind == "stride"))
     orders = {
         "stride": [*second, *third],
         "pool_before": [*second, pool(), *third],
@@ -175,6 +179,7 @@ def resnet20_diet(
     input_size: int = 32,
     *,
     identity_norm: bool = False,
+    dropout: float = 0.0,
 ) -> Network:
     """The ResNet-20 of Diet-SNN, which inflor cites: no pooling at the end, no biases, and there no norm either.
 
@@ -193,8 +198,10 @@ def resnet20_diet(
         shortcut: see above.
         input_size: height and width of the input in pixels.
         identity_norm: see above.
+        dropout: probability of zero behind the first two neurons and the first of each block, the same at every
+            time-step; 0.2 in Diet-SNN's public code.
     """
-    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, identity_norm)
+    parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, identity_norm, dropout)
     stages = residual_stages(blocks, width, parts, shortcut)
     features = output_channels(stages) * _after_strides(input_size // 2, len(blocks) - 1) ** 2
     encoder, stem = spiking_conv(in_channels, width, parts), _deep_stem(width, parts, "pool_after")
@@ -301,6 +308,8 @@ def resnet19(
     input_size: int = 32,
     *,
     identity_norm: bool = False,
+    hidden: bool = True,
+    stem_width: int = 0,
 ) -> Network:
     """tdBN's ResNet-19, for CIFAR-10 and DVS-CIFAR10.
 
@@ -316,17 +325,23 @@ def resnet19(
         blocks: in each stage.
         shortcut: see above.
         pool: what Table 4's "average pool/2" means before the hidden layer: ``"global"`` (12,697,994 parameters), which
-            the 2285M operations in Dspike's Table 3 come from, or ``"2x2"`` (14,664,074; 2287M).
+            the 2285M operations in Dspike's Table 3 come from, or ``"2x2"`` (14,664,074; 2287M); or ``"4x4"``, to 4x4
+            pixels, which is the same for an input of 32.
         input_size: height and width of the input in pixels, which ``"2x2"`` needs.
         identity_norm: see above.
+        hidden: False leaves the hidden layer out (12,569,226 parameters), as imloss's and inflor's public code does.
+        stem_width: channels of the first convolution, 64 in other public code (STBP-simple, TET, imloss's when it was
+            reviewed; the latter is ``stem_width=64, shortcut="conv3x3", pool="4x4"``, 15,973,194 parameters); 0: width.
 
     Raises:
         ValueError: an unknown pool or shortcut.
     """
     parts = Parts(neuron or lif(Rectangular), norm or tdbn, alpha, branch_alpha, identity_norm)
-    stages = residual_stages(blocks, width, parts, shortcut)
+    stem = stem_width or width
+    stages = residual_stages(blocks, width, parts, shortcut, in_channels=stem)
     size = _after_strides(input_size, len(blocks) - 1)
-    return _with_hidden_layer(num_classes, in_channels, width, time_steps, parts, stages, pool, size, 2 * width)
+    features = 2 * width if hidden else 0
+    return _with_hidden_layer(num_classes, in_channels, stem, time_steps, parts, stages, pool, size, features)
 
 
 def resnet17(
@@ -359,7 +374,7 @@ def resnet17(
 def _with_hidden_layer(
     num_classes: int,
     in_channels: int,
-    width: int,
+    stem: int,
     time_steps: int,
     parts: Parts,
     stages: nn.Sequential,
@@ -367,10 +382,15 @@ def _with_hidden_layer(
     size: int,
     hidden: int,
 ) -> Network:
-    flat = [pool(), nn.Flatten(-3)]
-    pooling, pixels = choose("pool", kind, {"global": (global_pool(), 1), "2x2": (flat, (size // 2) ** 2)})
-    head = nn.Sequential(*pooling, *spiking_linear(output_channels(stages) * pixels, hidden, parts))
-    return Network(spiking_conv(in_channels, width, parts), stages, head, linear(hidden, num_classes), time_steps)
+    """``hidden`` features, or 0 for no such layer."""
+    pools = {"global": (adaptive_pool(1), 1), "2x2": (pool(), (size // 2) ** 2), "4x4": (adaptive_pool(4), 16)}
+    pooling, pixels = choose("pool", kind, pools)
+    features = output_channels(stages) * pixels
+    head = nn.Sequential(pooling, nn.Flatten(-3))
+    if hidden:
+        head.extend(spiking_linear(features, hidden, parts))
+    fc = hidden or features
+    return Network(spiking_conv(in_channels, stem, parts), stages, head, linear(fc, num_classes), time_steps)
 
 
 # --- A 7x7 convolution with a stride in the stem: ImageNet -----------------------------------------------------------

@@ -6,7 +6,6 @@ dropout and neither biases nor a norm; the papers train it with tdBN, which is t
 ``vgg16_global_pool``. See :mod:`jellyplus.model.network` for the first arguments.
 """
 
-from spikingjelly.activation_based import layer
 from torch import nn
 
 from jellyplus.model.network import (
@@ -14,6 +13,7 @@ from jellyplus.model.network import (
     Neuron,
     Norm,
     Parts,
+    dropout_layer,
     global_pool,
     lif,
     linear,
@@ -88,10 +88,10 @@ def _diet(
     features, hidden = 8 * width * (input_size // 2**pools) ** 2, 64 * width
     head = nn.Sequential(nn.Flatten(-3))
     for before in (features, hidden):
-        head.extend([*spiking_linear(before, hidden, parts, bias=False), _dropout(dropout)])
+        head.extend([*spiking_linear(before, hidden, parts, bias=False), dropout_layer(dropout)])
     fc = linear(hidden, num_classes, bias=False)
     encoder, stages = spiking_conv(in_channels, width, parts), _stages(width, parts, pools, dropout=dropout)
-    return Network(encoder, stages, head, fc, time_steps, stem=_dropout(dropout))
+    return Network(encoder, stages, head, fc, time_steps, stem=dropout_layer(dropout))
 
 
 def vgg16_global_pool(
@@ -119,16 +119,9 @@ def _stages(width: int, parts: Parts, pools: int, bias: bool = False, dropout: f
     for number, multiples in enumerate(_STAGES):
         stage = nn.Sequential()
         for multiple in multiples:
-            stage.extend([*spiking_conv(before, multiple * width, parts, bias=bias), _dropout(dropout)])
+            stage.extend([*spiking_conv(before, multiple * width, parts, bias=bias), dropout_layer(dropout)])
             before = multiple * width
         if number < pools:
             stage[-1] = pool()
         stages.append(stage)
     return stages
-
-
-def _dropout(p: float) -> nn.Module:
-    """Zeroes the same elements at every time-step."""
-    if not 0 <= p < 1:
-        raise ValueError(f"dropout={p} is no probability: state a number from 0 to below 1")
-    return layer.Dropout(p, step_mode="m") if p else nn.Identity()

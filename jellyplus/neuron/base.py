@@ -37,6 +37,8 @@ class Node(_compat.BaseNode):
         store_v_seq: leave V of every time-step on ``v_seq``, [T, N, *] (step mode 'm').
         store_h_seq: leave H of every time-step, before reset, on ``h_seq``, [T, N, *] (step mode 'm').
             Both sequences are attached to the graph and dropped by ``reset_net``.
+        strict: fire at H > V_th alone, as the papers' equations and inflor's and imloss's public code have it; without
+            it H = V_th fires too, which is SpikingJelly's rule.
 
     Raises:
         ValueError: an unknown backend, one that cannot run here or cannot run the surrogate or the input, or an input
@@ -54,12 +56,14 @@ class Node(_compat.BaseNode):
         backend: str,
         store_v_seq: bool,
         store_h_seq: bool,
+        strict: bool = False,
     ):
         surrogate_function = Rectangular() if surrogate_function is None else surrogate_function
         super().__init__(v_threshold, v_reset, surrogate_function, detach_reset, step_mode, backend, store_v_seq)
         self.register_memory("h_seq", None)
         self.decay = decay
         self.store_h_seq = store_h_seq
+        self.strict = strict
 
     @property
     def supported_backends(self) -> tuple[str, ...]:
@@ -84,14 +88,14 @@ class Node(_compat.BaseNode):
     def dynamics(self) -> Dynamics:
         """The constants of one time-step; a spike takes V_th off under soft reset."""
         arguments = (self.decay, self.v_threshold, self.v_reset, self.detach_reset)
-        return Dynamics(*arguments, spike_size=self.v_threshold, rectify=False)
+        return Dynamics(*arguments, spike_size=self.v_threshold, rectify=False, strict=self.strict)
 
     def single_step_forward(self, x: Tensor) -> Tensor:
         """X[t] to S[t], both [N, *]; V[t] stays on ``v``."""
         self._check_state(x)
         dynamics = self.dynamics
         h = dynamics.charge(x, self.v)
-        spike = self.surrogate_function(dynamics.over_threshold(h))
+        spike = dynamics.fire(self.surrogate_function, dynamics.over_threshold(h))
         self.v = dynamics.reset(h, spike)
         return spike
 
@@ -123,8 +127,8 @@ class Node(_compat.BaseNode):
         return _compat.state_without_graph(self)
 
     def extra_repr(self) -> str:
-        """SpikingJelly's line, and the decay."""
-        return f"decay={self.decay}, {super().extra_repr()}"
+        """SpikingJelly's line, the decay, and whether firing is strict."""
+        return f"decay={self.decay}, strict={self.strict}, {super().extra_repr()}"
 
 
 def _kind(tensor: Tensor) -> str:

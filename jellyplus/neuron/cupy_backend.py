@@ -118,7 +118,7 @@ class NodeKernel(CKernel2D):
 
     Args:
         direction: ``forward`` or ``backward``.
-        form: reset, detachment, rectification and surrogate.
+        form: reset, detachment, rectification, surrogate, and what equality does.
         dtype: ``float`` or ``half2``.
     """
 
@@ -126,7 +126,8 @@ class NodeKernel(CKernel2D):
     options = ("--std=c++17", "--fmad=false")
 
     def __init__(self, direction: str, form: Form, dtype: str):
-        flags = {"hard": form.hard_reset, "detached": form.detach_reset, "rectified": form.rectify}
+        flags = {"hard": form.hard_reset, "detached": form.detach_reset}
+        flags |= {"rectified": form.rectify, "strict": form.strict}
         super().__init__("_".join(["node", direction, dtype, *(name for name, is_set in flags.items() if is_set)]))
         self.direction, self.form, self.dtype = direction, form, dtype
         self.cparams = {}
@@ -201,7 +202,7 @@ def _kernel(direction: str, form: Form, dtype: str) -> NodeKernel:
 
 
 def all_kernels() -> Iterator[NodeKernel]:
-    """Every kernel of jellyplus's own nodes and surrogates, in both types."""
+    """Every kernel of jellyplus's own nodes and surrogates, in both types; strict ones differ in one comparison."""
     functions = (surrogate.Rectangular(), surrogate.Triangular(), surrogate.Dspike(), surrogate.EvAF())
     resets = ((0.0, False), (None, False), (None, True))  # hard, soft, and soft and rectified
     forms = [

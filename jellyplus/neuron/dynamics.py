@@ -1,5 +1,6 @@
 """One time-step of a node as pure functions: charge, fire, reset. Every backend and every test starts here."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -18,10 +19,10 @@ class Dynamics(NamedTuple):
         V[t] = H (1 - S) + V_{reset} S \;\text{(hard)} \quad\text{or}\quad H - a S \;\text{(soft)}
 
     Zheng et al. 2021, Eqs. 1-3, and Li et al. 2021, Eqs. 1-2. Both print a strict >; equality fires here, which is
-    SpikingJelly's rule. ``v_reset=None`` is SpikingJelly's way to say soft reset; a is ``spike_size``, V_th in
-    SpikingJelly's soft reset and 1, the spike itself, in Guo et al. 2022 (ECCV), Eq. 7. With ``rectify`` the spike is
-    decided on, and the surrogate gradient taken through, the rectified potential: :math:`\Theta(\varphi(H) - V_{th})`
-    with Eq. 10's :math:`\varphi`, V_th = 1/2.
+    SpikingJelly's rule, unless ``strict`` is set. ``v_reset=None`` is SpikingJelly's way to say soft reset; a is
+    ``spike_size``, V_th in SpikingJelly's soft reset and 1, the spike itself, in Guo et al. 2022 (ECCV), Eq. 7. With
+    ``rectify`` the spike is decided on, and the surrogate gradient taken through, the rectified potential:
+    :math:`\Theta(\varphi(H) - V_{th})` with Eq. 10's :math:`\varphi`, V_th = 1/2.
     """
 
     decay: float
@@ -30,6 +31,7 @@ class Dynamics(NamedTuple):
     detach_reset: bool
     spike_size: float
     rectify: bool
+    strict: bool = False
 
     def charge(self, x: Tensor, v: Tensor | float, out: Tensor | None = None) -> Tensor:
         """H[t] from X[t] and V[t-1]; a float is one potential for all neurons."""
@@ -43,6 +45,16 @@ class Dynamics(NamedTuple):
             return torch.sub(h, self.v_threshold, out=out)
         over = rectified_over_half(h)
         return over if out is None else out.copy_(over)
+
+    def fire(self, function: Callable, over: Tensor) -> Tensor:
+        """S[t], ``function`` of :meth:`over_threshold`; under ``strict`` without the spike at 0, whose slope stays.
+
+        All of SpikingJelly's functions fire at 0, but for primitives (``spiking=False``), which fire nowhere.
+        """
+        spike = function(over)
+        if self.strict and getattr(function, "spiking", True):
+            spike = spike - (over == 0).to(spike)
+        return spike
 
     def slope_(self, slope: Tensor, h: Tensor) -> Tensor:
         """dS/dH, over ``slope``, the surrogate gradient at :meth:`over_threshold`."""

@@ -33,6 +33,7 @@ class IterativeLIFNode(Node):
         backend: str = "torch",
         store_v_seq: bool = False,
         store_h_seq: bool = False,
+        strict: bool = False,
     ):
         arguments = (decay, v_threshold, v_reset, surrogate_function, detach_reset, step_mode, backend)
-        super().__init__(*arguments, store_v_seq=store_v_seq, store_h_seq=store_h_seq)
+        super().__init__(*arguments, store_v_seq=store_v_seq, store_h_seq=store_h_seq, strict=strict)

@@ -56,6 +56,7 @@ class Form(NamedTuple):
     detach_reset: bool
     rectify: bool
     surrogate: str
+    strict: bool = False
 
     @classmethod
     def of(cls, fire: Callable, dynamics: Dynamics) -> "Form":
@@ -64,11 +65,14 @@ class Form(NamedTuple):
         Raises:
             ValueError: the surrogate has no CUDA code, or does not fire (``spiking=False``).
         """
-        return cls(dynamics.v_reset is not None, dynamics.detach_reset, dynamics.rectify, _gradient(fire))
+        hard = dynamics.v_reset is not None
+        return cls(hard, dynamics.detach_reset, dynamics.rectify, _gradient(fire), dynamics.strict)
 
     def needed_by(self, direction: str) -> "Form":
-        """Forward depends on the kind of reset only: one kernel serves all surrogates."""
-        return self if direction == "backward" else Form(self.hard_reset, False, False, "const float slope = 0.0f;")
+        """Forward depends on the kind of reset and on what equality does: one kernel serves all surrogates."""
+        if direction == "backward":
+            return self
+        return Form(self.hard_reset, False, False, "const float slope = 0.0f;", self.strict)
 
 
 def call(direction: str) -> str:
@@ -80,7 +84,8 @@ def call(direction: str) -> str:
 
 def body(form: Form) -> str:
     """Everything up to the kernels themselves; what the backend sets before it is listed in ``kernels.h``."""
-    flags = {"HARD_RESET": form.hard_reset, "DETACH_RESET": form.detach_reset, "RECTIFY": form.rectify}
+    flags = {"HARD_RESET": form.hard_reset, "DETACH_RESET": form.detach_reset}
+    flags |= {"RECTIFY": form.rectify, "STRICT": form.strict}
     return "\n".join(
         [
             f"constexpr int SEGMENT = {SEGMENT};",

@@ -2,7 +2,7 @@
 // block is one neuron (float) or two (half2), and of the CPU library, where it is as many as stay in the cache.
 //
 // Set in front of this text by kernel_code.py:
-//   HARD_RESET, DETACH_RESET, RECTIFY
+//   HARD_RESET, DETACH_RESET, RECTIFY, STRICT
 //   SEGMENT                  time-steps that backward charges again at once; V is kept between segments
 //   surrogate_gradient(over_threshold, surrogate_parameter), rectified_over_half(h), rectify_gradient(h)
 // and by the backend:
@@ -29,7 +29,7 @@ struct Dynamics {
 INLINE float charge(const Dynamics &d, float x, float v) { return fmaf(d.decay, v, x); }
 
 // S[t], of H itself, since rectifying it changes no sign (rectifier.py).
-INLINE float fire(const Dynamics &d, float h) { return h >= d.v_th ? 1.0f : 0.0f; }
+INLINE float fire(const Dynamics &d, float h) { return (STRICT ? h > d.v_th : h >= d.v_th) ? 1.0f : 0.0f; }
 
 // V[t].
 INLINE float reset(const Dynamics &d, float h, float spike) {

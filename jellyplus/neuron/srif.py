@@ -40,19 +40,21 @@ class SRIFNode(Node):
         backend: str = "torch",
         store_v_seq: bool = False,
         store_h_seq: bool = False,
+        strict: bool = False,
     ):
         if rectify and v_threshold != 0.5:
             raise ValueError(
                 f"rectify=True needs v_threshold 0.5, got {v_threshold}: Eq. 10 is symmetric about 0.5 only"
             )
         arguments = (1.0, v_threshold, None, surrogate_function, detach_reset, step_mode, backend)
-        super().__init__(*arguments, store_v_seq=store_v_seq, store_h_seq=store_h_seq)
+        super().__init__(*arguments, store_v_seq=store_v_seq, store_h_seq=store_h_seq, strict=strict)
         self.rectify = rectify
 
     @property
     def dynamics(self) -> Dynamics:
         """The constants of one time-step."""
-        return Dynamics(self.decay, self.v_threshold, None, self.detach_reset, spike_size=1.0, rectify=self.rectify)
+        arguments = (self.decay, self.v_threshold, None, self.detach_reset)
+        return Dynamics(*arguments, spike_size=1.0, rectify=self.rectify, strict=self.strict)
 
     def extra_repr(self) -> str:
         """The base's line, and whether the potential is rectified."""

@@ -72,22 +72,24 @@ class TorchEngine(NamedTuple):
     def _fire(self, h: Tensor, out: Tensor) -> Tensor:
         """S[t] into ``out``; H itself decides, since rectifying it changes no sign (:mod:`.rectifier`)."""
         if isinstance(self.fire, Surrogate) and self.fire.spiking:
-            return torch.ge(h, self.dynamics.v_threshold, out=out)
-        return out.copy_(self.fire(self.dynamics.over_threshold(h)))
+            reaches = torch.gt if self.dynamics.strict else torch.ge
+            return reaches(h, self.dynamics.v_threshold, out=out)
+        return out.copy_(self.dynamics.fire(self.fire, self.dynamics.over_threshold(h)))
 
     def _silence_and_slope(self, h: Tensor, silent: Tensor, slope: Tensor) -> Tensor:
         """1 - S[t] into ``silent``, dS/dH into ``slope``; the former is returned."""
         if isinstance(self.fire, Surrogate):
             over = self.dynamics.over_threshold(h, out=slope)
             if self.fire.spiking:
-                torch.lt(h, self.dynamics.v_threshold, out=silent)
+                stays_below = torch.le if self.dynamics.strict else torch.lt
+                stays_below(h, self.dynamics.v_threshold, out=silent)
             else:
                 silent.copy_(1 - self.fire.fire(over))
             self.dynamics.slope_(self.fire.gradient_(over), h)
             return silent
         with torch.enable_grad():
             x = self.dynamics.over_threshold(h).requires_grad_()
-            spike = self.fire(x)
+            spike = self.dynamics.fire(self.fire, x)
             slope.copy_(torch.autograd.grad(spike, x, torch.ones_like(spike))[0])
         self.dynamics.slope_(slope, h)
         return silent.copy_(1 - spike.detach())

@@ -126,9 +126,10 @@ def _samples(evidence: Evidence) -> Iterator[str]:
     if type(batch) is not int or not 1 <= batch <= examples:
         return
     known = [entry for entry in evidence.history if "samples" in entry and not entry.get("skipped_train")]
+    seen = examples if _stated(evidence, "data", "drop_last") is False else examples // batch * batch
     step = 1 + len(known) * examples // _MOST_IDS
     for entry in itertools.islice(reversed(known), 0, None, step):
-        if entry["samples"] != _hash_of_samples(examples, batch, evidence.seed, entry["epoch"]):
+        if entry["samples"] != _hash_of_samples(examples, seen, evidence.seed, entry["epoch"]):
             yield f"its samples in epoch {entry['epoch']} are not those of seed {evidence.seed}"
             return
 
@@ -137,9 +138,9 @@ _MOST_IDS = 10**7  # to make so many takes a quarter of a second
 
 
 @lru_cache(maxsize=2**14)  # rows of several tables show the same runs
-def _hash_of_samples(examples: int, batch: int, seed: int, epoch: int) -> str:
-    """As :class:`~jellyplus.training.classifier.Classifier` records it: of the ids in full batches, in order."""
-    ids = EpochOrder(examples, seed).indices(epoch)[: examples // batch * batch]
+def _hash_of_samples(examples: int, seen: int, seed: int, epoch: int) -> str:
+    """As :class:`~jellyplus.training.classifier.Classifier` records it: of the ids that are seen, in order."""
+    ids = EpochOrder(examples, seed).indices(epoch)[:seen]
     return hashlib.sha256(ids.numpy()).hexdigest()[:16]
 
 

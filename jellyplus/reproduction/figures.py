@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jellyplus._distributed import rank
 from jellyplus._errors import InputError
+from jellyplus._options import NOT_OF_FIGURES
 from jellyplus.reproduction.cli import about_stand_ins, check_out, make, run
 
 __all__ = ["main"]
@@ -26,8 +27,8 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
 
     claim = load_figure(path.parent / "claims" / f"{path.stem}.yaml")
     check_out(options.out)
-    if options.profile == "gpu":
-        raise InputError("--profile gpu is for tables: a figure has its own epochs; use --profile paper")
+    if why := NOT_OF_FIGURES.get(options.profile):
+        raise InputError(f"--profile {options.profile} is for tables: {why}; use --profile paper")
     planned = figure_evidence.plan(claim, options.profile, path.parent.parent / "recipes")
     runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
     measurements, seed = Measurements(runner), options.seeds[0]  # a figure shows one seed

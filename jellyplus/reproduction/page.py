@@ -19,6 +19,7 @@ import pandas as pd
 
 from jellyplus._errors import InputError
 from jellyplus._files import write_atomically
+from jellyplus._options import NOT_OF_FIGURES
 from jellyplus.reproduction import figure_evidence, tables, view
 from jellyplus.reproduction.claims import Claim, ClaimTable, load_claims
 from jellyplus.reproduction.evidence import Evidence
@@ -44,6 +45,7 @@ PAPERS = {
 SCALES = {
     "paper": "the paper's own data and settings",
     "gpu": "the paper's own data and settings, fewer epochs",
+    "official": "the paper's data, settings of the authors' public code",
     "small": "real data, smaller networks, fewer epochs",
     "embedded": "stand-in data, small networks",
     "computed": "exact, nothing trained",
@@ -423,7 +425,7 @@ def _most_telling(claims: ClaimTable, measurements: Measurements, recipes: Path)
     """Return the run of every row that trains, under the first profile that has a value of it."""
     rows = {claim.id: claim for claim in claims.rows}
     made: dict[str, Run] = {}
-    for profile in _PROFILES[::-1]:
+    for profile in (p for p in _PROFILES[::-1] if tables.offers(claims, p, recipes)):
         runs = tables.runs(claims, profile, recipes)
         made |= {name: run for name, run in runs.items() if name not in made or _has(rows[name], run, measurements)}
     return made
@@ -437,7 +439,7 @@ def _has(claim: Claim, run: Run, measurements: Measurements) -> bool:
 def _figure(path: Path, roots: Sequence[Path], measurements: Measurements, recipes: Path) -> Figure:
     """Under the first profile that anything was measured in; where nothing was, or had to be, under any."""
     claims = load_figure(path)
-    for profile in _PROFILES:
+    for profile in (p for p in _PROFILES if p not in NOT_OF_FIGURES):
         planned = figure_evidence.plan(claims, profile, recipes)
         statuses = Counter(figure_evidence.status(series, measurements, figure_evidence.SEED) for series in planned)
         if statuses.keys() - {"computed", "not-run"}:
@@ -445,7 +447,7 @@ def _figure(path: Path, roots: Sequence[Path], measurements: Measurements, recip
     return Figure(path.stem, claims, statuses, _picture(roots, path.stem, "figure.png"))
 
 
-_PROFILES = ("paper", "gpu", "small", "embedded")
+_PROFILES = ("paper", "gpu", "official", "small", "embedded")
 
 
 def _picture(roots: Sequence[Path], name: str, file: str, profiles: Sequence[str] = _PROFILES) -> Picture | None:

@@ -12,9 +12,18 @@ from jellyplus.reproduction.measurements import Measurements
 from jellyplus.reproduction.store import Store
 from jellyplus.reproduction.today import Standing
 from jellyplus.reproduction.view import Result
-from jellyplus.training.recipe import Run, load_run
+from jellyplus.training.recipe import Run, has_profile, load_run
 
-__all__ = ["measure", "results", "runs", "shortened"]
+__all__ = ["measure", "offers", "results", "runs", "shortened"]
+
+
+def offers(table: ClaimTable, profile: str, recipes: Path) -> bool:
+    """Whether all recipes of a table have the profile: ``official`` is of papers with public code.
+
+    Raises:
+        InputError: the profiles of a paper cannot be read.
+    """
+    return all(has_profile(row.recipe, profile, recipes) for row in table.rows if row.trained)
 
 
 def runs(table: ClaimTable, profile: str, recipes: Path) -> dict[str, Run]:

@@ -82,6 +82,7 @@ _PROFILES = {
     "small": "This is real data on narrow nets: no number here is a claim about the paper.",
     "gpu": "This is real data with the paper's own settings but for the number of epochs: no number here is a claim "
     "about the paper.",
+    "official": "This is the paper's data with the settings of the authors' public code, which are not the paper's.",
     "paper": "This is real data with the paper's own settings.",
 }
 _ASIDE = {"smoke": " (a test, no number means anything)", "embedded": " (stand-in data, no claim about the paper)"}

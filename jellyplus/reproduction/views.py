@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jellyplus._errors import InputError
-from jellyplus._options import PROFILES
+from jellyplus._options import NOT_OF_FIGURES, PROFILES
 from jellyplus.reproduction import figure_evidence, figure_view, tables, view
 from jellyplus.reproduction.claims import ClaimTable, load_claims
 from jellyplus.reproduction.evidence import Evidence, Measurement
@@ -23,7 +23,7 @@ __all__ = ["Plan", "differences", "main", "write_all"]
 
 Record = Evidence | Measurement
 
-_OF_FIGURES = tuple(profile for profile in PROFILES if profile != "gpu")  # that is about epochs: theirs are stated
+_OF_FIGURES = tuple(profile for profile in PROFILES if profile not in NOT_OF_FIGURES)
 _COMPARED = ("table.csv", "table.md", "figure.csv")  # pictures depend on the versions of fonts and libraries too
 
 
@@ -49,7 +49,8 @@ class Plan:
 
     def _of_table(self, path: Path) -> Iterator["_TableView"]:
         table = load_claims(path)
-        return (_TableView(path.stem, p, table, tables.runs(table, p, self.recipes)) for p in PROFILES)
+        offered = (p for p in PROFILES if tables.offers(table, p, self.recipes))
+        return (_TableView(path.stem, p, table, tables.runs(table, p, self.recipes)) for p in offered)
 
     def _of_figure(self, path: Path) -> Iterator["_FigureView"]:
         figure = load_figure(path)

@@ -1,5 +1,6 @@
 """The Lightning module of every classifier, spiking or not: mean over time, its losses, SGD, its schedule."""
 
+import dataclasses
 import hashlib
 import math
 import time
@@ -51,7 +52,7 @@ class Classifier(lightning.LightningModule):
         self.seed = seed
         self.history: list[dict] = []
         self.correct = MulticlassAccuracy(recipe.model.num_classes, average="micro", validate_args=False)  # it waits
-        self.im_loss = IMLoss(net, recipe.im_loss.weight, recipe.im_loss.variant) if recipe.im_loss else None
+        self.im_loss = IMLoss(net, **dataclasses.asdict(recipe.im_loss)) if recipe.im_loss else None
         self._watch = Watch(net)
 
     @property
@@ -180,10 +181,15 @@ class Classifier(lightning.LightningModule):
         ids = torch.cat([ids for batch in zip(*parts, strict=True) for ids in batch])
         self.record(samples=hashlib.sha256(ids.numpy()).hexdigest()[:16])
         missing = {
-            "skipped_train": self.trainer.num_training_batches * self.recipe.data.at_once - len(ids),
+            "skipped_train": self._planned() - len(ids),
             "skipped_test": len(self.trainer.val_dataloaders.dataset) - sum(gathered(self._tested)),
         }
         self.record(**{name: number for name, number in missing.items() if number})
+
+    def _planned(self) -> int:
+        """Examples of an epoch: those of whole batches, or all."""
+        whole_batches = self.trainer.num_training_batches * self.recipe.data.at_once
+        return min(whole_batches, len(self.trainer.datamodule.train))
 
     def configure_optimizers(self) -> dict:
         """SGD, and a schedule that moves once an epoch."""

@@ -1,5 +1,6 @@
 """The Lightning data module: deterministic order and augmentation over a data set."""
 
+import dataclasses
 from collections.abc import Iterable
 from functools import cached_property, partial
 
@@ -45,27 +46,32 @@ class DataModule(lightning.LightningDataModule):
     def __init__(self, data: DataSet, recipe: Recipe, seed: int, workers: int = 0, pinned: bool = False):
         super().__init__()
         _check_fit(data, recipe)
+        if constants := recipe.data.normalisation:
+            data = dataclasses.replace(data, mean=constants.mean, std=constants.std)
         self.data = data
         self.recipe = recipe
         self.workers = workers
         self.pinned = pinned
         settings = recipe.data
         sizes = (settings.crop_padding, settings.cutout_size, settings.roll_pixels)
-        self.train = AugmentedSplit(data.train, augmentation(settings.augmentation, data, *sizes), seed)
+        how = ("cutout_before_normalisation", "autoaugment_fill", "autoaugment_interpolation")
+        augment = augmentation(settings.augmentation, data, *sizes, **{name: getattr(settings, name) for name in how})
+        self.train = AugmentedSplit(data.train, augment, seed)
         self.test = EvaluationSplit(data.test, normalisation(data))
         self.order = EpochOrder(len(data.train), seed)
 
     @cached_property
     def _loaders(self) -> tuple[DataLoader, DataLoader]:
-        batches = PartOfBatches(self.order, self.recipe.data.batch_size, self.recipe.data.at_once)
+        settings = self.recipe.data
+        batches = PartOfBatches(self.order, settings.batch_size, settings.at_once, settings.drop_last)
         own = range(rank(), len(self.test), processes())
         train = DataLoader(self.train, batch_sampler=batches, pin_memory=self.pinned, **self._loading())
         return train, DataLoader(self.test, evaluation_batch(self.recipe), sampler=own, **self._loading())
 
     def train_dataloader(self) -> DataLoader:
-        """Full batches in the epoch's order, or their micro-batches one by one.
+        """Batches in the epoch's order, or their micro-batches one by one.
 
-        The remainder is dropped, so that every batch has the same statistics.
+        The remainder is dropped, so that every batch has the same statistics, or is the last one.
         """
         return self._loaders[0]
 
@@ -149,3 +155,14 @@ def _check_fit(data: DataSet, recipe: Recipe) -> None:
             f"data.{name} is {recipe.data.at_once}, which {processes()} processes cannot share equally: start a number "
             "that divides it"
         )
+    last = len(data.train) % recipe.data.batch_size
+    if not recipe.data.drop_last and last % processes():
+        raise InputError(
+            f"an epoch's last batch has {last} examples, which {processes()} processes cannot share equally: start a "
+            "number that divides it, or state data.drop_last: true"
+        )
+    if (constants := recipe.data.normalisation) and len(constants.mean) != shape[-3]:
+        channels = f"{len(constants.mean)} channels and {data.name} has {shape[-3]}"
+        raise InputError(f"data.normalisation has constants for {channels}: make the recipe fit the data")
+    if constants and data.kind == "events":
+        raise InputError(f"data.normalisation is for images, and {data.name} has events: leave it out")

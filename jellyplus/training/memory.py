@@ -157,6 +157,6 @@ def _uses(recipe: Recipe, need: Need, memory: float) -> Iterator[tuple[str, floa
 def _smaller(recipe: Recipe, fit: int) -> str:
     size = recipe.data.batch_size
     divisors = [n for n in range(processes(), min(fit, size) + 1, processes()) if size % n == 0]
-    if not divisors or recipe.finite_differences:
+    if not divisors or recipe.finite_differences or not recipe.data.drop_last:  # which need whole batches
         return "a smaller data.batch_size or model.width"
     return f"data.micro_batch {divisors[-1]}, which changes the statistics of norms, or a smaller model.width"

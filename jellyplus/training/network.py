@@ -12,7 +12,7 @@ from jellyplus import _compat, model, surrogate
 from jellyplus._errors import InputError
 from jellyplus.layer import ThresholdDependentBatchNorm2d
 from jellyplus.neuron import IterativeLIFNode, SRIFNode, backends
-from jellyplus.training.recipe import InitialWeights, Recipe
+from jellyplus.training.recipe import InitialWeights, Norm, Recipe
 
 __all__ = ["InitialState", "build_network", "check_parts", "choose_backend", "initialise"]
 
@@ -80,10 +80,22 @@ def build_network(recipe: Recipe, backend: str | None = "torch") -> nn.Module:
         net = model.ARCHITECTURES[settings.architecture](**arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"model.options do not fit {settings.architecture}: {error}") from error
+    if recipe.norm:
+        _set_norms_by_place(net, recipe.norm)
     net = _with_shortcuts(net, recipe)
     if (initial := (settings.initialisation, settings.decoding_initialisation)) != ("he_fan_out", "torch"):
         model.initialise(net, *initial)  # or it is so already
     return net
+
+
+def _set_norms_by_place(net: model.Network, norm: Norm) -> None:
+    """As inflor's public code has them: another alpha beside identities, and batch norm outside blocks."""
+    if norm.identity_alpha is not None:
+        for module in model.norms_beside_identities(net):
+            module.alpha = norm.identity_alpha
+    if norm.outside_blocks == "bn":
+        for module in model.norms_outside_blocks(net):
+            module.alpha, module.v_th = 1.0, 1.0  # see _norm
 
 
 def _alphas(recipe: Recipe) -> dict[str, float]:
@@ -107,7 +119,7 @@ def _neuron(recipe: Recipe, backend: str | None) -> nn.Module:
     if neuron is None:
         return nn.ReLU()
     shared = {"v_threshold": neuron.v_threshold, "detach_reset": neuron.detach_reset, "step_mode": "m"}
-    shared |= {"surrogate_function": _surrogate(recipe), "backend": backend}
+    shared |= {"surrogate_function": _surrogate(recipe), "backend": backend, "strict": neuron.strict}
     if neuron.name == "srif":
         return SRIFNode(rectify=neuron.rectify, **shared)
     return IterativeLIFNode(decay=neuron.decay, v_reset=neuron.v_reset, **shared)

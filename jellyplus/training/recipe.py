@@ -12,14 +12,13 @@ odds with what a paper states.
 ``SGD``                   ``dampening=0``, ``maximize=False``; weights, biases and norms all decay
 ``CosineAnnealingLR``     once an epoch, so that the last one still has a rate above the final one
 ``StepLR``                once an epoch
-``Trainer``               ``accumulate_grad_batches=1``, ``gradient_clip_val=None``, ``gradient_clip_algorithm=None``
+``Trainer``               ``gradient_clip_val=None``, ``gradient_clip_algorithm=None``
 on a GPU                  convolutions may compute in TF32, other products not (torch's defaults); in 16-mixed a step
                           whose gradients overflow is left out
-batches                   every epoch in a new order; what does not fill a batch is dropped, another part in every epoch
+batches                   every epoch in a new order; what ``data.drop_last`` drops is another part in every epoch
 evaluation                of the whole test split after every epoch, with running statistics; the last epoch counts
 first layer               an image enters its convolution and norm once, whose output is shown at every time-step
-neurons                   start every batch from the reset potential, 0 under soft reset; fire at H = V_th, as
-                          SpikingJelly's and InfLoR's do, where tdBN, Dspike and shortcut print a strict >
+neurons                   start every batch from the reset potential, 0 under soft reset
 norms                     start with lambda 1 and beta 0; none is behind a linear layer; running variances are unbiased
 shortcut branches         from every stage but the last; global average pooling and a linear layer with biases
 ``search_temperature``    keeps b where candidates are equally similar; none is below half a step
@@ -29,10 +28,10 @@ warm start                SGD without weight decay, on the batches of the first 
 ``RandomCrop``            ``fill=0``, ``padding_mode='constant'``, ``pad_if_needed=False``
 ``RandomResizedCrop``     ``scale=(0.08, 1.0)``, ``ratio=(0.75, 1.3333333333333333)``, ``interpolation='bilinear'``,
                           ``antialias=True``
-``AutoAugment``           the CIFAR-10 policy, ``interpolation='nearest'``, ``fill=None`` (black)
+``AutoAugment``           the CIFAR-10 policy
 ``Resize``                in evaluation: ``interpolation='bilinear'``, ``antialias=True``, ``max_size=None``
-images                    are normalised by each channel's mean and deviation, as published for the data set; Cutout's
-                          square has that mean; event frames are not normalised
+images                    are normalised by each channel's mean and deviation, as published for the data set where
+                          ``data.normalisation`` is null; event frames are not normalised
 ========================= =============================================================================================
 """
 
@@ -54,9 +53,21 @@ from jellyplus._errors import InputError
 from jellyplus._strict import from_mapping, load_yaml
 from jellyplus.datasets.settings import EventSettings, ImageSettings
 
-__all__ = ["Recipe", "Run", "as_plain_data", "load_file", "load_run", "recipe_key"]
+__all__ = ["Recipe", "Run", "as_plain_data", "has_profile", "load_file", "load_run", "recipe_key"]
 
 _LARGEST = 2**16  # no network of the papers is near it
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Images become (x - mean) / std, for each channel, x from 0 to 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _refuse(len(self.mean) != len(self.std), "mean and std need a number for each channel")
+        _refuse(min(self.std, default=0) <= 0, f"std is {self.std}; it must be positive for each channel")
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,9 @@ class Data:
     """What is learnt, and how examples are presented. Sizes in pixels; see :mod:`jellyplus.datasets.transforms`.
 
     ``images`` and ``events`` are for the data sets that need them, and left out for the others. With ``examples`` so
-    many of each split are all there are, drawn evenly over the classes from ``examples_seed``.
+    many of each split are all there are, drawn evenly over the classes from ``examples_seed``. ``normalisation`` takes
+    the place of the data set's own constants. Without ``drop_last`` the examples that are left over make an epoch's
+    last step, a smaller one.
 
     With ``micro_batch`` a step shows so many examples at a time, of all processes together, and adds up their
     gradients, so that less has to be held for backward. Order, augmentation, schedules and number of steps are those
@@ -85,6 +98,11 @@ class Data:
     examples: int | None = None
     examples_seed: int = 0
     micro_batch: int | None = None
+    normalisation: Normalisation | None = None
+    cutout_before_normalisation: bool = False
+    autoaugment_fill: int = 0
+    autoaugment_interpolation: Literal["nearest", "bilinear", "bicubic"] = "nearest"
+    drop_last: bool = True
 
     def __post_init__(self) -> None:
         _at_least(self, "batch_size", 1)
@@ -92,12 +110,19 @@ class Data:
             _at_least(self, "micro_batch", 1)
             parts = f"micro_batch is {self.micro_batch} and batch_size {self.batch_size}"
             _refuse(self.batch_size % self.micro_batch, f"{parts}: state a divisor of it, or null")
+            _refuse(not self.drop_last, "micro_batch divides whole batches only: state drop_last: true, or null for it")
         if self.examples is not None:
             _at_least(self, "examples", 1)
         _refuse(
             self.examples is None and self.examples_seed != 0,
             "examples_seed is for examples: state them, or leave it out",
         )
+        void = self.cutout_before_normalisation and "cutout" not in self.augmentation
+        _refuse(void, "cutout_before_normalisation is for the augmentation cutout: name it there, or state false")
+        drawn = (self.autoaugment_fill, self.autoaugment_interpolation) != (0, "nearest")
+        void = drawn and "autoaugment" not in self.augmentation
+        _refuse(void, "autoaugment_fill and autoaugment_interpolation are for autoaugment: name it, or leave them out")
+        _refuse(not 0 <= self.autoaugment_fill <= 255, f"autoaugment_fill is {self.autoaugment_fill}; give 0 to 255")
 
     @property
     def at_once(self) -> int:
@@ -111,7 +136,7 @@ class Model:
 
     ``time_steps`` is T; an ANN has one. Options that a recipe may leave out (:func:`jellyplus.model.optional`) are left
     out here where they hold the default, and so in the key. For the initialisations, of the decoding layers and of all
-    others, see :func:`jellyplus.model.initialise`.
+    others, see :func:`jellyplus.model.initialise`; that of the decoding layers may also be a deviation.
     """
 
     architecture: str
@@ -121,7 +146,7 @@ class Model:
     time_steps: int
     options: dict[str, bool | int | float | str | tuple[int, ...]]
     initialisation: Literal["he_fan_out", "torch", "normal_fan_in"] = "he_fan_out"
-    decoding_initialisation: Literal["he_fan_out", "torch", "normal_fan_in"] = "torch"
+    decoding_initialisation: Literal["he_fan_out", "torch", "normal_fan_in"] | float = "torch"
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "in_channels", "width", "time_steps"):
@@ -138,8 +163,12 @@ class Model:
             kinds = {float: (float, int)}.get(type(own[name]), (type(own[name]),))
             _refuse(type(value) not in kinds, f"options.{name} is {value!r}; it must be like {own[name]!r}")
         _refuse(self.options.get("input_size", 1) < 1, f"options.input_size is {self.options.get('input_size')} pixels")
+        stem = self.options.get("stem_width", 0)
+        _refuse(not 0 <= stem <= _LARGEST, f"options.stem_width is {stem}; it must be 0 to {_LARGEST}")
         deciding = {n: value for n, value in self.options.items() if n not in optional or value != own[n]}
         object.__setattr__(self, "options", deciding)
+        if isinstance(self.decoding_initialisation, float):
+            _positive(self, "decoding_initialisation")
 
     @property
     def has_branches(self) -> bool:
@@ -153,7 +182,8 @@ class Neuron:
 
     ``srif`` has no decay and is reset by the spike itself; with ``rectify`` it fires on the rectified potential.
     ``backend`` runs it: ``auto`` is the fastest that can, see :func:`jellyplus.neuron.backends.choose`. Backends
-    differ by rounding.
+    differ by rounding. With ``strict`` a potential of exactly V_th does not fire, as tdBN, Dspike and shortcut print it
+    and IM-Loss's and InfLoR's official code has it; without it does, as SpikingJelly's and InfLoR's paper have it.
     """
 
     name: Literal["lif", "srif"]
@@ -163,6 +193,7 @@ class Neuron:
     detach_reset: bool
     rectify: bool
     backend: Literal["auto", "torch", "cpp", "cupy"]
+    strict: bool = False
 
     def __post_init__(self) -> None:
         srif = self.name == "srif"
@@ -187,7 +218,9 @@ class Surrogate:
 class Norm:
     """tdBN, or torch's batch norm over time-steps too, which has no V_th and both alphas 1.
 
-    ``branch_alpha`` is that of norms whose outputs are added; null where the architecture adds none.
+    ``branch_alpha`` is that of norms whose outputs are added; null where the architecture adds none. Where there are
+    blocks, the norms beside an identity may have an alpha of their own, ``identity_alpha``, and those outside blocks be
+    ``bn`` where the others are tdBN: ``outside_blocks``.
     """
 
     name: Literal["tdbn", "bn"]
@@ -195,10 +228,15 @@ class Norm:
     branch_alpha: float | None
     eps: float
     momentum: float
+    identity_alpha: float | None = None
+    outside_blocks: Literal["bn"] | None = None
 
     def __post_init__(self) -> None:
         scaled = self.name == "bn" and {self.alpha, self.branch_alpha} - {1.0, None}
         _refuse(scaled, "bn has no alpha: state 1 for alpha and branch_alpha")
+        by_place = {self.identity_alpha, self.outside_blocks} - {None}
+        _refuse(self.name == "bn" and by_place, "identity_alpha and outside_blocks are for tdbn: leave them out")
+        _refuse(self.branch_alpha is None and by_place, "identity_alpha and outside_blocks need blocks: leave them out")
         _positive(self, "eps")
         _refuse(not 0 <= self.momentum <= 1, f"momentum is {self.momentum}; it must be 0 to 1")
 
@@ -294,7 +332,8 @@ class IMLoss:
     """IM-Loss beside the cross-entropy: see :class:`jellyplus.loss.IMLoss`."""
 
     weight: float
-    variant: Literal["membrane", "spikes"]
+    variant: Literal["membrane", "spikes", "official"]
+    per_channel: bool = False
 
     def __post_init__(self) -> None:
         _positive(self, "weight")
@@ -376,6 +415,8 @@ class Recipe:
             need = "is needed by" if self.model.has_branches else "must be null for"
             wrong = (self.norm.branch_alpha is None) == self.model.has_branches
             _refuse(wrong, f"norm.branch_alpha {need} {self.model.architecture}")
+            void = self.norm.identity_alpha is not None and self.model.options.get("identity_norm")
+            _refuse(void, "norm.identity_alpha is for identities without a norm: leave model.options.identity_norm out")
         if self.temperature_search:
             _refuse(surrogate != "dspike", "temperature_search needs surrogate dspike: no other has a temperature")
         if self.evolution:
@@ -497,19 +538,39 @@ def load_run(
     return Run(name, profile, recipe, parent)
 
 
-def _overlays(path: Path, profile: str) -> list[Mapping]:
+def has_profile(name: str, profile: str, folder: Path) -> bool:
+    """Whether there is such a profile of the run ``<paper>/<run>``: ``official`` is of papers with public code.
+
+    Raises:
+        InputError: the paper's profiles cannot be read.
+    """
+    return profile in _profiles(folder / f"{name}.yaml")
+
+
+def _profiles(path: Path) -> dict[str, dict[str, dict]]:
     source = path.parent / "profiles.yaml"
-    profiles = from_mapping(Profiles, {"profiles": load_yaml(source)}, str(source)).profiles
+    return from_mapping(Profiles, {"profiles": load_yaml(source)}, str(source)).profiles
+
+
+def _overlays(path: Path, profile: str) -> list[Mapping]:
+    source, profiles = path.parent / "profiles.yaml", _profiles(path)
     if profile not in profiles:
         raise InputError(f"{source} has no profile {profile}; choose from {', '.join(profiles)}")
     return [overlay for pattern, overlay in profiles[profile].items() if fnmatch.fnmatchcase(path.stem, pattern)]
 
 
 def _overlaid(values: Any, overlay: Any) -> Any:
-    """``values`` with the leaves of ``overlay`` put in; a null stays null, since there is nothing to refine."""
+    """``values`` with the leaves of ``overlay`` put in; a null stays null, since there is nothing to refine.
+
+    Among options and parameters, where null is no value, it takes one away: that of another architecture or surrogate.
+    """
     if values is None or not (isinstance(values, Mapping) and isinstance(overlay, Mapping)):
         return None if values is None and isinstance(overlay, Mapping) else overlay
-    return {**values, **{key: _overlaid(values.get(key, value), value) for key, value in overlay.items()}}
+    laid = {**values, **{key: _overlaid(values.get(key, value), value) for key, value in overlay.items()}}
+    for name in {"options", "parameters"} & overlay.keys():
+        if isinstance(laid[name], Mapping):
+            laid[name] = {key: value for key, value in laid[name].items() if value is not None}
+    return laid
 
 
 def _refuse(when: object, reason: str) -> None:

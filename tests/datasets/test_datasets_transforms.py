@@ -4,6 +4,8 @@ from collections import Counter
 
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms import v2
 
 from jellyplus._errors import InputError
 from jellyplus.datasets.base import DataSet, Split
@@ -23,8 +25,8 @@ def data_set(kind, *shape):
     return DataSet("toy", 1, split, split, kind, True, mean, std, "")
 
 
-def build(names, data, crop_padding=1, cutout_size=3, roll_pixels=2):
-    return augmentation(names, data, crop_padding, cutout_size, roll_pixels)
+def build(names, data, crop_padding=1, cutout_size=3, roll_pixels=2, **how):
+    return augmentation(names, data, crop_padding, cutout_size, roll_pixels, **how)
 
 
 IMAGES = data_set("images", 3, 6, 5)
@@ -122,6 +124,17 @@ def test_cutout_sets_the_mean_wherever_it_stands(names):
     assert torch.equal(made, torch.where(cut, 0.0, plain))
 
 
+def test_cutout_before_normalisation_is_black():
+    """(0 - mean) / std: -0.1 / 0.2, -0.2 / 0.3 and -0.3 / 0.4."""
+    example = torch.full((3, 6, 5), 200, dtype=torch.uint8)
+    made = build(["cutout", "crop"], IMAGES, crop_padding=0, cutout_before_normalisation=True)(example)
+    black = torch.tensor([-0.5, -2 / 3, -0.75]).view(3, 1, 1)
+    cut = (made - black).abs().amax(0) < 1e-6
+    assert cut.any()
+    assert not cut.all()
+    assert torch.allclose(made, torch.where(cut, black, normalisation(IMAGES)(example)))
+
+
 def test_roll_shifts_every_time_step_alike():
     frames = torch.arange(4 * 2 * 6 * 5).reshape(4, 2, 6, 5)
     rolled = {}
@@ -158,6 +171,46 @@ def test_autoaugment_changes_more_than_place():
     plain = normalisation(data)(example)
     assert sum(not torch.equal(augment(example), plain) for _ in range(40)) > 10
     assert augment(example).isfinite().all()
+
+
+def shown_values(image, **how):
+    """The sets of values that AutoAugment makes of an image, from 0 to 255, in 80 draws."""
+    data = data_set("images", 3, 32, 32)
+    augment = build(["autoaugment"], data, **how)
+    std, mean = (torch.tensor(values).view(3, 1, 1) for values in (data.std, data.mean))
+    found = []
+    for seed in range(80):
+        torch.manual_seed(seed)
+        found.append(set(((augment(image) * std + mean) * 255).round().int().flatten().tolist()))
+    return found
+
+
+WHITE = torch.full((3, 32, 32), 255, dtype=torch.uint8)
+
+
+def test_autoaugments_fill_is_what_is_seen_beyond_the_border():
+    black, grey = shown_values(WHITE), shown_values(WHITE, autoaugment_fill=128)
+    assert sum(values == {0, 255} for values in black) > 5  # moved, and nothing else
+    assert sum(values == {128, 255} for values in grey) > 5
+    assert not any(128 in values for values in black)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_autoaugment_interpolates_as_it_is_told(interpolation):
+    """Black and white stripes, sheared, have greys between, unless the nearest pixel is picked."""
+    stripes = WHITE * (torch.arange(32).view(32, 1) // 4 % 2).to(torch.uint8)
+    nearest, told = (shown_values(stripes, autoaugment_interpolation=how) for how in ("nearest", interpolation))
+    assert sum(len(values) > 8 for values in told) > sum(len(values) > 8 for values in nearest)
+
+
+def test_bicubic_autoaugment_is_pils(monkeypatch):
+    """And float tensors come out; with all else left out they are the image."""
+    data, seen = data_set("images", 3, 32, 32), []
+    monkeypatch.setattr(v2.AutoAugment, "forward", lambda self, image: seen.append((type(image), self.fill)) or image)
+    augment = build(["autoaugment"], data, autoaugment_fill=128, autoaugment_interpolation="bicubic")
+    example = data.train.inputs[0]
+    assert torch.equal(augment(example), normalisation(data)(example))
+    assert seen == [(Image.Image, 128)]
 
 
 def test_the_given_order_is_kept():

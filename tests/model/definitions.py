@@ -100,6 +100,9 @@ ARCHITECTURES = {
     "resnet19 with 2x2 pooling": Architecture(
         RESNET19 + "A F256 O10", 14_664_074, "2287.3", {"pool": "2x2"}, name="resnet19"
     ),
+    "resnet19 of imloss's and inflor's public code": Architecture(
+        RESNET19 + "G O10", 12_569_226, "2285.25", {"hidden": False}, name="resnet19"
+    ),
     "resnet20_diet without norm": Architecture(
         "3x32 3x3,64 3x3,64 3x3,64 A " + four((2, 2, 2, 2), STRIDED) + "O10", 11_253_440, "215.70",
         name="resnet20_diet", norm=False, linear_bias=False,

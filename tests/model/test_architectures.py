@@ -69,7 +69,8 @@ def test_every_architecture_is_defined():
     covered = {defined.name or case for case, defined in DEFINED.items()}
     assert covered == ARCHITECTURES.keys()
     assert all(options(name) == {} or set(options(name)) <= {
-        "blocks", "shortcut", "stem", "pool", "input_size", "dropout", "depth", "strides", "identity_norm", "stem_pool"
+        "blocks", "shortcut", "stem", "pool", "input_size", "dropout", "depth", "strides", "identity_norm", "stem_pool",
+        "hidden", "stem_width",
     } for name in ARCHITECTURES)  # fmt: skip
 
 
@@ -85,6 +86,28 @@ def test_layer_by_layer_with_the_papers_parameters_and_operations(case):
     assert f"{macs / 1e6:.{digits}f}" == defined.macs
     derived = parameters(defined.text, defined.conv_bias, defined.norm, defined.linear_bias)
     assert count(net) == count(twin) == derived == defined.parameters
+
+
+#: imloss's ResNet-19 when it was reviewed; pooling 8x8 pixels to 4x4 is 2x2 pooling.
+REVIEWED = (
+    "3x32 3x3,64 [3x3,128 3x3,128 | 3x3,128] [3x3,128 3x3,128 |]*2 [3x3,256/2 3x3,256 | 3x3,256/2] "
+    "[3x3,256 3x3,256 |]*2 [3x3,512/2 3x3,512 | 3x3,512/2] [3x3,512 3x3,512 |] A F256 O10"
+)
+
+
+def test_the_resnet19s_of_public_code_have_their_numbers_of_parameters():
+    """Those that the authors' own modules have; 8192 features go into the reviewed one's hidden layer."""
+    with torch.device("meta"):
+        assert count(model.resnet19(hidden=False)) == 12_569_226
+        reviewed = model.resnet19(stem_width=64, shortcut="conv3x3", pool="4x4")
+    assert count(reviewed) == parameters(REVIEWED, False, True, True) == 15_973_194
+    assert [m.in_features for m in reviewed.modules() if isinstance(m, nn.Linear)] == [8192, 256]
+
+
+def test_pooling_to_four_pixels_does_so_at_any_size():
+    net = make("resnet19", width=2, pool="4x4", input_size=48)
+    assert run(net, torch.randn(1, 2, 3, 48, 48)).shape == (3, 2, 5)
+    assert net.head[2].in_features == 16 * 8
 
 
 @pytest.mark.parametrize(
@@ -119,6 +142,11 @@ def test_a_narrow_one_is_narrow_everywhere(case):
          "[3x3,256 3x3,256 |] G F256 O10"),
         ("resnet19", {"blocks": (1, 1), "pool": "2x2", "input_size": 42}, "3x42 3x3,128 [3x3,128 3x3,128 |] "
          "[3x3,256/2 3x3,256 | 1x1,256/2] A F256 O10"),
+        ("resnet19", {"stem_width": 64, "shortcut": "conv3x3", "pool": "4x4"}, REVIEWED),
+        ("resnet19", {"blocks": (1, 1), "stem_width": 64, "hidden": False}, "3x32 3x3,64 [3x3,128 3x3,128 | 1x1,128] "
+         "[3x3,256/2 3x3,256 | 1x1,256/2] G O10"),
+        ("resnet19", {"blocks": (1, 1), "pool": "2x2", "hidden": False, "input_size": 42}, "3x42 3x3,128 "
+         "[3x3,128 3x3,128 |] [3x3,256/2 3x3,256 | 1x1,256/2] A O10"),
         ("resnet17", {"blocks": (1,), "pool": "global"}, "2x32 3x3,64 [3x3,64/2 3x3,64 | 1x1,64/2] G F256 O11"),
         ("resnet17", {"blocks": (1,), "input_size": 42}, "2x42 3x3,64 [3x3,64/2 3x3,64 | 1x1,64/2] A F256 O11"),
         ("dspike_resnet18", {"blocks": (1, 1), "stem": "pool_after", "shortcut": "conv"}, "3x32 3x3,64 3x3,64 3x3,64 A "
@@ -409,7 +437,7 @@ def test_hidden_linear_layers_fire_from_the_start(name):
     [
         ("he_fan_out", lambda fan_in, fan_out: (2 / fan_out) ** 0.5, 0.0),
         ("torch", lambda fan_in, fan_out: (3 * fan_in) ** -0.5, 1.0),  # uniform within 1 / sqrt(fan_in)
-        ("normal_fan_in", lambda fan_in, fan_out: fan_in**-0.5, 0.0),
+        ("normal_fan_in", lambda fan_in, fan_out: 1 / fan_in, 0.0),
     ],
 )
 def test_every_layer_can_start_otherwise(how, deviation, bias):
@@ -429,6 +457,16 @@ def test_every_layer_can_start_otherwise(how, deviation, bias):
     branch = net.shortcuts.branches[-1][-1]
     assert branch.weight.std().item() == pytest.approx(of_linear, rel=0.02)
     assert (branch.bias.abs().max() > 0) == (net.fc.bias.abs().max() > 0) == bool(bias)
+
+
+def test_decoding_layers_can_start_with_a_deviation_that_is_stated():
+    torch.manual_seed(0)
+    net = model.attach_shortcuts(model.vgg16_global_pool(width=16, num_classes=100))
+    model.initialise(net, "torch", 0.01)
+    assert net.stages[1][0].bias.abs().max() > 0  # others as named
+    for last in (net.fc, net.shortcuts.branches[-1][-1]):
+        assert last.weight.std().item() == pytest.approx(0.01, rel=0.05)
+        assert last.bias.abs().max() == 0
 
 
 def test_an_unknown_initialisation_is_refused():
@@ -502,8 +540,12 @@ def test_options_are_the_constructors_own():
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("resnet19", {"pool": "max"}, r"pool='max' is unknown: choose from 'global', '2x2'"),
-        ("resnet19", {"shortcut": "max"}, r"shortcut='max' is unknown: choose from 'conv', 'pool', 'zero_pad'"),
+        ("resnet19", {"pool": "max"}, r"pool='max' is unknown: choose from 'global', '2x2', '4x4'"),
+        (
+            "resnet19",
+            {"shortcut": "max"},
+            r"shortcut='max' is unknown: choose from 'conv', 'conv3x3', 'pool', 'zero_",
+        ),
         ("resnet20", {"stem": "max"}, r"stem='max' is unknown: choose from 'stride', 'pool_before', 'pool_after'"),
         ("resnet18_imagenet", {"stem_pool": "none"}, r"stem_pool='none' is unknown: choose from 'average', 'maximum'"),
         ("vgg16_diet", {"dropout": 1.0}, r"dropout=1.0 is no probability"),
@@ -528,8 +570,28 @@ def test_dropout_is_behind_each_hidden_layer_that_no_pool_follows():
     assert modules == expected
 
 
+def test_dropout_of_diet_snns_resnet20_is_behind_the_neurons_that_a_convolution_follows_alone():
+    """As in its public code: two in the stem, where a pool follows the third neuron, and one in each block."""
+    net = make("resnet20_diet", dropout=0.2)
+    group = [layer.Conv2d, ThresholdDependentBatchNorm2d, IterativeLIFNode]
+    assert [type(m) for m in net.stem] == [layer.Dropout, *group, layer.Dropout, *group, layer.AvgPool2d]
+    inside = [*group, layer.Dropout, layer.Conv2d, ThresholdDependentBatchNorm2d]
+    assert [[type(m) for m in block.branch] for stage in net.stages for block in stage] == [inside] * 8
+    dropouts = [m for m in net.modules() if isinstance(m, layer.Dropout)]
+    assert {(m.p, m.step_mode) for m in dropouts} == {(0.2, "m")}
+    assert make("resnet20_diet", dropout=0.0).state_dict().keys() == make("resnet20_diet").state_dict().keys()
+    assert run(net, images("resnet20_diet").float()).shape == (3, 3, 5)
+
+
+def test_norms_are_found_by_place():
+    net = make("resnet20", blocks=(2, 1))
+    assert [id(norm) for norm in model.norms_outside_blocks(net)] == [id(net.norm1), id(net.stem[1]), id(net.stem[4])]
+    assert [id(norm) for norm in model.norms_beside_identities(net)] == [id(b.branch[-1]) for b in net.stages[0]]
+    assert len(model.norms_outside_blocks(make("vgg16_global_pool"))) == 13
+
+
 @pytest.mark.parametrize("name", RESIDUAL)
-@pytest.mark.parametrize("shortcut", ["conv", "pool", "zero_pad"])
+@pytest.mark.parametrize("shortcut", ["conv", "conv3x3", "pool", "zero_pad"])
 def test_every_shortcut_fits_odd_sizes(name, shortcut):
     """42 pixels come to 21, 11, 6, 3 and 2, rounded up as convolutions do."""
     arguments = {"pool": "global"} if "pool" in options(name) else {}

@@ -56,12 +56,13 @@ class Kernel(NamedTuple):
     detached: bool = False
     rectified: bool = False
     dtype: str = "float"
+    strict: bool = False
 
     @property
     def node(self) -> cupy_backend.NodeKernel:
         """The kernel itself, which has its text."""
         gradient = self.fire.cuda_codes(y="const float slope", x="over_threshold", dtype="float")
-        form = kernel_code.Form(self.hard, self.detached, self.rectified, gradient)
+        form = kernel_code.Form(self.hard, self.detached, self.rectified, gradient, self.strict)
         dtype = "float" if self.dtype == "CPU" else self.dtype
         return cupy_backend.NodeKernel(self.direction, form.needed_by(self.direction), dtype)
 
@@ -92,6 +93,7 @@ _DSPIKE = surrogate.Dspike(temperature=2.5)
 KERNELS = {
     "forward hard": Kernel("forward", True, _TRIANGULAR),
     "forward soft": Kernel("forward", False, _TRIANGULAR),
+    "forward strict": Kernel("forward", True, _TRIANGULAR, strict=True),
     "forward half2": Kernel("forward", True, _TRIANGULAR, dtype="half2"),
     "forward CPU": Kernel("forward", True, _TRIANGULAR, dtype="CPU"),
     "backward hard": Kernel("backward", True, _DSPIKE),
@@ -111,7 +113,7 @@ SURROGATES = ("Triangular", "Rectangular", "Dspike", "EvAF")
 AFFECTED = {
     "Dynamics": ("forward hard", "backward hard"),
     "charge": ("forward hard", "backward hard"),
-    "fire": ("forward hard", "backward hard"),
+    "fire": ("forward hard", "forward strict", "backward hard"),
     "reset": ("forward hard", "forward soft"),
     "slope_at": ("backward rectified", "backward soft"),
     "kept": ("backward hard", "backward soft", "backward hard detached", "backward soft detached"),
@@ -695,7 +697,8 @@ def slow_truth(kernel: Kernel, x: Tensor, v: Tensor, incoming: dict[str, Tensor]
     v_th, reset_to = _constants(kernel)[1:]
     for x_t in x:
         h = _DECAY * v + x_t
-        spike = kernel.fire((slow_rectifier(h) if kernel.rectified else h) - v_th)
+        over = (slow_rectifier(h) if kernel.rectified else h) - v_th
+        spike = kernel.fire(over) - (kernel.strict * (over == 0)).double()
         by = spike.detach() if kernel.detached else spike
         v = (1 - by) * h + by * reset_to if kernel.hard else h - by * reset_to
         for name, value in (("spike", spike), ("h", h), ("v", v)):

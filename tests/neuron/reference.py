@@ -11,16 +11,21 @@ def normal(*shape, seed=0, dtype=torch.float64):
 
 
 class SlowTruth(neuron.BaseNode):
-    """Charged by one line; it keeps every H."""
+    """Charged by one line; it keeps every H. Where it is strict, H > V_th says what fires, and nothing else changes."""
 
-    def __init__(self, decay, **arguments):
+    def __init__(self, decay, strict=False, **arguments):
         super().__init__(**arguments)
         self.decay = decay
+        self.strict = strict
         self.h = []
 
     def neuronal_charge(self, x):
         self.v = self.decay * self.v + x
         self.h.append(self.v)
+
+    def neuronal_fire(self):
+        spike = super().neuronal_fire()
+        return spike + ((self.v > self.v_threshold).to(spike) - spike).detach() if self.strict else spike
 
 
 class SlowSRIF(SlowTruth):
@@ -31,7 +36,10 @@ class SlowSRIF(SlowTruth):
         self.rectify = rectify
 
     def neuronal_fire(self):
-        h = self.v
+        spike = self._fire(self.v)
+        return spike + ((self.v > 0.5).to(spike) - spike).detach() if self.strict else spike
+
+    def _fire(self, h):
         if not self.rectify:
             return self.surrogate_function(h - 0.5)
         root = torch.where(h < 0, 1 - h, torch.where(h > 1, h, torch.ones_like(h))) ** (1 / 3)

@@ -80,7 +80,7 @@ def test_the_operators_on_one_statement():
 
 def test_values_operands_and_parameters_change_places():
     labels = {(m.operator, m.label) for m in mutants()}
-    assert ("branches_swapped", "return h >= d.v_th ?[ 1.0f : 0.0f -> 0.0f : 1.0f]") in labels
+    assert ("branches_swapped", "rn (STRICT ? h > d.v_th : h >= d.v_th) ?[ 1.0f : 0.0f -> 0.0f : 1.0f]") in labels
     assert ("operands_left_out", "checkpoints && [t > 0 && -> ]t % SEGMENT == 0") in labels
     assert ("neighbours_swapped", "float [decay, v_th -> v_th, decay], reset") in labels
     assert any(kind == "neighbours_swapped" and "[x, float v -> v, float x]" in label for kind, label in labels)
@@ -110,7 +110,8 @@ def test_an_input_stays_as_it_is():
 
 KNOWN = {
     ("kernels.h", "charge", "return fmaf(d.[decay -> v_th], v, x)"): "numbers",
-    ("kernels.h", "fire", "return h [>= -> >] d.v_th ? 1.0f : 0.0f"): "numbers",
+    ("kernels.h", "fire", "return (STRICT ? h > d.v_th : h [>= -> >] d.v_th) ? 1.0f : 0.0f"): "numbers",
+    ("kernels.h", "fire", "return (STRICT ? h [> -> >=] d.v_th : h >= d.v_th) ? 1.0f : 0.0f"): "numbers",
     ("kernels.h", "forward_block", "[t++ -> ]"): "hang",
     ("Block of half2", "paired", "return [both() && -> ](size_t)at % sizeof(half2) == 0"): "numbers or crash",
     ("Block of half2", "paired", "return both() [&& (size_t)at % sizeof(half2) == 0 -> ]"): "crash",

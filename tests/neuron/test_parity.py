@@ -198,6 +198,61 @@ def test_a_neuron_exactly_at_the_threshold_fires(backend, dtype):
     assert srif(torch.tensor([[0.5, 0.499]], dtype=dtype)).tolist() == [[1, 0]]
 
 
+@EVERY_RUN
+def test_but_a_strict_one_does_not(backend, dtype):
+    node = IterativeLIFNode(0.5, 0.5, None, step_mode="m", backend=backend, strict=True)
+    x = torch.tensor([[0.5, 0.501], [0.25, 0.5]], dtype=dtype)  # H: 0.5, then 0.5 * 0.5 + 0.25
+    assert node(x).tolist() == [[0, 1], [0, 1]]
+    for rectify in (True, False):
+        srif = SRIFNode(step_mode="m", backend=backend, rectify=rectify, strict=True)
+        assert srif(torch.tensor([[0.5, 0.501]], dtype=dtype)).tolist() == [[0, 1]]
+
+
+STRICT = {name: NODES[name] for name in ("srif", "srif-rectified")}
+STRICT |= {"hard": lif(0.0, 0.5), "hard-to-0.125": lif(0.125, 0.5), "soft": lif(None, 0.5), "if": lif(0.0, 0.5, 1.0)}
+
+
+@pytest.mark.parametrize("surrogate", ["rectangular", "dspike", "sj-atan"])
+@pytest.mark.parametrize("detach_reset", [True, False], ids=["detached", "attached"])
+@pytest.mark.parametrize("node", STRICT)
+@EVERY_RUN
+def test_a_strict_node_is_silent_at_the_threshold_and_else_equals_the_loop(
+    backend, dtype, node, detach_reset, surrogate
+):
+    make_fast, make_slow = STRICT[node]
+    shared = {"detach_reset": detach_reset, "strict": True, "step_mode": "m"}
+    stored = {"store_v_seq": True, "store_h_seq": True}
+    fast = make_fast(surrogate_function=SURROGATES[surrogate](), backend=backend, **stored, **shared)
+    slow = make_slow(surrogate_function=SURROGATES[surrogate](), store_v_seq=True, **shared)
+    compare(fast, slow, backend, dtype, (5, 30, 5), stored=True)
+    assert (grid(5, 30, 5, seed=1)[0] == 0.5).any()  # H of the first time-step is X
+
+
+@pytest.mark.parametrize("node", STRICT)
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_strict_firing_is_the_same_step_by_step(node, surrogate):
+    nodes = [
+        STRICT[node][0](surrogate_function=SURROGATES[surrogate](), strict=True, step_mode=mode) for mode in ("s", "m")
+    ]
+    xs = [grid(6, 40, seed=5).requires_grad_() for _ in nodes]
+    spikes = torch.stack([nodes[0](x) for x in xs[0]]), nodes[1](xs[1])
+    assert torch.equal(*spikes)
+    grads = [torch.autograd.grad((s * grid(6, 40, seed=6)).sum(), x)[0] for s, x in zip(spikes, xs, strict=True)]
+    torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
+
+
+def test_where_nothing_fires_strict_changes_nothing():
+    """A primitive (spiking=False) has a value at the threshold and no spike."""
+    x = torch.tensor([[0.5], [0.25]], dtype=torch.float64)
+    for mode in ("s", "m"):
+        outputs = []
+        for strict in (True, False):
+            node = IterativeLIFNode(surrogate_function=Dspike(3.0, spiking=False), strict=strict, step_mode=mode)
+            outputs.append(node(x) if mode == "m" else node(x[0]))
+        assert torch.equal(*outputs)
+        assert outputs[0].flatten()[0] == 0.5
+
+
 LAYOUTS = {
     "contiguous": lambda x: x,
     "channels-last": lambda x: x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2]),

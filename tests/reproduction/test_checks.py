@@ -116,6 +116,13 @@ def test_what_old_evidence_lacks_is_not_checked_and_skipped_examples_have_no_kno
     assert checks.faults(sound(history=skipped, dataset=data)) == []
 
 
+def test_without_drop_last_all_examples_are_seen(sound):
+    recipe = {"data": {"dataset": "cifar10", "batch_size": 10, "drop_last": False}, "schedule": {"epochs": 3}}
+    assert checks.faults(sound(recipe=recipe)) == ["its samples in epoch 2 are not those of seed 0"]
+    whole = tuple(entry | {"samples": samples(103, 103, 0, entry["epoch"])} for entry in history(0))
+    assert checks.faults(sound(recipe=recipe, history=whole)) == []
+
+
 def test_long_histories_are_checked_in_some_epochs_the_last_always(sound, monkeypatch):
     monkeypatch.setattr(checks, "_MOST_IDS", 103)
     course = history(0, [10.0] * 10)

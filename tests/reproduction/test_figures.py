@@ -303,9 +303,12 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(copied, tmp_path, capsys,
     assert said in capsys.readouterr().err
 
 
-def test_a_figure_has_its_own_epochs_so_that_it_has_no_gpu_profile(made, tmp_path, capsys):
-    assert run(made[0], tmp_path / "results", "--profile", "gpu") == 2
-    assert "--profile gpu is for tables" in capsys.readouterr().err
+@pytest.mark.parametrize(("profile", "why"), [("gpu", "a figure has its own epochs"), ("official", "makes no figure")])
+def test_a_figure_has_neither_the_profile_of_epochs_nor_that_of_public_code(made, tmp_path, capsys, profile, why):
+    assert run(made[0], tmp_path / "results", "--profile", profile) == 2
+    said = capsys.readouterr().err
+    assert f"--profile {profile} is for tables" in said
+    assert why in said
     assert not (tmp_path / "results").exists()
 
 

@@ -142,6 +142,16 @@ def test_old_code_is_stale_and_said_to_be(build, checkout):
     assert html.count("for today's code current") == html.count("for today's code") - 1
 
 
+def test_the_settings_of_public_code_are_a_scale_of_their_own_and_not_the_papers(build, checkout):
+    with open(checkout.folder / "recipes/imloss/profiles.yaml", "a") as profiles:
+        profiles.write('official:\n  "*":\n    neuron: {strict: true}\n')
+    for seed in range(3):
+        checkout.add("official", {"model": {"time_steps": 2}}, seed=seed, accuracy_last=90.0 + seed / 10)
+    (never,) = rows_of(build()["html"], "Never")
+    assert (never["Ours"], never["Seeds"], never["Status"]) == ("90.10 ± 0.10", "3", "partial")
+    assert never["Measured on"].startswith("official")
+
+
 def test_smoke_is_no_measurement(build, checkout):
     checkout.add("smoke", {"model": {"time_steps": 2}})
     (never,) = rows_of(build()["html"], "Never")

@@ -125,6 +125,7 @@ def test_tolerance_adds_variances(runs, mean, status):
     "changes",
     [
         {"profile": "small"},
+        {"profile": "official"},
         {"epochs_completed": 2},
         {"dataset": {"name": "cifar10", "train_examples": 99, "test_examples": 20}},
         {"dataset": {"name": "cifar10", "train_examples": 100, "test_examples": 19}},
@@ -273,6 +274,12 @@ def test_stale(runs, make_evidence):
 def test_stale_evidence_of_two_codes_is_not_mixed(runs):
     row = own_row([*runs(70.0, code=OLD), *runs(90.0, 92.0, code="1" * 64)])
     assert (row.status, row.ours_mean, row.n_seeds) == ("stale", 91.0, 2)
+
+
+def test_the_settings_of_public_code_are_named_over_the_table(make_evidence, tmp_path):
+    evidence = [make_evidence(profile="official")]
+    view.write(build(table(), {"own": evidence}, "official"), table(), tmp_path, "official", draw=False)
+    assert "settings of the authors' public code, which are not the paper's" in (tmp_path / "table.md").read_text()
 
 
 def test_profile_and_commit_are_the_evidences(make_evidence):

@@ -317,6 +317,24 @@ def test_the_parts_of_all_processes_are_the_batches_of_one(monkeypatch, at_once)
     assert list(itertools.chain(*whole)) == list(EpochOrder(29, seed=3))[:24]
 
 
+def test_a_short_last_batch_is_shared_equally_too(monkeypatch):
+    whole = list(PartOfBatches(EpochOrder(27, seed=3), 6, 6, drop_last=False))
+    monkeypatch.setattr("jellyplus.datasets.order.processes", lambda: 3)
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr("jellyplus.datasets.order.rank", lambda rank=rank: rank)
+        shares.append(list(PartOfBatches(EpochOrder(27, seed=3), 6, 6, drop_last=False)))
+    assert [[*itertools.chain(*share)] for share in zip(*shares, strict=True)] == whole
+    assert [len(part) for part in shares[2]] == [2, 2, 2, 2, 1]
+
+
+def test_a_last_batch_that_cannot_be_shared_is_refused(monkeypatch):
+    monkeypatch.setattr("jellyplus.training.data.processes", lambda: 2)
+    recipe = recipe_of(data={"drop_last": False, "batch_size": 32})
+    with pytest.raises(InputError, match=r"last batch has 3 examples, which 2 processes cannot share equally"):
+        DataModule(tiny(train_examples=67), recipe, seed=0)
+
+
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "WORLD_SIZE": "6", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 SLURM = {"SLURM_NTASKS": "6", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "3", "SLURM_PROCID": "5"}
 

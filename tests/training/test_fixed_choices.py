@@ -44,7 +44,11 @@ CALLED = {
     ),
     StepLR: ({"step_size": "schedule.step_epochs", "gamma": "schedule.step_factor"}, "optimizer last_epoch"),
     lightning.Trainer: (
-        {"max_epochs": "schedule.epochs", "precision": "gpu_precision"},
+        {
+            "max_epochs": "schedule.epochs",
+            "precision": "gpu_precision",
+            "accumulate_grad_batches": "data.micro_batch",
+        },
         # where and how it runs, and what it shows
         "accelerator strategy devices num_nodes logger callbacks deterministic benchmark inference_mode profiler "
         "use_distributed_sampler detect_anomaly barebones plugins sync_batchnorm reload_dataloaders_every_n_epochs "
@@ -57,14 +61,14 @@ CALLED = {
     v2.RandomHorizontalFlip: ({}, ""),
     v2.RandomCrop: ({"padding": "data.crop_padding"}, "size"),
     v2.RandomResizedCrop: ({"size": "data.images.side"}, ""),
-    v2.AutoAugment: ({}, "policy"),
+    v2.AutoAugment: ({"interpolation": "data.autoaugment_interpolation", "fill": "data.autoaugment_fill"}, "policy"),
     v2.Resize: ({"size": "data.images.resize"}, ""),
     neuron.IterativeLIFNode: (
-        {name: f"neuron.{name}" for name in ("decay", "v_threshold", "v_reset", "detach_reset", "backend")},
+        {name: f"neuron.{name}" for name in ("decay", "v_threshold", "v_reset", "detach_reset", "backend", "strict")},
         "surrogate_function step_mode store_v_seq store_h_seq",
     ),
     neuron.SRIFNode: (
-        {name: f"neuron.{name}" for name in ("rectify", "v_threshold", "detach_reset", "backend")},
+        {name: f"neuron.{name}" for name in ("rectify", "v_threshold", "detach_reset", "backend", "strict")},
         "surrogate_function step_mode store_v_seq store_h_seq",
     ),
     layer.ThresholdDependentBatchNorm2d: (
@@ -76,14 +80,14 @@ CALLED = {
         "net",
     ),
     model.attach_shortcuts: ({"weight": "shortcut.weight"}, "net"),
-    loss.IMLoss: ({"weight": "im_loss.weight", "variant": "im_loss.variant"}, "net nodes"),
+    loss.IMLoss: ({name: f"im_loss.{name}" for name in ("weight", "variant", "per_channel")}, "net nodes"),
     functional.search_temperature: (
         {
             "name": "temperature_search.parameter",
             "epsilon": "temperature_search.epsilon",
             "step": "temperature_search.step",
         },
-        "net loss x max_bytes",
+        "net loss x max_bytes batch_dim",
     ),
     functional.finite_difference_gradient: (
         {"name": "finite_differences.parameter", "epsilon": "finite_differences.epsilon"},
@@ -174,8 +178,14 @@ def test_only_what_came_later_has_a_default(settings):
     if not dataclasses.is_dataclass(settings):
         return
     later = {
-        "Data": {"images", "events", "examples", "examples_seed"},
+        "Data": {
+            *("images", "events", "examples", "examples_seed", "micro_batch", "normalisation", "drop_last"),
+            *("cutout_before_normalisation", "autoaugment_fill", "autoaugment_interpolation"),
+        },
         "Model": {"initialisation", "decoding_initialisation"},
+        "Neuron": {"strict"},
+        "Norm": {"identity_alpha", "outside_blocks"},
+        "IMLoss": {"per_channel"},
         "TemperatureSearch": {"batch"},
         "WarmStart": {"weight"},
     }

@@ -12,7 +12,7 @@ from torch import nn
 from jellyplus import surrogate
 from jellyplus._errors import InputError
 from jellyplus.layer import ThresholdDependentBatchNorm2d
-from jellyplus.neuron import IterativeLIFNode, backends
+from jellyplus.neuron import IterativeLIFNode, Node, backends
 from jellyplus.training import network as network_module
 from jellyplus.training.network import InitialState, build_network, choose_backend, initialise
 from jellyplus.training.recipe import InitialWeights, Surrogate, load_run
@@ -65,8 +65,9 @@ def test_a_recipe_names_the_initialisation_of_hidden_and_of_decoding_layers():
     assert uniform.conv1.weight.abs().max() <= 27**-0.5 < plain.conv1.weight.abs().max()  # 3 channels of 3x3
     assert torch.equal(uniform.fc.weight.abs() <= 16**-0.5, torch.ones(10, 16, dtype=torch.bool))  # 8 x width 2
     normal = network(model={"decoding_initialisation": "normal_fan_in"})
-    assert normal.fc.weight.abs().max() > 16**-0.5 >= plain.fc.weight.abs().max()
+    assert normal.fc.weight.std().item() == pytest.approx(1 / 16, rel=0.2)
     assert normal.fc.bias.abs().max() == 0
+    assert plain.fc.bias.abs().max() > 0
 
 
 def test_no_initialisation_draws_anything_where_the_recipe_has_the_default():
@@ -161,6 +162,57 @@ def test_an_option_that_does_not_fit_is_refused_in_one_sentence(name, value):
     with pytest.raises(InputError, match=r"model\.options do not fit dspike_resnet18: ") as caught:
         network(model={"options": recipe_of().model.options | {name: value}})
     assert "\n" not in str(caught.value)
+
+
+# --- The network of public code ----------------------------------------------------------------------------------
+
+
+def official(name):
+    torch.manual_seed(0)
+    return build_network(load_run(name, "official", RECIPES, {"model": {"width": 8}}).recipe)
+
+
+def scales(norms):
+    return [round(norm.alpha * norm.v_th, 4) for norm in norms]
+
+
+def test_inflors_norms_are_plain_in_the_stem_and_scaled_by_what_meets_in_blocks():
+    """alpha V_th: 1 in the stem, 0.5 in series and beside identities, 0.5 / sqrt(2) where two norms meet."""
+    net = official("inflor/cifar10_resnet20_t4")
+    assert scales([net.norm1, net.stem[1], net.stem[4]]) == [1.0, 1.0, 1.0]
+    for stage in net.stages:
+        for block in stage:
+            alone = isinstance(block.shortcut, nn.Identity)
+            assert scales([block.branch[1], block.branch[4]]) == [0.5, 0.5 if alone else 0.3536]
+            assert alone or scales([block.shortcut[-1]]) == [0.3536]
+    assert sum(isinstance(block.shortcut, nn.Identity) for stage in net.stages for block in stage) == 5
+
+
+@pytest.mark.parametrize("name", ["imloss/cifar10_resnet19_t4", "imloss/cifar10_vgg16_t5", "inflor/cifar10_vgg16_t5"])
+def test_all_norms_of_imlosss_code_and_of_vggs_are_plain(name):
+    assert set(scales(modules(official(name), ThresholdDependentBatchNorm2d))) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "deviation"),
+    [
+        ("imloss/cifar10_resnet19_t4", 1 / 32),  # 1 / fan_in: of 512, here of 4 x width 8
+        ("inflor/cifar100_resnet19_t4", 1 / 32),
+        ("imloss/cifar100_vgg16_t5", 1e-4 / 512),
+        ("inflor/cifar100_vgg16_t5", 0.01),
+    ],
+)
+def test_the_decoding_layer_is_drawn_with_the_deviation_of_the_public_code(name, deviation):
+    fc = official(name).fc
+    assert not fc.bias.any()
+    assert fc.weight.mean().abs() < deviation / 5
+    assert fc.weight.std().item() == pytest.approx(deviation, rel=0.2)
+
+
+def test_every_neuron_of_public_code_is_strict():
+    for name in ("imloss/cifar10_resnet19_t4", "inflor/cifar10_resnet20_t4", "inflor/cifar10_resnet20_t4_hard_lif"):
+        assert all(node.strict for node in modules(official(name), Node))
+    assert not any(node.strict for node in modules(network(), Node))
 
 
 def test_the_ann_has_batch_norm_and_relu_in_the_same_places():

@@ -16,10 +16,12 @@ from jellyplus._errors import InputError
 from jellyplus._options import PROFILES
 from jellyplus._strict import from_mapping
 from jellyplus.training.network import build_network
-from jellyplus.training.recipe import Recipe, as_plain_data, load_run, recipe_key
+from jellyplus.training.recipe import Recipe, as_plain_data, has_profile, load_run, recipe_key
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(f"{path.parent.name}/{path.stem}" for path in RECIPES.glob("*/*_*.yaml"))
+OFFICIAL = [name for name in NAMES if has_profile(name, "official", RECIPES)]
+PAIRS = [(name, profile) for profile in PROFILES for name in (OFFICIAL if profile == "official" else NAMES)]
 EVIDENCE = sorted((RECIPES.parent / "reproductions/measured/evidence").glob("*/seed*.json"))
 
 
@@ -91,8 +93,7 @@ def test_every_paper_has_recipes_and_dspike_has_those_of_its_tables():
     assert len(of_tables) == 10 + 2 + 1  # Table 2's rows with their ANNs, Table 1's two, and Fig. 2's ANN
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "profile"), PAIRS)
 def test_every_recipe_resolves(name, profile):
     run = original(name, profile)
     assert (run.name, run.profile) == (name, profile)
@@ -255,6 +256,87 @@ def test_gpu_is_the_papers_recipe_but_for_the_epochs():
         assert gpu.recipe.schedule.name == paper.recipe.schedule.name
 
 
+# --- The profile of the authors' public code ---
+
+
+def test_imloss_and_inflor_have_public_code_and_the_others_say_that_they_have_none():
+    assert {name.split("/")[0] for name in OFFICIAL} == {"imloss", "inflor"}
+    assert len(OFFICIAL) == sum(name.startswith(("imloss/", "inflor/")) for name in NAMES)
+    assert "has no profile official; choose from paper" in refused(RECIPES, "tdbn/cifar10_plain20", "official")
+
+
+@pytest.mark.parametrize(("paper", "epochs", "learning_rate"), [("imloss", 100, 0.1), ("inflor", 400, 0.01)])
+def test_cifar_is_trained_as_in_the_public_code(paper, epochs, learning_rate):
+    names = [name for name in OFFICIAL if name.startswith((f"{paper}/cifar10_", f"{paper}/cifar100_"))]
+    assert len(names) >= 10
+    for name in names:
+        recipe = original(name, "official").recipe
+        assert (recipe.schedule.name, recipe.schedule.epochs, recipe.schedule.final_learning_rate) == (
+            "cosine",
+            epochs,
+            0.0,
+        )
+        assert dataclasses.astuple(recipe.optimizer) == (learning_rate, 0.9, False, 1e-4)
+        assert (recipe.data.batch_size, recipe.data.drop_last, recipe.gpu_precision) == (128, False, "32-true")
+        assert recipe.data.normalisation.std[0] == (0.2675 if "cifar100" in name else 0.2023)
+        assert recipe.data.augmentation[:2] == ("crop", "flip")
+        if paper == "inflor":
+            assert recipe.data.augmentation[2:] == ("autoaugment", "cutout")
+            assert (recipe.data.cutout_size, recipe.data.cutout_before_normalisation) == (16, True)
+            assert (recipe.data.autoaugment_fill, recipe.data.autoaugment_interpolation) == (128, "bicubic")
+
+
+def test_the_networks_are_those_of_the_public_code():
+    for name in OFFICIAL:
+        recipe = original(name, "official").recipe
+        model, norm = recipe.model, recipe.norm
+        assert recipe.neuron is None or recipe.neuron.strict
+        assert model.options.get("hidden", True) == (model.architecture != "resnet19")
+        assert (model.architecture == "vgg16_global_pool") == ("/cifar" in name and "vgg16" in name)
+        assert model.decoding_initialisation != "torch"
+        if norm and (name.startswith("imloss/") or "vgg16" in name or "_ann_" in name):
+            assert (norm.name, norm.alpha, norm.branch_alpha or 1.0) == ("bn", 1.0, 1.0)
+        elif norm:
+            expected = ("tdbn", 1.0, 0.5**0.5, 1.0, "bn")
+            got = (norm.name, norm.alpha, norm.branch_alpha, norm.identity_alpha, norm.outside_blocks)
+            assert got == pytest.approx(expected)
+
+
+def test_imlosss_surrogate_is_fixed_where_no_row_is_about_it():
+    for name in (name for name in OFFICIAL if name.startswith("imloss/")):
+        paper, official = original(name).recipe, original(name, "official").recipe
+        assert official.im_loss is None or (official.im_loss.weight, official.im_loss.variant) == (0.005, "official")
+        if name.endswith(("_esg", "_rectangular", "_bare", "_no_norm")):
+            assert (official.surrogate, official.evolution) == (paper.surrogate, paper.evolution)
+        else:
+            assert dataclasses.astuple(official.surrogate) == ("dspike", {"temperature": 3.0})
+            assert official.evolution is None
+
+
+def test_events_are_resized_to_the_nearest_pixel():
+    for name in ("imloss/cifar10dvs_resnet19_t10", "inflor/cifar10dvs_resnet19_t10", "inflor/cifar10dvs_resnet20_t10"):
+        assert original(name, "official").recipe.data.events.resize == "nearest"
+
+
+def test_inflors_cutout_is_16_on_both_cifars_as_the_rest_of_its_augmentation():
+    for name in NAMES:
+        if name.startswith(("inflor/cifar10_", "inflor/cifar100_")):
+            assert original(name).recipe.data.cutout_size == 16
+
+
+# --- Overlays ---
+
+
+def test_a_null_takes_away_a_parameter_or_an_option_that_another_part_does_not_have(recipes):
+    surrogate = "{name: evaf, parameters: {temperature: null, k: 2.0}}"
+    overlay(recipes, f"paper: {{'*': {{surrogate: {surrogate}, temperature_search: null}}}}\n")
+    assert load_run("dspike/cifar10dvs_t10", "paper", recipes).recipe.surrogate.parameters == {"k": 2.0}
+    options = "{architecture: resnet18_cifar, options: {stem: null, depth: null}}"
+    overlay(recipes, f"paper: {{'*': {{model: {options}}}}}\n")
+    model = load_run("dspike/cifar10dvs_t10", "paper", recipes).recipe.model
+    assert model.options == {"blocks": (2, 2, 2, 2), "shortcut": "pool"}
+
+
 def test_an_overlay_does_not_bring_back_what_a_recipe_leaves_out():
     run = original("dspike/cifar10_ann", "embedded")  # "*" overlays temperature_search, which is null here
     assert run.recipe.temperature_search is None
@@ -283,7 +365,7 @@ def test_every_run_on_real_data_has_a_key_of_its_own():
 
 
 def test_no_run_is_that_of_another_profile():
-    keys = [{original(name, profile).key for name in NAMES} for profile in PROFILES]
+    keys = [{original(*pair).key for pair in PAIRS if pair[1] == profile} for profile in PROFILES]
     assert sum(map(len, keys)) == len(set.union(*keys))
 
 
@@ -347,6 +429,73 @@ def test_an_override_that_does_not_fit_is_named():
         load_run("dspike/cifar10_t4", "small", RECIPES, {"model": {"widths": 2}})
 
 
+#: Settings that came after recipes of which there is evidence: part, name, default, another value.
+OF_PUBLIC_CODE = [
+    ("neuron", "strict", False, True),
+    ("norm", "identity_alpha", None, 1.0),
+    ("norm", "outside_blocks", None, "bn"),
+    ("data", "drop_last", True, False),
+    ("data", "normalisation", None, {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}),
+    ("data", "cutout_before_normalisation", False, True),
+    ("data", "autoaugment_fill", 0, 128),
+    ("data", "autoaugment_interpolation", "nearest", "bicubic"),
+    ("model", "decoding_initialisation", "torch", 0.01),
+    ("model", "options", {"hidden": True, "stem_width": 0}, {"hidden": False}),
+    ("model", "options", {"hidden": True}, {"stem_width": 64}),
+    ("im_loss", "per_channel", False, True),
+]
+
+
+@pytest.mark.parametrize(("part", "setting", "default", "other"), OF_PUBLIC_CODE)
+def test_a_setting_that_came_later_is_in_the_key_where_it_holds_another_value(part, setting, default, other):
+    name = f"{'imloss' if part == 'im_loss' else 'inflor'}/cifar10_resnet19_t4"
+    keys = [load_run(name, "paper", RECIPES, {part: {setting: value}}).key for value in (default, other)]
+    assert keys[0] == original(name).key != keys[1]
+
+
+def test_an_option_that_came_later_is_left_out_or_stated_and_no_other_is():
+    name = "inflor/cifar10_resnet19_t4"
+    assert "hidden" not in original(name).recipe.model.options
+    other = load_run(name, "paper", RECIPES, {"model": {"options": {"hidden": False}}})
+    assert other.recipe.model.options["hidden"] is False
+    with pytest.raises(InputError, match=r"options\.hidden is 1; it must be like True"):
+        load_run(name, "paper", RECIPES, {"model": {"options": {"hidden": 1}}})
+    with pytest.raises(InputError, match=r"options\.stem_width is -1; it must be 0 to 65536"):
+        load_run(name, "paper", RECIPES, {"model": {"options": {"stem_width": -1}}})
+    with pytest.raises(InputError, match=r"options are not those of resnet19: state blocks, shortcut"):
+        load_run(name, "paper", RECIPES, {"model": {"options": {"depth": 3}}})
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "reason"),
+    [
+        ("imloss/cifar10_resnet19_t4", {"data": {"cutout_before_normalisation": True}}, "is for the augmentation"),
+        ("imloss/cifar10_resnet19_t4", {"data": {"autoaugment_fill": 128}}, "are for autoaugment"),
+        ("imloss/cifar10_resnet19_t4", {"data": {"autoaugment_interpolation": "bicubic"}}, "are for autoaugment"),
+        ("inflor/cifar10_resnet19_t4", {"data": {"autoaugment_fill": 256}}, "give 0 to 255"),
+        ("inflor/cifar10_resnet19_t4", {"data": {"normalisation": {"mean": [0.5], "std": []}}}, "for each channel"),
+        ("inflor/cifar10_resnet19_t4", {"data": {"normalisation": {"mean": [0.5], "std": [0.0]}}}, "must be positive"),
+        ("inflor/cifar10_ann_resnet19", {"norm": {"outside_blocks": "bn"}}, "are for tdbn"),
+        ("inflor/cifar10_vgg16_t5", {"norm": {"identity_alpha": 1.0}}, "need blocks"),
+        (
+            "inflor/cifar10_resnet19_t4",
+            {"norm": {"identity_alpha": 1.0}, "model": {"options": {"identity_norm": True}}},
+            "is for identities without a norm",
+        ),
+        ("inflor/cifar10_resnet19_t4", {"data": {"drop_last": False, "micro_batch": 64}}, "divides whole batches only"),
+        ("inflor/cifar10_resnet19_t4", {"model": {"decoding_initialisation": 0.0}}, "must be positive"),
+        (
+            "inflor/cifar10_resnet19_t4",
+            {"model": {"decoding_initialisation": "zeros"}},
+            "'normal_fan_in' or a finite number",
+        ),
+    ],
+)
+def test_settings_of_public_code_that_do_not_fit_are_refused(name, overrides, reason):
+    with pytest.raises(InputError, match=reason):
+        load_run(name, "paper", RECIPES, overrides)
+
+
 def test_no_limit_of_examples_leaves_the_key_and_a_limit_changes_it():
     plain = original("dspike/cifar10_ann")
     assert "examples" not in plain.resolved["data"]
@@ -365,8 +514,7 @@ def test_a_seed_of_examples_without_examples_is_refused(recipes):
     assert "examples_seed is for examples" in refused(recipes)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "profile"), PAIRS)
 def test_where_a_profile_takes_some_examples_every_class_has_one(name, profile):
     recipe = original(name, profile).recipe
     assert recipe.data.examples is None or recipe.data.examples >= recipe.model.num_classes
@@ -423,7 +571,7 @@ def test_a_profiles_file_of_another_shape_is_refused(recipes, text):
 def test_an_unknown_profile_is_refused_and_the_choices_named():
     message = refused(RECIPES, profile="tiny")
     assert "tiny" in message
-    assert all(profile in message for profile in PROFILES)
+    assert all(profile in message for profile in set(PROFILES) - {"official"})
 
 
 def test_a_missing_file_is_named(recipes):

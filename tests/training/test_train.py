@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from runs import Interruption, embedded, numbers, recipe_of, run, spy_on_steps, stop_after_epoch, tiny
+from runs import RECIPES, Interruption, embedded, numbers, recipe_of, run, spy_on_steps, stop_after_epoch, tiny
 
 from jellyplus import datasets, model
 from jellyplus import functional as jellyplus_functional
@@ -27,6 +27,7 @@ from jellyplus.training.checkpoint import is_sealed, load_checkpoint, save_check
 from jellyplus.training.classifier import Classifier, read_out, time_first
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import InitialState, build_network
+from jellyplus.training.recipe import Normalisation, load_run
 from jellyplus.training.temperature import SearchTemperature
 from jellyplus.training.train import choose_device, memory_format
 
@@ -150,6 +151,70 @@ def test_every_epoch_shows_full_batches_of_different_examples(tmp_path, monkeypa
     for epoch in range(3):
         shown = [tuple(torch.tensor(x).flatten().tolist()) for s in range(2) for x in seen[epoch, s].inputs]
         assert len(set(shown)) == len(shown) == 32
+
+
+def test_the_short_last_batch_of_an_epoch_is_a_step_where_it_is_kept(tmp_path, monkeypatch):
+    seen = {}
+    spy_on_steps(monkeypatch, seen)
+    recipe = recipe_of(search=False, data={"augmentation": (), "drop_last": False})
+    outcome = run(tmp_path, recipe, tiny(train_examples=40))
+    assert sorted(seen) == [(epoch, step) for epoch in range(3) for step in range(3)]
+    for epoch in range(3):
+        assert [len(seen[epoch, step].inputs) for step in range(3)] == [16, 16, 8]
+        shown = [tuple(torch.tensor(x).flatten().tolist()) for s in range(3) for x in seen[epoch, s].inputs]
+        assert len(set(shown)) == len(shown) == 40
+    assert not any("skipped_train" in entry for entry in outcome.history)
+
+
+@pytest.mark.parametrize("name", ["imloss/cifar10_resnet19_t4", "inflor/cifar10_resnet20_t4"])
+def test_a_run_of_public_code_trains(tmp_path, name):
+    """Narrow, on stand-in data: that its parts go together."""
+    blocks = (1, 1, 1) if "resnet19" in name else (1, 1, 1, 1)
+    small = {"model": {"width": 4, "time_steps": 2, "options": {"blocks": blocks}}, "schedule": {"epochs": 1}}
+    recipe = load_run(name, "official", RECIPES, small | {"data": {"batch_size": 16}}).recipe
+    outcome = run(tmp_path, recipe, tiny(train_examples=40))
+    assert all(math.isfinite(value.sum()) for value in outcome.weights.values())
+    assert ("im_loss" in outcome.history[-1]) == name.startswith("imloss")
+
+
+def cifar10_of_its_size():
+    """As many black images as CIFAR-10 has, in the memory of one."""
+    image = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    train, test = (datasets.Split(image.expand(n, -1, -1, -1), torch.zeros(n).long()) for n in (50_000, 10_000))
+    return dataclasses.replace(tiny(), name="cifar10", train=train, test=test)
+
+
+@pytest.mark.parametrize(("profile", "steps", "last"), [("paper", 390, 128), ("official", 391, 80)])
+def test_cifar10_has_390_steps_an_epoch_and_in_the_public_code_391(profile, steps, last):
+    recipe = load_run("inflor/cifar10_resnet20_t4", profile, RECIPES).recipe
+    loader = DataModule(cifar10_of_its_size(), recipe, seed=0).train_dataloader()
+    sizes = [len(batch) for batch in loader.batch_sampler]
+    assert (len(loader), len(sizes), sizes[0], sizes[-1]) == (steps, steps, 128, last)
+
+
+def test_the_public_codes_cutout_leaves_a_hole_of_minus_2_4():
+    """(0 - 0.4914) / 0.2023 and so on: black. The paper's own recipe has the mean there."""
+    data = cifar10_of_its_size()
+    white = datasets.Split(torch.full_like(data.train.inputs[:1], 255), data.train.labels[:1])
+    holes = {}
+    for profile in ("official", "paper"):
+        recipe = load_run("inflor/cifar10_resnet20_t4", profile, RECIPES, {"data": PLAIN[profile]}).recipe
+        image, *_ = DataModule(dataclasses.replace(data, train=white), recipe, seed=0).train[0, 0]
+        holes[profile] = image.amin((-2, -1)).tolist()
+    assert holes["official"] == pytest.approx([-0.4914 / 0.2023, -0.4822 / 0.1994, -0.4465 / 0.2010])
+    assert holes["official"][0] == pytest.approx(-2.43, abs=0.005)
+    assert holes["paper"] == [0.0, 0.0, 0.0]
+
+
+_CUTOUT = {"augmentation": ["cutout"], "batch_size": 1}
+PLAIN = {"paper": _CUTOUT, "official": _CUTOUT | {"autoaugment_fill": 0, "autoaugment_interpolation": "nearest"}}
+
+
+def test_constants_of_the_recipe_normalise_training_and_test_images():
+    constants = Normalisation(mean=(0.5, 0.25, 0.0), std=(0.5, 0.125, 2.0))
+    module = DataModule(cifar10_of_its_size(), recipe_of(data={"augmentation": (), "normalisation": constants}), seed=0)
+    for image in (module.train[0, 0][0], module.test[0][0]):
+        assert image[:, 0, 0].tolist() == [-1.0, -2.0, 0.0]
 
 
 needs_cpp = pytest.mark.skipif(backends.obstacle("cpp") is not None, reason="the compiled path cannot run here")
@@ -525,6 +590,15 @@ def test_a_search_over_a_parameter_that_is_not_there_is_refused(tmp_path):
         ("cifar10_t6", "digits", "data", "augmentation", ("roll",), "roll does not fit the images of digits"),
         ("cifar10_t6", "digits", "data", "augmentation", ("blur",), "there is no augmentation 'blur'"),
         ("cifar10_t6", "digits", "data", "crop_padding", -1, "crop_padding is -1"),
+        ("cifar10_t6", "digits", "data", "normalisation", Normalisation((0.5,), (1.0,)), "1 channels and digits has 3"),
+        (
+            "cifar10dvs_t10",
+            "moving_digits",
+            "data",
+            "normalisation",
+            Normalisation((0.0,) * 2, (1.0,) * 2),
+            "has events",
+        ),
     ],
 )
 def test_a_recipe_that_does_not_fit_the_data_is_refused(tmp_path, name, data, section, key, value, reason):

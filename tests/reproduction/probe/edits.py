@@ -94,7 +94,7 @@ FAULTS = {
         SPIKING,
     ),
     "a strict threshold": (
-        [TORCH, "return torch.ge(h, self.dynamics.v_threshold", "return torch.gt(h, self.dynamics.v_threshold"],
+        [TORCH, "torch.gt if self.dynamics.strict else torch.ge", "torch.gt"],
         SPIKING,
     ),
     "the reset detached": (
