@@ -87,8 +87,14 @@ RECIPES = {
     for path in sorted((REPOSITORY / "recipes").glob("*/*.yaml"))
     if path.stem != "profiles"
 }
-_PUBLIC = load_run("inflor/cifar10_resnet19_t4", "official", REPOSITORY / "recipes")  # has what recipes may leave out
-RECIPES["public/code"] = json.dumps({k: v for k, v in _PUBLIC.resolved.items() if k != "parent"}).encode()
+_LEFT_OUT = {  # recipes that have what others may leave out
+    "public/code": load_run("inflor/cifar10_resnet19_t4", "official", REPOSITORY / "recipes"),
+    "micro/batches": load_run(
+        "dspike/cifar10_ann", "paper", REPOSITORY / "recipes", {"data": {"micro_batch": 64, "examples": 256}}
+    ),
+}
+for name, run in _LEFT_OUT.items():
+    RECIPES[name] = json.dumps({k: v for k, v in run.resolved.items() if k != "parent"}).encode()
 VALUES = [yaml.safe_load(content) for content in RECIPES.values()]
 PROFILES = b'embedded:\n  "*":\n    model: {width: 4}\n  "r*":\n    data: {augmentation: [], events: null}\npaper: {}\n'
 RECORD = {
