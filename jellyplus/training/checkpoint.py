@@ -1,7 +1,6 @@
 """Checkpoints that are whole or absent, and that execute nothing when loaded."""
 
 import io
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from jellyplus._errors import InputError
 from jellyplus._files import write_atomically
+from jellyplus.training.unpickling import read_saved
 
 __all__ = ["AtomicCheckpointIO", "KeepLast", "load_checkpoint", "save_checkpoint"]
 
@@ -23,28 +23,18 @@ def save_checkpoint(content: Any, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Any:
-    """Load tensors and plain data onto the CPU; nothing else is executed, and nothing grows beyond the file's size.
+    """Load tensors and plain data onto the CPU; nothing is executed, and nothing grows beyond the file's size.
 
     Raises:
-        InputError: the file is missing, damaged or not as torch writes it.
+        InputError: the file is missing, damaged or not as :func:`save_checkpoint` writes it.
     """
     try:
-        _check_stored(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the damage happens to look like
+        return read_saved(path)
+    except Exception as error:  # whatever the damage happens to look like
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"cannot load the checkpoint {path} ({reason}); it was left alone: delete it to train again"
         ) from error
-
-
-def _check_stored(path: Path) -> None:
-    """torch writes a zip archive of entries as they are; packed ones could unpack to any size."""
-    with zipfile.ZipFile(path) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("it holds packed entries, which torch does not write")
-        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-            raise ValueError("its entries are larger than the file")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
