@@ -62,7 +62,8 @@ def check_state(
     wanted = {"epoch": int, "origin": dict} | _saved(trainer, classifier, epoch + 1, batches)
     odd = _odd(content, wanted) or _odd_history(content["history"]) or _odd_shape(content["state_dict"])
     if odd:
-        raise InputError(f"{file} is not the state of this run after epoch {epoch + 1}: {odd} is another; {again}")
+        which = f"the state of this run after epoch {epoch + 1}"
+        raise InputError(f"{file} is not {which}: {odd} is not what it saves; {again}")
 
 
 def _saved(trainer: lightning.Trainer, classifier: Classifier, epochs: int, batches: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ GIB = 2**30
 def archive(path, pickled, storages=(bytes(4),)):
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("archive/data.pkl", pickled)
+        file.writestr("archive/version", "3\n")
         for key, content in enumerate(storages):
             file.writestr(f"archive/data/{key}", content)
     return path
