@@ -203,11 +203,18 @@ class Runner:
         """
         path = self._checkpoint(self.current(run, seed, counted=False))
         content = load_checkpoint(path)
-        if not (isinstance(content, dict) and content.get("key") == run.key and "weights" in content):
+        if not (isinstance(content, dict) and content.get("key") == run.key and _are_weights(content.get("weights"))):
             raise InputError(
                 f"{path} is not the checkpoint of {run.name}; it was left alone: delete it and its evidence"
             )
         return content["weights"]
+
+
+def _are_weights(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(weight, torch.Tensor) and bool(weight.isfinite().all())
+        for name, weight in value.items()
+    )
 
 
 def chains(planned: Iterable[tuple[Run, int]]) -> list[list[tuple[Run, int]]]:
