@@ -1,6 +1,7 @@
 """Reading image files that others made: what a file holds decides, not its name, and anything odd is one sentence."""
 
 import io
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -9,12 +10,15 @@ from PIL import Image
 
 from jellyplus._errors import InputError
 from jellyplus.datasets.base import UnreadableError
+from jellyplus.datasets.budget import UNPACKED
 
 __all__ = ["read_image"]
 
 _FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP")  # of torchvision's extensions; EPS would start Ghostscript
 _LARGEST_RATIO = 1000  # of pixels to the file's bytes; photographs have less than 100
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags
 _ALWAYS = 2**20  # pixels, however few bytes they take
+_BYTES = 20  # a pixel, while it is decoded and converted: four channels twice, a decoder's buffers, the array
 
 
 def read_image(path: Path | str, mode: Literal["RGB", "L"], side: int | None = None) -> np.ndarray:
@@ -29,21 +33,28 @@ def read_image(path: Path | str, mode: Literal["RGB", "L"], side: int | None = N
         side: height and width that it must have; compared before anything is decoded.
 
     Raises:
-        UnreadableError: the file is missing, empty, truncated, damaged, of another format, has more pixels than Pillow
-            or its bytes allow, or values of 32 bits, whose scale nothing tells.
+        UnreadableError: the file is missing, empty, truncated, damaged, of another format, has more pixels than
+            Pillow, its bytes or the memory for what is unpacked allow, or values of 32 bits, whose scale nothing tells.
         InputError: it has another size.
     """
     try:
         content = Path(path).read_bytes()  # in memory, nothing is allocated for lengths that the file only claims
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            if image.width * image.height > max(_ALWAYS, _LARGEST_RATIO * len(content)):
+            if _decoded(image) > max(_ALWAYS, _LARGEST_RATIO * len(content)):
                 raise ValueError("too many pixels")
             if side is None or image.size == (side, side):
-                return np.array(_of_eight_bits(image).convert(mode))
+                with UNPACKED.held(_BYTES * _decoded(image), path):
+                    return np.array(_of_eight_bits(image).convert(mode))
             width, height = image.size
     except Exception as error:  # Pillow's decoders meet damage with a dozen kinds, IndexError and TypeError among them
         raise UnreadableError(f"cannot read the image {path}; replace or remove it") from error
     raise InputError(f"{path} is {width}x{height} pixels, not {side}x{side}: give images of that size")
+
+
+def _decoded(image: Image.Image) -> int:
+    """Pixels that are decoded at once: those of a tile of a TIFF, too, which may be larger than the image."""
+    tile = [getattr(image, "tag_v2", {}).get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
+    return max(image.width * image.height, math.prod(tile))
 
 
 def _of_eight_bits(image: Image.Image) -> Image.Image:
