@@ -152,14 +152,14 @@ def test_threads_share_one_budget_for_what_they_decode(tmp_path, monkeypatch, re
     monkeypatch.setattr(images, "UNPACKED", budget.Budget(int(2.5 * 20 * 1024)))
     convert, lock, now, peaks = images._of_eight_bits, threading.Lock(), [], []
 
-    def slowly(image):
+    def slowly(image, form):
         with lock:
             now.append(image)
             peaks.append(len(now))
         time.sleep(0.01)
         with lock:
             now.remove(image)
-        return convert(image)
+        return convert(image, form)
 
     monkeypatch.setattr(images, "_of_eight_bits", slowly)
     path = tmp_path / "b.png"
@@ -172,6 +172,23 @@ def test_threads_share_one_budget_for_what_they_decode(tmp_path, monkeypatch, re
     with pytest.raises(InputError, match=r"^cannot read the image \S+b\.png; replace or remove it$") as caught:
         read(path)
     assert "needs 20,480 bytes of memory" in str(caught.value.__cause__)
+
+
+KINDS = {"JPEG": "1 L RGB CMYK", "PNG": "1 L LA P RGB RGBA I;16", "BMP": "1 L P RGB RGBA", "PPM": "1 L RGB RGBA I;16"}
+KINDS |= {"TIFF": "1 L LA P RGB RGBA CMYK I;16", "WEBP": "L RGB RGBA"}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(("form", "kind"), [(form, kind) for form, kinds in KINDS.items() for kind in kinds.split()])
+def test_rows_at_a_time_are_the_same_pixels(tmp_path, monkeypatch, form, kind, mode):
+    grey = np.random.default_rng(0).integers(0, 256, (37, 29), dtype=np.uint8)
+    image = Image.fromarray(grey.astype(np.uint16) * 200) if kind == "I;16" else Image.fromarray(grey).convert(kind)
+    image.save(tmp_path / "b.png", form)
+    whole = read_image(tmp_path / "b.png", mode)
+    with Image.open(tmp_path / "b.png") as opened:
+        assert opened.mode[0] == "I" or np.array_equal(whole, np.array(opened.convert(mode)))
+    monkeypatch.setattr(images, "_AT_ONCE", 100)  # pixels: four rows
+    assert np.array_equal(read_image(tmp_path / "b.png", mode), whole)
 
 
 def test_a_tile_that_is_larger_than_its_tiff_counts(tmp_path):
