@@ -24,7 +24,7 @@ from torch import Tensor
 
 __all__ = ["read_saved"]
 
-LARGEST_PICKLE = 8 * 2**20  # bytes; ten thousand epochs take 3 MiB, and what they become is 64 times as large at most
+LARGEST_PICKLE = 8 * 2**20  # bytes, of ten thousand epochs 3; it becomes a hundred times as large at most
 
 _DTYPES = {
     "DoubleStorage": torch.float64,
