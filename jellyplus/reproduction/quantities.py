@@ -40,6 +40,11 @@ class Quantity:
     form: str = ".4g"
     error: Callable[[Evidence, str], float | None] | None = None
 
+    @property
+    def in_words(self) -> bool:
+        """Whether it is a text, and no number: what ``of`` says that it returns."""
+        return self.of.__annotations__.get("return") is str
+
     def text(self, value: float | str | None) -> str:
         """A value as views show it."""
         if value is None or value != value:
