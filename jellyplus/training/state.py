@@ -20,6 +20,8 @@ __all__ = ["check_state"]
 
 _ENTRY = {"learning_rate": float, "accuracy": float, "train_loss": float, "samples": str, "time_s": float}
 _SUMMED = {"search_time_s": float, "warm_start_time_s": float, "skipped_train": int, "skipped_test": int}
+_SHAPES = (".surrogate_function.temperature", ".surrogate_function.k")
+_LARGEST = 2**63  # of integers
 
 
 class _Some(dict):
@@ -47,9 +49,9 @@ def check_state(
         InputError: it is no state, that of another run or other data, or one that this run does not save.
     """
     again = "it was left alone: delete it to train from the beginning"
-    if type(content) is not dict or _odd(content.get("origin"), _kinds(origin), "origin"):
+    found, epoch = (content.get(key) if type(content) is dict else None for key in ("origin", "epoch"))
+    if type(found) is not dict or {key: type(value) for key, value in found.items()} != _kinds(origin):
         raise InputError(f"{file} is not the state of a run; {again}")
-    found, epoch = content["origin"], content.get("epoch")
     if found | {"data": origin["data"]} != origin:
         raise InputError(f"{file} is the state of another run; {again}")
     if found != origin:
@@ -150,8 +152,10 @@ def _is(found: Any, wanted: Any) -> bool:
     if isinstance(wanted, Tensor):
         alike = isinstance(found, Tensor) and (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
         return alike and bool(found.isfinite().all())
+    if wanted is int:
+        return type(found) is int and 0 <= found < _LARGEST
     if isinstance(wanted, type):
-        return type(found) is wanted and (wanted not in (int, float) or (math.isfinite(found) and found >= 0))
+        return type(found) is wanted and (wanted is not float or math.isfinite(found))
     return type(found) is type(wanted) and found == wanted
 
 
@@ -159,8 +163,8 @@ def _odd_history(history: list[dict]) -> str:
     """Where a column that sums are made of is of another kind, an accuracy above 100 %, or any no number or text."""
     for entry in history:
         summed = {name: entry[name] for name in _SUMMED if name in entry}
-        odd = next((name for name, value in entry.items() if not _is_plain(value)), "")
-        odd = odd or _odd(summed, _Some(_SUMMED)) or ("accuracy" if entry["accuracy"] > 100 else "")
+        odd = next((str(name) for name, value in entry.items() if type(name) is not str or not _is_plain(value)), "")
+        odd = odd or _odd(summed, _Some(_SUMMED)) or ("" if 0 <= entry["accuracy"] <= 100 else "accuracy")
         if odd:
             return f"history.{entry['epoch']}.{odd}"
     return ""
@@ -168,11 +172,11 @@ def _odd_history(history: list[dict]) -> str:
 
 def _is_plain(value: Any) -> bool:
     numbers = value if type(value) in (list, tuple) else [value]
-    return type(value) is str or all(type(number) in (int, float) for number in numbers)
+    return type(value) is str or all(type(n) is float or (type(n) is int and abs(n) < _LARGEST) for n in numbers)
 
 
 def _odd_shape(weights: dict[str, Tensor]) -> str:
     """A shape parameter is one positive number in all surrogates of the network."""
-    found = {name: weight.item() for name, weight in weights.items() if ".surrogate_function." in name}
+    found = {name: weight.item() for name, weight in weights.items() if name.endswith(_SHAPES)}
     first = next(iter(found.values()), 1.0)
     return next((name for name, value in found.items() if not value == first > 0), "")

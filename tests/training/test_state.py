@@ -100,9 +100,14 @@ EDITS = {
     "an accuracy that is no number": (replaced(["history", 0, "accuracy"], NAN), "history.0.accuracy"),
     "a time in words": (replaced(["history", 0, "search_time_s"], "long"), "history.0.search_time_s"),
     "a column of lists of lists": (replaced(["history", 0, "candidates"], [[1]]), "history.0.candidates"),
+    "a column of no name": (replaced(["history", 0, 3], 1.0), "history.0.3"),
+    "a number without end": (replaced(["history", 0, "odd"], 10**600), "history.0.odd"),
+    "a count without end": (replaced(["history", 0, "skipped_test"], 10**600), "history.0.skipped_test"),
+    "a negative count": (replaced(["history", 0, "skipped_test"], -1), "history.0.skipped_test"),
     "an entry of another epoch": (replaced(["history", 1, "epoch"], 0), "history.1.epoch"),
     "no origin": (without("origin"), "is not the state of a run"),
     "an origin of another kind": (replaced(["origin", "data"], 5), "is not the state of a run"),
+    "an origin that holds itself": (lambda state: state["origin"].update(data=state["origin"]), "is not the state of"),
     "no mapping": ("a list", "is not the state of a run"),
 }  # fmt: skip
 
