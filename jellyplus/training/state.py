@@ -76,11 +76,12 @@ def _saved(trainer: lightning.Trainer, classifier: Classifier, epochs: int, batc
         warnings.simplefilter("ignore")  # on a schedule without a step of the optimizer
         for _ in range(epochs):
             scheduler.step()
+    steps = math.ceil(batches / trainer.accumulate_grad_batches)
     saved = {
-        "global_step": epochs * batches,
+        "global_step": epochs * steps,
         "pytorch-lightning_version": lightning.__version__,
         "state_dict": dict(classifier.state_dict()),
-        "loops": _loops(trainer, epochs, batches),
+        "loops": _loops(trainer, epochs, batches, steps),
         "callbacks": {},
         "optimizer_states": [_optimizer_state(optimizer)],
         "lr_schedulers": [scheduler.state_dict()],
@@ -102,20 +103,20 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return saved | {"state": _Some(momenta)}
 
 
-def _loops(trainer: lightning.Trainer, epochs: int, batches: int) -> dict[str, Any]:
-    """Lightning's counters, of this epoch and in total, after so many epochs."""
+def _loops(trainer: lightning.Trainer, epochs: int, batches: int, steps: int) -> dict[str, Any]:
+    """Lightning's counters, of an epoch and in total, after so many epochs of batches and the optimizer's steps."""
     loops = {name: getattr(trainer, name).state_dict() for name in ("fit_loop", "validate_loop", "test_loop")}
     loops["predict_loop"] = trainer.predict_loop.state_dict()
     fit = loops["fit_loop"]
-    steps = fit["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
-    for counters in (fit["epoch_loop.batch_progress"], *steps.values()):
-        _count(counters, batches, epochs * batches)
+    _count(fit["epoch_loop.batch_progress"], batches, epochs * batches)
+    for counters in fit["epoch_loop.automatic_optimization.optim_progress"]["optimizer"].values():
+        _count(counters, steps, epochs * steps)
     _count(fit["epoch_loop.scheduler_progress"], 1, epochs)
     _count(fit["epoch_progress"], epochs, epochs)
     for part in ("current", "total"):
         fit["epoch_progress"][part]["completed"] = epochs - 1  # saved before the epoch ends
     fit["epoch_loop.batch_progress"]["is_last_batch"] = True
-    fit["epoch_loop.state_dict"] = {"_batches_that_stepped": epochs * batches}
+    fit["epoch_loop.state_dict"] = {"_batches_that_stepped": epochs * steps}
     name = "epoch_loop.val_loop.batch_progress"
     fit[name] = _kinds(fit[name])  # each of the processes has other batches
     return loops
