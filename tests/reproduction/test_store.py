@@ -90,7 +90,7 @@ def test_evidence_of_the_longest_run_can_be_read_again(tmp_path, make_evidence):
 
 
 def test_what_could_not_be_read_again_is_not_written(tmp_path, make_evidence):
-    history = tuple({"epoch": epoch, "text": "x" * 1000} for epoch in range(17_000))
+    history = tuple({"epoch": epoch, "candidates": [0.123456789] * 60} for epoch in range(17_000))
     with pytest.raises(InputError, match=r"seed0-c+\.json would be larger than the 16 MiB that can be read"):
         Store(tmp_path).write(make_evidence(history=history), PROBE)
     assert not list(tmp_path.rglob("seed*"))
