@@ -483,6 +483,19 @@ checkpoint("another run's checkpoint", "is not the checkpoint of dspike/cifar10_
            lambda file: torch.save({"key": "0" * 64, "weights": {}}, file))  # fmt: skip
 
 
+def odd_weights(name, weights):
+    @case(f"a checkpoint with {name}", "is not the checkpoint of dspike/cifar10_ann", recipe=T6)
+    def spoil(path):
+        _, file = stored(path)
+        torch.save({"key": load_run(ANN, "embedded", path.parents[1]).key, "weights": weights}, file)
+
+
+odd_weights("no weights", None)
+odd_weights("weights in words", {"conv1.weight": "heavy"})
+odd_weights("weights that are not finite", {"conv1.weight": torch.tensor(float("nan"))})
+odd_weights("a weight without a name", {3: torch.zeros(1)})
+
+
 @case("a parent trained on other data", "was trained on other data", recipe=T6)
 def _(path):
     torch.save({}, stored(path, fingerprint="0" * 64)[1])

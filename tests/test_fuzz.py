@@ -5,6 +5,8 @@ some hundred examples a reader; ``python tests/test_fuzz.py MINUTES`` runs as lo
 """
 
 import copy
+import dataclasses
+import functools
 import io
 import json
 import random
@@ -20,21 +22,28 @@ from types import CodeType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
-from jellyplus import _strict
+from jellyplus import _strict, datasets
 from jellyplus._errors import InputError
 from jellyplus.datasets import aedat, event_camera, images
 from jellyplus.reproduction import evidence as evidence_module
 from jellyplus.reproduction import store as store_module
 from jellyplus.reproduction.store import Store
 from jellyplus.training import recipe as recipe_module
+from jellyplus.training import state as state_module
+from jellyplus.training import train as train_module
+from jellyplus.training import unpickling
+from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
+from jellyplus.training.classifier import Classifier
+from jellyplus.training.network import build_network
 from jellyplus.training.recipe import load_run, recipe_key
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = 400  # of a reader, but for those that take longer
-FEWER = {"event_camera": 60}
+FEWER = {"event_camera": 60, "state": 200}
 SECONDS = 5  # of the processor; an example takes milliseconds
 MEMORY = 64 * 2**20  # bytes beside a hundred times the file
 
@@ -257,6 +266,37 @@ def read_evidence(draw, folder):
     assert len(store.runs(RECORD["key"])) <= 1
 
 
+@functools.cache
+def saved():
+    """The state that a run of two epochs leaves, its bytes, and what a run needs to go on from it."""
+    recipe = load_run("dspike/mnist_toy_rectangular", "embedded", REPOSITORY / "recipes").recipe
+    data = datasets.load(recipe.data.dataset)
+    few = {name: getattr(data, name).at(torch.arange(40)) for name in ("train", "test")}
+    schedule = dataclasses.replace(recipe.schedule, epochs=2)
+    recipe = dataclasses.replace(recipe, schedule=schedule, data=dataclasses.replace(recipe.data, batch_size=20))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "state")
+        train_module.train(recipe, dataclasses.replace(data, **few), 0, "cpu", path, None, "")
+        content = load_checkpoint(path)
+        keep = train_module.KeepLast(path, content["origin"])
+        trainer = train_module._trainer(recipe, "cpu", keep, "")
+        return content, path.read_bytes(), trainer, Classifier(build_network(recipe), recipe, 0)
+
+
+TENSORS = (torch.zeros(1), torch.full((4,), float("nan")), torch.zeros(0, dtype=torch.int64), ())
+
+
+def read_state(draw, folder):
+    content, raw, trainer, classifier = saved()
+    path = folder / "state"
+    if draw.random() < 0.3:
+        path.write_bytes(damaged(draw, raw))
+    else:
+        other = {key: draw.choice(TENSORS) for key in content} if draw.random() < 0.3 else content
+        save_checkpoint(content if draw.random() < 0.05 else restructured(draw, content, [other]), path)
+    assert train_module._state(path, trainer, classifier, content["origin"], batches=2) == path
+
+
 def code_of(module, names=None):
     """The lines of a module's functions, as {file: lines}; of some functions where ``names`` has them."""
     path, lines = module.__file__, set()
@@ -286,6 +326,7 @@ READERS = {
         read_evidence,
         code_of(store_module, STORE) | code_of(evidence_module, {"Evidence.__post_init__", "Evidence.stem"}),
     ),
+    "state": (read_state, code_of(state_module) | code_of(unpickling)),
 }
 
 

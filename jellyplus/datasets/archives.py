@@ -4,6 +4,7 @@ Folders and plain files are written, by ourselves and with the permissions that 
 archive is refused, and so is a name that would leave the destination.
 """
 
+import gzip
 import lzma
 import shutil
 import stat
@@ -20,6 +21,9 @@ from jellyplus._errors import InputError
 __all__ = ["LARGEST_RATIO", "unpack"]
 
 LARGEST_RATIO = 100  # of unpacked to packed size; recordings of events shrink to a half or a quarter
+_BLOCK = 4096  # bytes that a member takes at least, on the disk and in the count
+_AT_ONCE = 2**20  # bytes read at once: of a member's name, of its other attributes, of its content
+_ATTRIBUTES = 100  # of all members together, which have a dozen at most
 
 _DAMAGE = (
     OSError,
@@ -57,7 +61,8 @@ def unpack(archive: Path, destination: Path) -> bool:
 
     Raises:
         InputError: the archive is damaged or of another kind; a member is a link or a device or would lie outside; its
-            unpacked size is more than ``LARGEST_RATIO`` times the packed one, or than what is free on the disk.
+            unpacked size, in blocks of the disk and with all headers, is more than ``LARGEST_RATIO`` times the packed
+            one, or than what is free on the disk.
     """
     if destination.is_dir():
         return False
@@ -78,15 +83,12 @@ def unpack(archive: Path, destination: Path) -> bool:
 
 
 def _write(members: Iterable[_Member], archive: Path, folder: Path) -> None:
-    bound = min(LARGEST_RATIO * archive.stat().st_size, shutil.disk_usage(folder).free)
+    left = _bound(archive, folder)
     for member in members:
         _refuse_outside(member, archive)
-        bound -= member.size
-        if bound < 0:
-            raise InputError(
-                f"{archive} unpacks to more than {LARGEST_RATIO} times its size or than is free in {folder.parent}; "
-                "fetch it anew, or free space there"
-            )
+        left -= max(member.size, _BLOCK)
+        if left < 0:
+            raise _too_large(archive)
         target = folder / member.name
         if member.is_folder:
             target.mkdir(parents=True, exist_ok=True)
@@ -96,9 +98,21 @@ def _write(members: Iterable[_Member], archive: Path, folder: Path) -> None:
             shutil.copyfileobj(source, file)
 
 
+def _bound(archive: Path, folder: Path) -> int:
+    return min(LARGEST_RATIO * archive.stat().st_size, shutil.disk_usage(folder).free)
+
+
+def _too_large(archive: Path) -> InputError:
+    return InputError(
+        f"{archive} unpacks to more than {LARGEST_RATIO} times its size or than is free where it would lie; fetch it "
+        "anew, or free space there"
+    )
+
+
 def _refuse_outside(member: _Member, archive: Path) -> None:
     path = PurePosixPath(member.name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or not (member.is_folder or member.is_file):
+    nothing = not path.parts and not member.is_folder
+    if nothing or path.is_absolute() or ".." in path.parts or not (member.is_folder or member.is_file):
         raise InputError(
             f"{archive} holds {member.name!r}, which leads outside or is no plain file; fetch the authors' archive anew"
         )
@@ -108,11 +122,39 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
             mode = stat.S_IFMT(info.external_attr >> 16)  # 0 where no Unix wrote it
-            is_file = mode in (0, stat.S_IFREG) and not info.is_dir()
-            yield _Member(info.filename, info.file_size, info.is_dir(), is_file, partial(file.open, info))
+            is_folder = info.filename.endswith("/")  # is_dir() fails where there is no name
+            is_file = mode in (0, stat.S_IFREG) and not is_folder
+            yield _Member(info.filename, info.file_size, is_folder, is_file, partial(file.open, info))
 
 
 def _tar_members(archive: Path) -> Iterator[_Member]:
-    with tarfile.open(archive, "r:gz" if archive.suffix == ".gz" else "r:") as file:
-        for info in file:
+    """``tarfile`` reads names and attributes of any length at once, and keeps those of all members."""
+    packed = gzip.open if archive.suffix == ".gz" else open
+    with packed(archive, "rb") as stream, tarfile.open(fileobj=_Bounded(stream, archive), mode="r:") as file:
+        while info := file.next():
+            if info.size < 0 or len(file.pax_headers) > _ATTRIBUTES:
+                raise ValueError("it has a member of a negative size, or attributes without end")
             yield _Member(info.name, info.size, info.isdir(), info.isreg(), partial(file.extractfile, info))
+            file.members.clear()  # which nothing looks at again
+
+
+class _Bounded:
+    """A stream of which no more is read, headers included, than an archive may unpack to, and little at once."""
+
+    def __init__(self, stream: IO[bytes], archive: Path):
+        self._stream = stream
+        self._archive = archive
+        self._end = max(LARGEST_RATIO * archive.stat().st_size, _AT_ONCE)
+        self.tell = stream.tell
+
+    def seek(self, position: int) -> int:
+        if position > self._end:  # to get there in a packed stream is to unpack it
+            raise _too_large(self._archive)
+        return self._stream.seek(position)
+
+    def read(self, size: int) -> bytes:
+        if size > _AT_ONCE:
+            raise ValueError(f"a name or other attributes have {size:,} bytes")
+        if self.tell() + size > self._end:
+            raise _too_large(self._archive)
+        return self._stream.read(size)

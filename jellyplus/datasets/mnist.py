@@ -8,18 +8,23 @@ import math
 import zlib
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 
 from jellyplus._errors import InputError
 from jellyplus.datasets import folders
+from jellyplus.datasets.archives import LARGEST_RATIO
 from jellyplus.datasets.base import DataSet, Split
+from jellyplus.datasets.budget import UNPACKED
 from jellyplus.datasets.survey import File, Survey
 
 SIDE = 28  # pixels
 CLASSES = 10
 PUBLISHED = {"train": 60_000, "test": 10_000}  # examples
+
+_ALWAYS = 2**20  # bytes unpacked, however few they are packed
 
 _UNSIGNED_BYTES = 8  # IDX's code of the element type
 _PREFIXES = {"train": "train", "test": "t10k"}
@@ -98,24 +103,40 @@ def _existing_file(path: Path) -> Path:
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     """Unsigned bytes: magic number 0, 0, type, dimensions; their sizes as big-endian 32 bits; the elements."""
-    content = _unpacked(path)
     start = 4 + 4 * dimensions
-    if len(content) < start or content[:4] != bytes([0, 0, _UNSIGNED_BYTES, dimensions]):
-        raise InputError(
-            f"{path} does not begin as MNIST's files do, with 0, 0, {_UNSIGNED_BYTES}, {dimensions} and the sizes; "
-            "put the original in its place"
-        )
-    shape = np.frombuffer(content, ">u4", dimensions, offset=4).tolist()
-    if len(content) != start + math.prod(shape):
-        raise InputError(
-            f"{path} has {len(content):,} bytes where its head says {start + math.prod(shape):,}; "
-            "put the original in its place"
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()  # torch wants it writable
-
-
-def _unpacked(path: Path) -> bytes:
     try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(start)
+            if len(head) < start or head[:4] != bytes([0, 0, _UNSIGNED_BYTES, dimensions]):
+                raise InputError(
+                    f"{path} does not begin as MNIST's files do, with 0, 0, {_UNSIGNED_BYTES}, {dimensions} and the "
+                    "sizes; put the original in its place"
+                )
+            shape = np.frombuffer(head, ">u4", dimensions, offset=4).tolist()
+            elements = _elements(file, path, start, math.prod(shape))
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"cannot read {path}; put the original in its place") from error
+    return elements.reshape(shape)
+
+
+def _elements(file: BinaryIO, path: Path, start: int, n: int) -> np.ndarray:
+    """``n`` bytes and the end of the file; room is made for them when they are there, or may be."""
+    size = path.stat().st_size
+    found = size - start
+    if path.suffix == ".gz":
+        found = n
+        if n > (allowed := min(max(_ALWAYS, LARGEST_RATIO * size), UNPACKED.total // 4)):
+            raise InputError(
+                f"{path} has {n:,} bytes by its head, more than {allowed:,}, which so small a file and the memory for "
+                "what is unpacked allow; put the original in its place, or unpack it"
+            )
+    if found == n:
+        elements = np.empty(n + 1, np.uint8)
+        found, view = 0, memoryview(elements)
+        while part := file.readinto(view[found : found + 2**20]):
+            found += part
+    if found != n:
+        raise InputError(
+            f"{path} has {start + found:,} bytes where its head says {start + n:,}; put the original in its place"
+        )
+    return elements[:n]

@@ -1,5 +1,6 @@
 """What SpikingJelly 0.0.0.0.14 caches: the events of a recording, or its frames, in an ``.npz`` file."""
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -8,13 +9,28 @@ import numpy as np
 
 from jellyplus._errors import InputError
 from jellyplus.datasets.frames import SENSOR, Events
-from jellyplus.datasets.npy import from_npy
+from jellyplus.datasets.npy import HEAD_BYTES, from_npy, shape_of
 
-__all__ = ["read_events_npz", "read_frames_npz"]
+__all__ = ["memory_of", "read_events_npz", "read_frames_npz"]
 
 _LARGEST = 2**30  # bytes unpacked; a recording of a minute has a tenth
+_AN_EVENT, _A_BYTE = 100, 3  # bytes of memory until events, or bytes of counts, are frames
 
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile)
+
+
+def memory_of(path: Path) -> int:
+    """Bytes of memory that it takes to make frames of a file's events, or of its frames; 0 where it has neither."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+            if "t.npy" not in sizes:
+                return _A_BYTE * sizes.get("frames.npy", 0)
+            with archive.open("t.npy") as file:
+                events = math.prod(shape_of(file.read(HEAD_BYTES)))
+            return _AN_EVENT * events + sum(sizes.get(f"{key}.npy", 0) for key in "txyp")
+    except _DAMAGE:
+        return 0  # whoever reads it says so
 
 
 def read_events_npz(path: Path) -> Events:

@@ -4,6 +4,7 @@ The cache holds one file per recording, ``jellyplus_frames/<digest of the settin
 [T, 2, side, side], in the data set's own folder. It goes by the names of recordings: remove it when their files change.
 """
 
+import contextlib
 import hashlib
 import io
 import re
@@ -21,8 +22,10 @@ from tqdm import tqdm
 from jellyplus._errors import InputError
 from jellyplus._files import write_atomically
 from jellyplus.datasets.base import Split
+from jellyplus.datasets.budget import UNPACKED
 from jellyplus.datasets.frames import Events, frames, frames_of_counts
 from jellyplus.datasets.npy import from_npy
+from jellyplus.datasets.npz import memory_of
 from jellyplus.datasets.settings import EventSettings
 from jellyplus.datasets.survey import File
 
@@ -165,7 +168,8 @@ def _frames_of(source: Source, settings: EventSettings, time_steps: int, cache: 
     paths = _cached(cache, source)
     if all(path.is_file() for path in paths):
         return [_read_cached(path, (time_steps, 2, settings.side, settings.side)) for path in paths]
-    return [_frames(read, settings, time_steps, source.path) for read in source.read()]
+    with _room(source):
+        return [_frames(read, settings, time_steps, source.path) for read in source.read()]
 
 
 def _frames(read: Events | np.ndarray, settings: EventSettings, time_steps: int, path: Path) -> np.ndarray:
@@ -177,11 +181,18 @@ def _frames(read: Events | np.ndarray, settings: EventSettings, time_steps: int,
 
 
 def _write_frames(source: Source, settings: EventSettings, time_steps: int, cache: Path) -> int:
-    for path, read in zip(_cached(cache, source), source.read(), strict=True):
-        content = io.BytesIO()
-        np.save(content, _frames(read, settings, time_steps, source.path))
-        write_atomically(path, content.getvalue())
+    with _room(source):
+        for path, read in zip(_cached(cache, source), source.read(), strict=True):
+            content = io.BytesIO()
+            np.save(content, _frames(read, settings, time_steps, source.path))
+            write_atomically(path, content.getvalue())
     return len(source.recordings)
+
+
+def _room(source: Source) -> contextlib.AbstractContextManager[None]:
+    """Holds the memory for what a packed file becomes; others become ten times as large, and images ask themselves."""
+    packed = source.path.suffix == ".npz"
+    return UNPACKED.held(memory_of(source.path), source.path) if packed else contextlib.nullcontext()
 
 
 def _cache(layout: Layout, settings: EventSettings, time_steps: int) -> Path:
@@ -207,6 +218,7 @@ def _read_cached(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _classes_in(source: Source, classes: Sequence[str]) -> list[str]:
-    for _ in source.read():  # all of it, to see that it can be read
-        pass
+    with _room(source):
+        for _ in source.read():  # all of it, to see that it can be read
+            pass
     return [classes[recording.label] for recording in source.recordings]

@@ -11,6 +11,8 @@ from jellyplus.op_counter import CONVENTIONS
 from jellyplus.reproduction.measures import MEASURES
 from jellyplus.reproduction.quantities import QUANTITIES, Quantity
 
+_LARGEST = 1e15  # of printed numbers; operations have 1e11
+
 
 @dataclass(frozen=True)
 class Split:
@@ -74,6 +76,7 @@ class Claim:
     def __post_init__(self):
         if self.quantity not in QUANTITIES:
             raise ValueError(f"row '{self.id}' has the quantity {self.quantity}; choose from {', '.join(QUANTITIES)}")
+        self._check_printed()
         made = self.kind != "reported" and not self.follows
         if made != (self.recipe is not None):
             raise ValueError(
@@ -101,6 +104,16 @@ class Claim:
     def remarks(self) -> str:
         """In what ours deviates, and the note."""
         return "; ".join(filter(None, (self.deviates and f"deviates: {self.deviates}", self.note)))
+
+    def _check_printed(self) -> None:
+        """A text is printed for what is in words; all else is a number that can be computed with."""
+        if self.paper is not None and isinstance(self.paper, str) != self.measures.in_words:
+            kind = "a text" if self.measures.in_words else "a number"
+            raise ValueError(f"row '{self.id}' has paper {self.paper!r}; {self.quantity} is {kind}")
+        for name, least in (("paper", 0), ("paper_std", 0), ("resolution", 1 / _LARGEST)):
+            value = getattr(self, name)
+            if isinstance(value, float) and not least <= value <= _LARGEST:
+                raise ValueError(f"row '{self.id}' has {name} {value}; give what is printed, up to {_LARGEST:g}")
 
     @property
     def measures(self) -> Quantity:
@@ -146,9 +159,14 @@ class ClaimTable:
             if count > 1:
                 raise ValueError(f"{count} rows have the id '{row_id}'; give each its own")
         ids = {row.id for row in self.rows}
+        printed = {row.id: row.paper for row in self.rows}
         for row in self.rows:
             if row.dataset not in self.datasets:
                 raise ValueError(f"row '{row.id}' has the unknown dataset '{row.dataset}'; add it to datasets")
+            if any(isinstance(printed.get(name), str) for name in (row.baseline, *row.operands)):
+                raise ValueError(f"row '{row.id}' is computed from a text; name rows that print numbers")
+            if row.follows and any(printed.get(name, 0) is None for name in row.operands):
+                raise ValueError(f"row '{row.id}' follows from a value that is lost; name rows that have one")
             if unknown := {row.baseline, *row.operands} - ids - {None}:
                 raise ValueError(f"row '{row.id}' names {', '.join(sorted(unknown))}; name rows of this table")
 

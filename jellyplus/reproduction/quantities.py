@@ -46,6 +46,11 @@ class Quantity:
         """What a value is that equals the printed one: consistent where nothing of ours was run or built."""
         return "reproduced" if self.source in ("run", "network") else "consistent"
 
+    @property
+    def in_words(self) -> bool:
+        """Whether it is a text, and no number: what ``of`` says that it returns."""
+        return self.of.__annotations__.get("return") is str
+
     def text(self, value: float | str | None) -> str:
         """A value as views show it."""
         if value is None or value != value:

@@ -215,12 +215,19 @@ class Runner:
         path = self._checkpoint(evidence)
         content = load_checkpoint(path)
         own = isinstance(content, dict) and content.get("key") == run.key and content.get("seed", seed) == seed
-        if not own or "weights" not in content or checks.faults(evidence, path):
+        if not own or not _are_weights(content.get("weights")) or checks.faults(evidence, path):
             raise InputError(
                 f"{path} is not the checkpoint of {run.name}, seed {seed}; it was left alone: delete it and its "
                 "evidence"
             )
         return content["weights"]
+
+
+def _are_weights(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(weight, torch.Tensor) and bool(weight.isfinite().all())
+        for name, weight in value.items()
+    )
 
 
 def chains(planned: Iterable[tuple[Run, int]]) -> list[list[tuple[Run, int]]]:

@@ -22,7 +22,8 @@ from jellyplus.reproduction.evidence import Evidence, Measurement, settings_dige
 
 __all__ = ["Probe", "Store"]
 
-_MAX_BYTES = 16 * 2**20
+_MAX_BYTES = 16 * 2**20  # ten thousand epochs, which are the most, have 9 MiB
+_LESS = "record fewer or shorter columns in the history"
 _SCHEMAS = {Evidence: 3, Measurement: 1}  # of evidence, 1 had no backend, 2 no operations
 _MADE = {Evidence: "the run be made", Measurement: "it be measured"}
 
@@ -88,7 +89,8 @@ class Store:
         """Add ``record`` with its probe and return its file. Non-finite numbers of a history become null.
 
         Raises:
-            InputError: there is such evidence by this code already, or a file cannot be written.
+            InputError: there is such evidence by this code already, it is too large to be read again, or a file
+                cannot be written.
         """
         path = self.path(record)
         if path.exists():
@@ -99,6 +101,8 @@ class Store:
         if "history" in fields:
             fields["history"] = _finite(fields["history"])
         content = json.dumps(fields, sort_keys=True, indent=_INDENT[type(record)], allow_nan=False)
+        if len(content) >= _MAX_BYTES:
+            raise InputError(f"{path} would be larger than the {_MAX_BYTES // 2**20} MiB that can be read: {_LESS}")
         write_atomically(path, f"{content}\n".encode())
         return path
 

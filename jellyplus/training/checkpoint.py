@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from torch import Tensor
 
 from jellyplus._errors import InputError
 from jellyplus._files import write_atomically
+from jellyplus.training.unpickling import read_saved
 
-__all__ = ["AtomicCheckpointIO", "KeepLast", "is_sealed", "load_checkpoint", "save_checkpoint", "seal"]
+__all__ = ["DIGEST", "AtomicCheckpointIO", "KeepLast", "is_sealed", "load_checkpoint", "save_checkpoint", "seal"]
 
 
 def save_checkpoint(content: Any, path: Path) -> str:
@@ -27,41 +27,31 @@ def save_checkpoint(content: Any, path: Path) -> str:
 
 
 def load_checkpoint(path: Path) -> Any:
-    """Load tensors and plain data onto the CPU; nothing else is executed, and nothing grows beyond the file's size.
+    """Load tensors and plain data onto the CPU; nothing is executed, and nothing grows beyond the file's size.
 
     Raises:
-        InputError: the file is missing, damaged or not as torch writes it.
+        InputError: the file is missing, damaged or not as :func:`save_checkpoint` writes it.
     """
     try:
-        _check_stored(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the damage happens to look like
+        return read_saved(path)
+    except Exception as error:  # whatever the damage happens to look like
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"cannot load the checkpoint {path} ({reason}); it was left alone: delete it to train again"
         ) from error
 
 
-def _check_stored(path: Path) -> None:
-    """torch writes a zip archive of entries as they are; packed ones could unpack to any size."""
-    with zipfile.ZipFile(path) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("it holds packed entries, which torch does not write")
-        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-            raise ValueError("its entries are larger than the file")
-
-
-_DIGEST = "sha256"
+DIGEST = "sha256"  #: the key of a seal
 
 
 def seal(content: dict[str, Any]) -> dict[str, Any]:
     """``content`` with the hash of all of it, so that :func:`is_sealed` tells when some of it was changed."""
-    return content | {_DIGEST: _digest(content)}
+    return content | {DIGEST: _digest(content)}
 
 
 def is_sealed(content: dict[str, Any]) -> bool:
     """Whether it is as :func:`seal` left it."""
-    return content.get(_DIGEST) == _digest({name: value for name, value in content.items() if name != _DIGEST})
+    return content.get(DIGEST) == _digest({name: value for name, value in content.items() if name != DIGEST})
 
 
 def _digest(content: Any) -> str:

@@ -56,6 +56,7 @@ from jellyplus.datasets.settings import EventSettings, ImageSettings
 __all__ = ["Recipe", "Run", "as_plain_data", "has_profile", "load_file", "load_run", "recipe_key"]
 
 _LARGEST = 2**16  # no network of the papers is near it
+_MOST_EPOCHS = 10_000  # the papers have 400 at most; evidence of more would be larger than its reader takes
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         _at_least(self, "epochs", 1)
-        _at_most(self, "epochs", 10 * _LARGEST)
+        _at_most(self, "epochs", _MOST_EPOCHS)
         own = {"cosine": ("final_learning_rate",), "step": ("step_epochs", "step_factor")}
         for owner, names in own.items():
             for name in names:

@@ -22,7 +22,7 @@ from jellyplus._errors import InputError
 from jellyplus.datasets import DataSet
 from jellyplus.neuron import Node
 from jellyplus.op_counter import OperationCounter, Tallies
-from jellyplus.training.checkpoint import AtomicCheckpointIO, KeepLast, is_sealed, load_checkpoint
+from jellyplus.training.checkpoint import DIGEST, AtomicCheckpointIO, KeepLast, is_sealed, load_checkpoint
 from jellyplus.training.classifier import Classifier, time_first
 from jellyplus.training.data import DataModule
 from jellyplus.training.evolution import EvolveShortcuts, EvolveSurrogate
@@ -31,6 +31,7 @@ from jellyplus.training.job import launch, once
 from jellyplus.training.network import InitialState, build_network, check_parts, choose_backend, initialise
 from jellyplus.training.progress import RunProgress
 from jellyplus.training.recipe import Recipe, as_plain_data, recipe_key
+from jellyplus.training.state import check_state
 from jellyplus.training.temperature import SearchTemperature
 from jellyplus.training.warm_start import StartWarm
 
@@ -136,7 +137,8 @@ def _train(
     left_over = initialise(net, initial_state, recipe.initial_weights) if recipe.initial_weights else []
     classifier = Classifier(net, recipe, seed)
     trainer = _trainer(recipe, device, KeepLast(state_file, origin), title)
-    _fit(trainer, classifier, module, once(_state, state_file, origin))
+    batches = len(module.train_dataloader())
+    _fit(trainer, classifier, module, once(_state, state_file, trainer, classifier, origin, batches))
     _compat.reset_net(net)
     _compat.set_backend(net.cpu(), "torch", Node)
     plain = model.remove_shortcuts(net).eval()
@@ -175,27 +177,15 @@ def _fit(trainer: lightning.Trainer, classifier: Classifier, module: DataModule,
             ) from error
 
 
-_STATE = {"origin": dict, "state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict}
-_STATE |= {"callbacks": dict, "history": list, "epoch": int, "global_step": int}
-
-
-def _state(file: Path, origin: dict[str, Any]) -> Path | None:
-    """The state to resume from, if there is one, and it is Lightning's and belongs to this run."""
+def _state(
+    file: Path, trainer: lightning.Trainer, classifier: Classifier, origin: dict[str, Any], batches: int
+) -> Path | None:
+    """The state to resume from, if there is one, and it is one that this run would have saved."""
     if not file.exists():
         return None
     content = load_checkpoint(file)
-    if not (isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in _STATE.items())):
-        raise InputError(f"{file} is not the state of a run; it was left alone: delete it to train from the beginning")
-    found = content["origin"]
-    if found | {"data": origin["data"]} != origin:
-        raise InputError(
-            f"{file} is the state of another run; it was left alone: delete it to train from the beginning"
-        )
-    if found != origin:
-        raise InputError(
-            f"{file} was trained on other data: its fingerprint is {str(found['data'])[:16]}, that of --data-root "
-            f"{origin['data'][:16]}; bring the data back, or delete the file to train from the beginning"
-        )
+    plain = {name: value for name, value in content.items() if name != DIGEST} if type(content) is dict else content
+    check_state(plain, file, trainer, classifier, origin, batches)
     if not is_sealed(content):
         raise InputError(
             f"{file} was changed after it was written; it was left alone: delete it to train from the beginning"

@@ -1,9 +1,11 @@
 """Archives are unpacked whole or not at all, and only where they should be."""
 
+import contextlib
 import io
 import shutil
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -141,3 +143,81 @@ def test_permissions_in_the_archive_do_not_count(tmp_path):
     archive = write_tar(tmp_path / "cat.tar", FILES, mode=0o4777)
     archives.unpack(archive, tmp_path / "cat")
     assert not (tmp_path / "cat" / "a.aedat").stat().st_mode & (stat.S_ISUID | stat.S_IXUSR)
+
+
+def hostile_tar(path, members, fmt=tarfile.PAX_FORMAT):
+    """A packed tar of members given as (name, content, pax headers)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz", format=fmt) as file:
+        for name, content, headers in members:
+            info = tarfile.TarInfo(name)
+            info.size, info.pax_headers = len(content), headers
+            file.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "headers", "form", "reason"),
+    [
+        ("cat/a", {"comment": "x" * 40_000_000}, tarfile.PAX_FORMAT, "a name or other attributes have 40,0"),
+        ("a" * 40_000_000, {}, tarfile.GNU_FORMAT, "a name or other attributes have 40,0"),
+        ("cat/a", {"comment": "x" * 500_000}, tarfile.PAX_FORMAT, "more than 100 times its size"),
+    ],
+    ids=["a long pax header", "a long name", "many headers"],
+)
+def test_headers_are_part_of_what_is_unpacked_and_take_little_memory(tmp_path, name, headers, form, reason):
+    members = [(f"{name}{i}", b"", headers) for i in range(40 if len(headers.get("comment", name)) < 10**6 else 1)]
+    archive = hostile_tar(tmp_path / "in" / "cat.tar.gz", members, form)
+    tracemalloc.start()
+    try:
+        assert reason in refusal(archive, tmp_path / "out" / "cat")
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_attributes_of_all_members_do_not_gather(tmp_path):
+    path = tmp_path / "in" / "cat.tar"
+    path.parent.mkdir()
+    with tarfile.open(path, "w", pax_headers={f"key{i}": "value" for i in range(101)}) as file:
+        file.addfile(tarfile.TarInfo("cat/a"))
+    assert "attributes without end" in refusal(path, tmp_path / "out" / "cat")
+
+
+def test_files_without_content_count(tmp_path):
+    """A block of the disk each: 20,000 of them, packed into 0.2 MB, would take 80."""
+    archive = write_tar(tmp_path / "in" / "cat.tar.gz", {f"cat/{i}": b"" for i in range(20_000)})
+    assert archive.stat().st_size < 300_000
+    assert "more than 100 times its size" in refusal(archive, tmp_path / "out" / "cat")
+
+
+@pytest.mark.parametrize("member", ["", "\0", "\0a", "."])
+def test_a_member_without_a_name(tmp_path, member):
+    archive = write_zip(tmp_path / "in" / "cat.zip", {"cat/a": b"x", "Q/Q": b"y"})
+    content = archive.read_bytes().replace(b"Q/Q", member.encode().ljust(3, b"\0"))
+    archive.write_bytes(content)
+    assert "is no plain file" in refusal(archive, tmp_path / "out" / "cat")
+
+
+def test_a_negative_size(tmp_path):
+    archive = write_tar(tmp_path / "in" / "cat.tar", {"cat/a": b""})
+    content = bytearray(archive.read_bytes())
+    content[124:136] = b"\xff" * 12  # base 256, -1
+    content[148:156] = b" " * 8
+    content[148:156] = b"%06o\0 " % sum(content[:512])
+    archive.write_bytes(content)
+    assert "negative size" in refusal(archive, tmp_path / "out" / "cat")
+
+
+def test_random_damage_is_unpacked_or_refused(tmp_path):
+    draw = np.random.default_rng(0)
+    for number in range(150):
+        name, write = WRITERS[number % 3]
+        archive = write(tmp_path / "in" / name, FILES)
+        content = bytearray(archive.read_bytes())
+        for position in draw.integers(0, len(content), 4):
+            content[position] = draw.integers(256)
+        archive.write_bytes(content[: draw.integers(1, len(content) + 1)] if draw.integers(2) else content)
+        with contextlib.suppress(InputError):
+            archives.unpack(archive, tmp_path / "out" / "cat")
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)

@@ -2,8 +2,11 @@
 
 import io
 import struct
+import threading
+import time
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from jellyplus._errors import InputError
-from jellyplus.datasets import cifar, event_camera, imagenet
+from jellyplus.datasets import budget, cifar, event_camera, imagenet, images
 from jellyplus.datasets.frames import Events
 from jellyplus.datasets.images import read_image
 
@@ -141,3 +144,64 @@ def test_lengths_that_a_file_only_claims_take_no_memory(tmp_path):
 def test_a_missing_file_is_named():
     with pytest.raises(InputError, match=r"^cannot read the image a/b\.png;"):
         read_image(Path("a/b.png"), "RGB")
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_threads_share_one_budget_for_what_they_decode(tmp_path, monkeypatch, read):
+    """32x32 pixels of 20 bytes each, twelve threads, and room for two and a half."""
+    monkeypatch.setattr(images, "UNPACKED", budget.Budget(int(2.5 * 20 * 1024)))
+    convert, lock, now, peaks = images._of_eight_bits, threading.Lock(), [], []
+
+    def slowly(image, form):
+        with lock:
+            now.append(image)
+            peaks.append(len(now))
+        time.sleep(0.01)
+        with lock:
+            now.remove(image)
+        return convert(image, form)
+
+    monkeypatch.setattr(images, "_of_eight_bits", slowly)
+    path = tmp_path / "b.png"
+    Image.fromarray(np.arange(1024, dtype=np.uint8).reshape(32, 32)).save(path)
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(read, [path] * 12))
+    assert len(peaks) == 12
+    assert max(peaks) <= 2
+    monkeypatch.setattr(images, "UNPACKED", budget.Budget(20 * 1024 - 1))
+    with pytest.raises(InputError, match=r"^cannot read the image \S+b\.png; replace or remove it$") as caught:
+        read(path)
+    assert "needs 20,480 bytes of memory" in str(caught.value.__cause__)
+
+
+KINDS = {"JPEG": "1 L RGB CMYK", "PNG": "1 L LA P RGB RGBA I;16", "BMP": "1 L P RGB RGBA", "PPM": "1 L RGB RGBA I;16"}
+KINDS |= {"TIFF": "1 L LA P RGB RGBA CMYK I;16", "WEBP": "L RGB RGBA"}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(("form", "kind"), [(form, kind) for form, kinds in KINDS.items() for kind in kinds.split()])
+def test_rows_at_a_time_are_the_same_pixels(tmp_path, monkeypatch, form, kind, mode):
+    grey = np.random.default_rng(0).integers(0, 256, (37, 29), dtype=np.uint8)
+    image = Image.fromarray(grey.astype(np.uint16) * 200) if kind == "I;16" else Image.fromarray(grey).convert(kind)
+    image.save(tmp_path / "b.png", form)
+    whole = read_image(tmp_path / "b.png", mode)
+    with Image.open(tmp_path / "b.png") as opened:
+        assert opened.mode[0] == "I" or np.array_equal(whole, np.array(opened.convert(mode)))
+    monkeypatch.setattr(images, "_AT_ONCE", 100)  # pixels: four rows
+    assert np.array_equal(read_image(tmp_path / "b.png", mode), whole)
+
+
+def test_a_tile_that_is_larger_than_its_tiff_counts(tmp_path):
+    """libtiff decodes whole tiles: here 16,384 x 16,384 pixels for an image of 32 x 32."""
+    packed = zlib.compress(bytes(2**20))
+    entries = [(256, 32), (257, 32), (258, 8), (259, 8), (262, 1), (277, 1), (322, 2**14), (323, 2**14)]
+    entries += [(324, 8), (325, len(packed))]
+    start = 8 + len(packed)
+    head = b"II*\0" + struct.pack("<I", start)
+    directory = struct.pack("<H", len(entries)) + b"".join(
+        struct.pack("<2H2I", tag, 4, 1, value) for tag, value in entries
+    )
+    (tmp_path / "b.png").write_bytes(head + packed + directory + bytes(4))
+    with pytest.raises(InputError) as caught:
+        read_image(tmp_path / "b.png", "RGB", side=32)
+    assert str(caught.value.__cause__) == "too many pixels"

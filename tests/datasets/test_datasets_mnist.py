@@ -1,5 +1,6 @@
 import gzip
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 import torchvision.datasets as tv
 
 from jellyplus._errors import InputError
-from jellyplus.datasets import load
+from jellyplus.datasets import budget, load
+from jellyplus.datasets import mnist as mnist_module
 
 REAL = Path(__file__).parents[3] / "shared" / "data"  # beside the checkout, where there is one
 EXAMPLES = {"train": 12, "t10k": 10}
@@ -206,3 +208,32 @@ def test_a_label_that_is_no_digit(tmp_path, label):
     path = tmp_path / "MNIST" / "raw" / LABELS
     path.write_bytes(idx(np.array([0] * 11 + [label])))
     assert f"{path} holds the label {label}, not 0 to 9" in refusal(tmp_path)
+
+
+def test_a_gzip_file_unpacks_to_a_hundred_times_its_size_at_most_and_is_not_read_further(tmp_path, monkeypatch):
+    """3 MB could become 3 GiB; here 4 million bytes from some 4,000."""
+    write(tmp_path)
+    (path := tmp_path / "MNIST" / "raw" / IMAGES).unlink()
+    packed = gzip.compress(idx(np.zeros((5103, 28, 28))))
+    (gz := path.with_name(f"{IMAGES}.gz")).write_bytes(packed)
+    tracemalloc.start()
+    try:
+        assert f"{gz} has 4,000,752 bytes by its head, more than 1,048,576," in refusal(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 500_000
+    finally:
+        tracemalloc.stop()
+    monkeypatch.setattr(mnist_module, "UNPACKED", budget.Budget(4 * 12 * 784 - 4))
+    gz.write_bytes(gzip.compress(idx(np.zeros((12, 28, 28)))))
+    assert "has 9,408 bytes by its head, more than 9,407," in refusal(tmp_path)
+
+
+def test_what_lies_behind_the_bytes_that_the_head_says_is_not_unpacked(tmp_path):
+    write(tmp_path)
+    (path := tmp_path / "MNIST" / "raw" / IMAGES).unlink()
+    path.with_name(f"{IMAGES}.gz").write_bytes(gzip.compress(idx(np.zeros((12, 28, 28))) + bytes(30_000_000)))
+    tracemalloc.start()
+    try:
+        assert f"has {17 + 12 * 784:,} bytes where its head says {16 + 12 * 784:,};" in refusal(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()

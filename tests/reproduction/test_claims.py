@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import datetime
 import functools
 import re
 from pathlib import Path
@@ -247,6 +248,31 @@ def test_table_2_names_rows_recipes_and_examples():
         (
             lambda t: t["rows"][9].update(quantity="quantisation_error_after", settings={"second_block": "last"}),
             "settings of row 'cifar10-t6': key 'second_block' is 'last'; it must be one of 'residual', 'stage'",
+        ),
+        (lambda t: t["rows"][9].update(paper="=1+1"), "row 'cifar10-t6' has paper '=1+1'; accuracy is a number"),
+        (lambda t: t["rows"][9].update(paper=1.0, quantity="layers"), "has paper 1.0; layers is a text"),
+        (lambda t: t["rows"][9].update(paper=1e300), "row 'cifar10-t6' has paper 1e+300; give what is printed"),
+        (lambda t: t["rows"][9].update(paper=-3.0), "row 'cifar10-t6' has paper -3.0; give what is printed"),
+        (lambda t: t["rows"][9].update(paper=float("nan")), "key 'rows[9].paper' is nan"),
+        (lambda t: t["rows"][9].update(paper=10**400), "key 'rows[9].paper' is 1000"),
+        (lambda t: t["rows"][9].update(paper=datetime.date(2024, 1, 1)), "key 'rows[9].paper' is datetime.date(2024"),
+        (lambda t: t["rows"][9].update(paper_std=-0.1), "row 'cifar10-t6' has paper_std -0.1; give what is printed"),
+        (lambda t: t["rows"][9].update(resolution=0.0), "row 'cifar10-t6' has resolution 0.0; give what is printed"),
+        (
+            lambda t: (
+                t["rows"][9].update(baseline=t["rows"][8]["id"]),
+                t["rows"][8].update(paper="text", quantity="layers"),
+            ),
+            "row 'cifar10-t6' is computed from a text; name rows that print numbers",
+        ),
+        (
+            lambda t: (
+                t["rows"][9].update(
+                    kind="own", recipe=None, quantity="energy_of_counts", operands=[t["rows"][8]["id"]] * 2
+                ),
+                t["rows"][8].update(paper=None),
+            ),
+            "row 'cifar10-t6' follows from a value that is lost; name rows that have one",
         ),
         (lambda t: t["rows"][0].pop("note"), "key 'rows[0].note' is missing"),
         (lambda t: t.pop("printed_in"), "key 'printed_in' is missing"),

@@ -9,7 +9,10 @@ import pytest
 from checkout import PROBE
 
 from jellyplus._errors import InputError
+from jellyplus.reproduction import store as store_module
 from jellyplus.reproduction.store import Probe, Store
+from jellyplus.training import recipe, unpickling
+from jellyplus.training.checkpoint import save_checkpoint
 
 
 def files_below(folder):
@@ -68,6 +71,29 @@ def test_the_file_is_canonical_json(tmp_path, make_evidence):
     assert list(record) == sorted(record)
     assert text == json.dumps(record, indent=2, sort_keys=True) + "\n"
     assert record["history"] == [{"b": [1, None], "loss": None}]
+
+
+def test_evidence_of_the_longest_run_can_be_read_again(tmp_path, make_evidence):
+    """Every column there is, in the widest numbers."""
+    wide = -1.2345678901234567e-308
+    names = ["learning_rate", "accuracy", "train_loss", "im_loss", "time_s", "search_time_s", "warm_start_time_s"]
+    entry = dict.fromkeys([*names, "temperature", "k", "shortcut_weight"], wide)
+    entry |= dict.fromkeys(("candidates", "similarities"), [wide] * 3)
+    entry |= {"samples": "0" * 16, "warm_start_iterations": 10**9, "skipped_train": 10**9, "skipped_test": 10**9}
+    history = tuple(entry | {"epoch": epoch} for epoch in range(recipe._MOST_EPOCHS))
+    store, one = Store(tmp_path), make_evidence(history=history)
+    size = store.write(one, PROBE).stat().st_size
+    assert size < store_module._MAX_BYTES / 1.5
+    assert store.runs(one.key) == [one]
+    save_checkpoint({"history": history}, tmp_path / "state")
+    assert (tmp_path / "state").stat().st_size < unpickling.LARGEST_PICKLE / 2
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path, make_evidence):
+    history = tuple({"epoch": epoch, "candidates": [0.123456789] * 60} for epoch in range(17_000))
+    with pytest.raises(InputError, match=r"seed0-c+\.json would be larger than the 16 MiB that can be read"):
+        Store(tmp_path).write(make_evidence(history=history), PROBE)
+    assert not list(tmp_path.rglob("seed*"))
 
 
 def test_append_only(tmp_path, make_evidence):

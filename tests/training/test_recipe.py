@@ -604,6 +604,7 @@ def test_a_run_that_starts_from_itself_is_refused(recipes, run):
         ({"model__width": 0}, "width is 0"),
         ({"model__num_classes": 0}, "num_classes is 0"),
         ({"schedule__epochs": 0}, "epochs is 0"),
+        ({"schedule__epochs": 60_000}, "epochs is 60000; it must be at most 10000"),
         ({"optimizer__learning_rate": "fast"}, "'optimizer.learning_rate' is 'fast'"),
         ({"optimizer__learning_rate": float("nan")}, "'optimizer.learning_rate' is nan"),
         ({"surrogate__name": "rectangular"}, "temperature_search needs surrogate dspike"),
