@@ -1,11 +1,49 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and nothing is read or written through a link that leaves its folder."""
 
 import contextlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 
 from jellyplus._errors import InputError
+
+
+def below(path: str | os.PathLike, root: str | os.PathLike) -> Path:
+    """Return ``path``, which lies in ``root`` whatever links there are on its way; ``root`` itself may be one.
+
+    Raises:
+        InputError: a link takes it out.
+    """
+    if not Path(real := os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise InputError(
+            f"{path} is or lies behind a link out of {root}, to {real}: remove the link, or copy that here"
+        )
+    return Path(path)
+
+
+def read_file(path: str | os.PathLike, root: str | os.PathLike | None = None, most: int = -1) -> bytes:
+    """Return what a file holds; a pipe or a device is not waited for.
+
+    Args:
+        path: the file.
+        root: a folder of other people's that it lies in, which no link may take it out of; None for any file.
+        most: bytes that are read; -1 for all.
+
+    Raises:
+        InputError: it is a pipe or a device, or a link takes it out of ``root``.
+        OSError: it cannot be read.
+    """
+    if root is not None:
+        below(path, root)
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise InputError(f"{path} is a pipe or a device: remove it, or put a file in its place")
+        return file.read(most)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has neither the flag nor such pipes
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
