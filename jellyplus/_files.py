@@ -16,9 +16,7 @@ def below(path: str | os.PathLike, root: str | os.PathLike) -> Path:
         InputError: a link takes it out.
     """
     if not Path(real := os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise InputError(
-            f"{path} is or lies behind a link out of {root}, to {real}: remove the link, or copy that here"
-        )
+        raise InputError(f"{path} is or lies behind a link out of {root}, to {real}: replace it by what it leads to")
     return Path(path)
 
 
@@ -46,6 +44,17 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has neither the flag nor such pipes
 
 
+def user_cache() -> Path:
+    """Return where this user's computer keeps what jellyplus can make again: ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
+    stated = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    cache = stated if stated.is_absolute() else Path.home() / ".cache"  # a relative one is void, as XDG has it
+    return cache / "jellyplus"
+
+
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     """Write ``content`` to ``path``: beside it first, flushed to disk, then renamed over it.
 
@@ -57,12 +66,22 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_and_rename(path, content)
+        replace_file(path, content)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; free space there or choose another --out") from error
 
 
-def _write_and_rename(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write ``content`` as :func:`write_atomically` does, into a folder that is there.
+
+    Args:
+        path: the file.
+        content: of it.
+        mode: its permissions, as far as the umask leaves them.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -71,7 +90,7 @@ def _write_and_rename(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files
+        os.chmod(temporary, mode & ~umask)  # mkstemp makes private files
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
