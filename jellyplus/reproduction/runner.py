@@ -232,6 +232,9 @@ def _make(alike: tuple, chain: list[tuple[Run, int]]) -> list[tuple[str, int]]:
 def _only_one(file: Path) -> Iterator[None]:
     """Hold the lock ``file`` on process 0; a process that is killed holds nothing.
 
+    The file stays. Were it removed, a process that had opened it before would hold a file without a name, and the next
+    one another of the same name: two at once.
+
     Raises:
         InputError: another process holds it, or the folder cannot be written.
     """
@@ -241,9 +244,7 @@ def _only_one(file: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if rank() == 0:
-            file.unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone
-            lock.release()
+        lock.release()
 
 
 def _acquire(lock: filelock.FileLock) -> None:
@@ -270,7 +271,6 @@ def _remove_states(store: Path) -> None:
         if state.with_suffix(".json").exists():
             with contextlib.suppress(OSError):  # where nothing can be removed, the evidence is as good
                 state.unlink(missing_ok=True)
-                state.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _same_data(one: Run, other: Run) -> bool:

@@ -143,6 +143,7 @@ def test_a_cache_that_others_can_write_is_refused_alike_by_doctor_and_by_runs(fr
 def test_a_library_of_another_user_is_not_loaded(fresh, monkeypatch):
     train()
     built = {path: path.stat().st_ino for path in fresh.iterdir()}
+    cpp_backend.obstacle.cache_clear()
     lstat, stranger = Path.lstat, SimpleNamespace(st_uid=os.geteuid() + 1)
     monkeypatch.setattr(Path, "lstat", lambda path: stranger if path.suffix == ".so" else lstat(path))
     cpp_backend._library.cache_clear()
@@ -170,6 +171,7 @@ def test_a_relative_cache_is_void(fresh, monkeypatch, tmp_path):
 
 @needs_compiler
 def test_without_a_home_or_a_cache_that_can_be_written_runs_choose_torch(fresh, monkeypatch):
+    cpp_backend._compiler()  # is found by asking whether it may be run
     with monkeypatch.context() as patch:
         patch.setattr(os, "access", lambda *_: False)
         assert f"{fresh} cannot be written; make it" in str(cpp_backend.obstacle())
