@@ -12,11 +12,18 @@ from jellyplus._errors import InputError
 def below(path: str | os.PathLike, root: str | os.PathLike) -> Path:
     """Return ``path``, which lies in ``root`` whatever links there are on its way; ``root`` itself may be one.
 
+    Args:
+        path: a file or folder, which need not be there.
+        root: a folder that may have come from others.
+
     Raises:
-        InputError: a link takes it out.
+        InputError: it leads out of ``root``, or is neither a file nor a folder but a pipe, a socket or a device.
     """
-    if not Path(real := os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise InputError(f"{path} is or lies behind a link out of {root}, to {real}: replace it by what it leads to")
+    real = Path(os.path.realpath(path))
+    if not real.is_relative_to(os.path.realpath(root)):
+        raise InputError(f"{path} leads out of {root}, to {real}: remove it, or put there what it leads to")
+    if real.exists() and not (real.is_file() or real.is_dir()):
+        raise _no_file(path)
     return Path(path)
 
 
@@ -36,8 +43,12 @@ def read_file(path: str | os.PathLike, root: str | os.PathLike | None = None, mo
         below(path, root)
     with open(path, "rb", opener=_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise InputError(f"{path} is a pipe or a device: remove it, or put a file in its place")
+            raise _no_file(path)
         return file.read(most)
+
+
+def _no_file(path: str | os.PathLike) -> InputError:
+    return InputError(f"cannot read {path}: it is not a file but a pipe or a device; remove it, or put a file there")
 
 
 def _without_waiting(path: str, flags: int) -> int:

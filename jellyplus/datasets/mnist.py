@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from jellyplus._errors import InputError
+from jellyplus._files import read_file
 from jellyplus.datasets import folders
 from jellyplus.datasets.base import DataSet, Split
 from jellyplus.datasets.survey import File, Survey
@@ -116,6 +117,7 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
 
 def _unpacked(path: Path) -> bytes:
     try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = read_file(path)
+        return gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"cannot read {path}; put the original in its place") from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from jellyplus._distributed import rank
 from jellyplus._errors import InputError
+from jellyplus._files import below
 from jellyplus._options import add_run_options, add_table_options, epochs
 from jellyplus.training.recipe import Run, load_file
 
@@ -106,7 +107,7 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     if rank() > 0:
         return
     frame = view.build(table, tables.results(table, runs, measurements, recipes), options.profile)
-    folder = options.out / options.profile / path.stem
+    folder = below(options.out / options.profile / path.stem, options.out)
     view.write(frame, table, folder, options.profile)
     print(view.summary(frame))
     print(f"\nWritten: {folder}/table.csv, table.md, table.png")
@@ -168,7 +169,7 @@ def _train(options: argparse.Namespace) -> None:
     runner.make(once(runner.missing, [(run, seed) for seed in dict.fromkeys(options.seeds)]))
     if rank() > 0:
         return
-    folder = options.out / run.profile / run.name
+    folder = below(options.out / run.profile / run.name, options.out)
     for seed in dict.fromkeys(options.seeds):
         evidence = runner.current(run, seed)
         course.write(evidence, folder)

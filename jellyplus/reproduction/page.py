@@ -18,7 +18,7 @@ import jinja2
 import pandas as pd
 
 from jellyplus._errors import InputError
-from jellyplus._files import write_atomically
+from jellyplus._files import below, read_file, write_atomically
 from jellyplus.reproduction import figure_evidence, tables, view
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split, load_claims
 from jellyplus.reproduction.evidence import Evidence
@@ -153,7 +153,7 @@ class Picture:
     @property
     def uri(self) -> str:
         """The PNG itself."""
-        return "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode()
+        return "data:image/png;base64," + base64.b64encode(read_file(self.path)).decode()
 
 
 @dataclass(frozen=True)
@@ -429,7 +429,7 @@ _PROFILES = ("paper", "gpu", "small", "embedded")
 
 
 def _picture(roots: Sequence[Path], name: str, file: str, profiles: Sequence[str] = _PROFILES) -> Picture | None:
-    paths = ((root / profile / name / file, profile) for profile in profiles for root in roots)
+    paths = ((below(root / profile / name / file, root), profile) for profile in profiles for root in roots)
     return next((Picture(path, profile) for path, profile in paths if path.is_file()), None)
 
 

@@ -85,7 +85,7 @@ class Runner:
         """
         if jobs > 1 and processes() > 1:
             raise InputError("--jobs are processes of one machine beside torchrun's or SLURM's: give one or the other")
-        once(_remove_states, self.store.root)
+        once(_remove_states, self.store)
         if old := sum(any(e.seed == seed for e in self.store.runs(run.key)) for run, seed in planned):
             print(
                 f"{old} of {len(planned)} runs have evidence of code that did something else: it is kept (--render "
@@ -162,7 +162,7 @@ class Runner:
     def _train(self, run: Run, seed: int) -> str:
         """Train, keep the checkpoint, then write the evidence; return one line on the result."""
         checkpoint = self.store.checkpoint(run.key, seed, self.today.code)
-        state = checkpoint.with_suffix(".partial")
+        state = self.store.state(run.key, seed, self.today.code)
         data = self.load(run)
         with _only_one(checkpoint.with_suffix(".lock")):
             if found := once(self.current, run, seed):  # another process has just made it
@@ -265,9 +265,9 @@ def _remove_remains(lock: Path) -> None:
         path.unlink()
 
 
-def _remove_states(store: Path) -> None:
+def _remove_states(store: Store) -> None:
     """Of runs whose process was killed when it had just written the evidence."""
-    for state in store.glob("*/seed*.partial"):
+    for state in store.states():
         if state.with_suffix(".json").exists():
             with contextlib.suppress(OSError):  # where nothing can be removed, the evidence is as good
                 state.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from jellyplus._errors import InputError
-from jellyplus._files import write_atomically
+from jellyplus._files import below, read_file, write_atomically
 from jellyplus._strict import from_mapping
 from jellyplus.datasets.splits import manifest_bytes, manifest_digest
 from jellyplus.reproduction.evidence import Evidence, Measurement, settings_digest
@@ -50,7 +50,8 @@ class Store:
     """A folder of evidence.
 
     Args:
-        root: folder; it need not exist before the first write.
+        root: ``evidence`` in a folder of results, which links may not lead out of; it need not exist before the first
+            write.
     """
 
     def __init__(self, root: str | os.PathLike):
@@ -120,7 +121,7 @@ class Store:
         Raises:
             InputError: the file cannot be written.
         """
-        path = self.root / "splits" / f"{manifest_digest(manifest)[:16]}.json"
+        path = self._own(self.root / "splits" / f"{manifest_digest(manifest)[:16]}.json")
         if not path.exists():
             write_atomically(path, manifest_bytes(manifest))
 
@@ -137,7 +138,15 @@ class Store:
 
     def checkpoint(self, key: str, seed: int, code: str) -> Path:
         """Return where the checkpoint of this recipe, seed and code belongs: beside its evidence."""
-        return self.folder(key) / f"seed{seed}-{code[:12]}.ckpt"
+        return self._own(self.folder(key) / f"seed{seed}-{code[:12]}.ckpt")
+
+    def state(self, key: str, seed: int, code: str) -> Path:
+        """Return where the state of an unfinished training belongs: beside the checkpoint that it becomes."""
+        return self._own(self.checkpoint(key, seed, code).with_suffix(".partial"))
+
+    def states(self) -> list[Path]:
+        """Return the states of all unfinished trainings."""
+        return [self._own(path) for path in self.root.glob("*/seed*.partial")]
 
     def path(self, record: Evidence | Measurement) -> Path:
         """Return where a record belongs."""
@@ -145,11 +154,14 @@ class Store:
 
     def files(self, key: str, pattern: str) -> list[Path]:
         """Return the files about this recipe whose names fit ``pattern``, by name."""
-        return sorted(self.folder(key).glob(pattern))
+        return [self._own(path) for path in sorted(self.folder(key).glob(pattern))]
 
     def folder(self, key: str) -> Path:
         """Return where everything about this recipe belongs."""
-        return self.root / key[:16]
+        return self._own(self.root / key[:16])
+
+    def _own(self, path: Path) -> Path:
+        return below(path, self.root.parent)
 
 
 _INDENT = {Evidence: 2, Measurement: 1}
@@ -157,9 +169,9 @@ _INDENT = {Evidence: 2, Measurement: 1}
 
 def _read(path: Path, kind: type, remedy: str) -> Any:
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        if len(content := read_file(path, most=_MAX_BYTES + 1)) > _MAX_BYTES:
             raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
-        return from_mapping(kind, _of_schema(json.loads(path.read_bytes()), _SCHEMAS.get(kind, 1)), path.name)
+        return from_mapping(kind, _of_schema(json.loads(content), _SCHEMAS.get(kind, 1)), path.name)
     except (InputError, ValueError, RecursionError, OSError) as error:
         raise _damaged(path, error, remedy) from error
 
