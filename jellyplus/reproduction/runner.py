@@ -232,8 +232,8 @@ def _make(alike: tuple, chain: list[tuple[Run, int]]) -> list[tuple[str, int]]:
 def _only_one(file: Path) -> Iterator[None]:
     """Hold the lock ``file`` on process 0; a process that is killed holds nothing.
 
-    The file stays. Were it removed, a process that had opened it before would hold a file without a name, and the next
-    one another of the same name: two at once.
+    The file is removed while it is held. Who had opened it before gets a lock on a file without a name, which filelock
+    notices and leaves; versions before the oldest that setup.cfg allows do not, or remove the next one's file too.
 
     Raises:
         InputError: another process holds it, or the folder cannot be written.
@@ -244,7 +244,9 @@ def _only_one(file: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        if rank() == 0:
+            file.unlink(missing_ok=True)
+            lock.release()
 
 
 def _acquire(lock: filelock.FileLock) -> None:
@@ -269,8 +271,10 @@ def _remove_states(store: Store) -> None:
     """Of runs whose process was killed when it had just written the evidence."""
     for state in store.states():
         if state.with_suffix(".json").exists():
-            with contextlib.suppress(OSError):  # where nothing can be removed, the evidence is as good
+            lock = filelock.FileLock(state.with_suffix(".lock"), timeout=0)
+            with contextlib.suppress(OSError), lock:  # where nothing can be removed, the evidence is as good
                 state.unlink(missing_ok=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _same_data(one: Run, other: Run) -> bool:
