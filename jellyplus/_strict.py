@@ -25,7 +25,9 @@ from jellyplus._files import read_file
 T = TypeVar("T")
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-4 as a string
-_CONTROL = re.compile(r"[^\t\n -~\x80-\ud7ff\ue000-\U0010ffff]")  # and surrogates, which UTF-8 cannot write
+_CONTROL = re.compile(  # of terminals, and of the direction of writing; and surrogates, which UTF-8 cannot write
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _MAX_BYTES = 2**18  # the largest file of ours is a twentieth of it
 _DEEPEST = 50  # brackets within brackets; PyYAML's time grows with their square
 _SCALARS = {str: "a string", int: "an integer", float: "a finite number", bool: "true or false"}

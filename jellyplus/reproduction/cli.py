@@ -13,6 +13,7 @@ from jellyplus._distributed import rank
 from jellyplus._errors import InputError
 from jellyplus._files import below
 from jellyplus._options import add_run_options, add_table_options, epochs
+from jellyplus._text import one_line
 from jellyplus.training.recipe import Run, load_file
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     table = load_claims(path.parent / "claims" / f"{path.stem}.yaml")
     trained = {row.id: row for row in table.rows if row.trained}
     if options.list:
-        print("\n".join(map(_listed, trained.values())))
+        print("\n".join(one_line(_listed(row)) for row in trained.values()))
         return
     if unknown := set(options.rows or ()) - trained.keys():
         raise InputError(f"there is no row {', '.join(sorted(unknown))} that trains; choose from {', '.join(trained)}")
@@ -173,8 +174,8 @@ def _train(options: argparse.Namespace) -> None:
     for seed in dict.fromkeys(options.seeds):
         evidence = runner.current(run, seed)
         course.write(evidence, folder)
-        print(f"seed {seed}: {summary(evidence)}")
-    print(f"Written: {folder}/seed*.csv, seed*.png; evidence and checkpoint: {runner.store.folder(run.key)}")
+        print(one_line(f"seed {seed}: {summary(evidence)}"))
+    print(one_line(f"Written: {folder}/seed*.csv, seed*.png; evidence and checkpoint: {runner.store.folder(run.key)}"))
 
 
 def _job(options: argparse.Namespace) -> contextlib.AbstractContextManager:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jellyplus._files import write_atomically
+from jellyplus._text import csv_cell
 from jellyplus.reproduction.evidence import Evidence
 
 __all__ = ["write"]
@@ -28,7 +29,8 @@ def write(evidence: Evidence, folder: Path) -> None:
         InputError: the folder cannot be written.
     """
     frame = pd.DataFrame(evidence.history)
-    write_atomically(folder / f"seed{evidence.seed}.csv", frame.to_csv(index=False).encode())
+    cells = frame.rename(columns=csv_cell).map(csv_cell)
+    write_atomically(folder / f"seed{evidence.seed}.csv", cells.to_csv(index=False).encode())
     write_atomically(folder / f"seed{evidence.seed}.png", _picture(frame, evidence))
 
 

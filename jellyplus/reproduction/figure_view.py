@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jellyplus._files import write_atomically
+from jellyplus._text import csv_cell, one_line
 from jellyplus.reproduction.figure_claims import FigureClaim, Panel, Series
 
 __all__ = ["Shown", "frame", "summary", "write"]
@@ -60,7 +61,8 @@ def frame(view: View, profile: str) -> pd.DataFrame:
 def summary(view: View) -> str:
     """One line for each series: its status, and the numbers that sum it up."""
     rows = [(panel.title, series.label, shown.status, _numbers(shown)) for panel, series, shown in view]
-    return pd.DataFrame(rows, columns=["panel", "series", "status", "in numbers"]).to_markdown(index=False)
+    frame = pd.DataFrame(rows, columns=["panel", "series", "status", "in numbers"])
+    return frame.map(one_line).to_markdown(index=False)
 
 
 def write(claim: FigureClaim, view: View, folder: Path, profile: str, draw: bool = True) -> None:
@@ -69,7 +71,7 @@ def write(claim: FigureClaim, view: View, folder: Path, profile: str, draw: bool
     Raises:
         InputError: the folder cannot be written.
     """
-    content = frame(view, profile).to_csv(index=False, lineterminator="\n", float_format="%.7g")
+    content = frame(view, profile).map(csv_cell).to_csv(index=False, lineterminator="\n", float_format="%.7g")
     write_atomically(folder / "figure.csv", content.encode())
     for kind, content in _pictures(claim, view, profile).items() if draw else ():
         write_atomically(folder / f"figure.{kind}", content)

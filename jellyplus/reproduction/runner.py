@@ -16,6 +16,7 @@ from tqdm import tqdm
 from jellyplus import datasets
 from jellyplus._distributed import processes, rank
 from jellyplus._errors import InputError
+from jellyplus._text import one_line
 from jellyplus.reproduction import loading, operations
 from jellyplus.reproduction.evidence import Evidence, evidence_of
 from jellyplus.reproduction.source import provenance
@@ -95,7 +96,7 @@ class Runner:
             bar.set_description(f"0 of {len(planned)} runs")
             made = self._one_by_one(planned) if jobs == 1 else self._side_by_side(planned, jobs)
             for number, (line, cost) in enumerate(made, 1):
-                tqdm.write(line)
+                tqdm.write(one_line(line))
                 bar.set_description(f"{number} of {len(planned)} runs")
                 bar.update(cost)
 
@@ -168,7 +169,7 @@ class Runner:
             if found := once(self.current, run, seed):  # another process has just made it
                 return summary(found)
             start = self._start(run, seed, data) if run.parent else None
-            outcome = train(run.recipe, data, seed, self.device, state, start, run.name, self.workers)
+            outcome = train(run.recipe, data, seed, self.device, state, start, one_line(run.name), self.workers)
             return summary(once(self._keep, run, seed, data, outcome, checkpoint, state))
 
     def _keep(

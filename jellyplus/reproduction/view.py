@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.stats
 
 from jellyplus._files import write_atomically
+from jellyplus._text import csv_cell, markdown_cell, one_line
 from jellyplus.reproduction import picture
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
 from jellyplus.reproduction.evidence import Evidence
@@ -128,7 +129,7 @@ def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: s
     folder = Path(folder)
     title = f"{table.title}\nprofile: {profile}{_ASIDE.get(profile, '')}"
     cells = _cells(frame)
-    write_atomically(folder / "table.csv", cells.to_csv(index=False, lineterminator="\n").encode())
+    write_atomically(folder / "table.csv", cells.map(csv_cell).to_csv(index=False, lineterminator="\n").encode())
     write_atomically(folder / "table.md", _markdown(cells, table, profile).encode())
     if draw:
         write_atomically(folder / "table.png", picture.draw(frame, title))
@@ -288,7 +289,7 @@ def _cells(frame: pd.DataFrame) -> pd.DataFrame:
 def _texts(row: dict) -> dict:
     quantity = QUANTITIES[row["quantity"]]
     p = "" if pd.isna(row["gain_p"]) else f"{row['gain_p']:.3f}"
-    texts = {name: "" if pd.isna(value) else str(value) for name, value in row.items()}
+    texts = {name: "" if pd.isna(value) else one_line(str(value)) for name, value in row.items()}
     return texts | {name: quantity.text(row[name]) for name in _VALUES} | {"gain_p": p}
 
 
@@ -297,9 +298,9 @@ def _markdown(cells: pd.DataFrame, table: ClaimTable, profile: str) -> str:
     legend = _LEGEND + (_GAINS if "paper_gain" in filled or "gain" in filled else "")
     return "\n\n".join(
         [
-            f"# {table.title}",
-            f"{table.printed_in}. Profile: `{profile}`. {_PROFILES[profile]}",
-            cells[filled].to_markdown(index=False, disable_numparse=True),
+            f"# {markdown_cell(table.title)}",
+            f"{markdown_cell(table.printed_in)}. Profile: `{profile}`. {_PROFILES[profile]}",
+            cells[filled].map(markdown_cell).to_markdown(index=False, disable_numparse=True),
             legend,
         ]
     )

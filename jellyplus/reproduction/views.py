@@ -10,6 +10,7 @@ from typing import NamedTuple
 from jellyplus._errors import InputError
 from jellyplus._files import below, read_file
 from jellyplus._options import PROFILES
+from jellyplus._text import one_line
 from jellyplus.reproduction import figure_evidence, figure_view, tables, view
 from jellyplus.reproduction.claims import ClaimTable, load_claims
 from jellyplus.reproduction.evidence import Evidence, Measurement
@@ -137,11 +138,11 @@ def main(options: argparse.Namespace) -> int:
     found = []
     if options.check:
         found = differences(options.out, plan, measurements)
-        print("\n".join(found) or f"Every view in {options.out} is what claims and evidence give.")
+        print("\n".join(map(one_line, found)) or f"Every view in {options.out} is what claims and evidence give.")
     else:
         for folder in write_all(options.out, plan, options.out, measurements):
-            print(f"Written: {folder}")
-    print("\n".join(_in_words(judged, measurements.runner)))
+            print(one_line(f"Written: {folder}"))
+    print("\n".join(map(one_line, _in_words(judged, measurements.runner))))
     return 1 if found else 0
 
 

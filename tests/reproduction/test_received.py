@@ -1,22 +1,30 @@
 """Folders that others sent: nothing is read or written through a link that leaves them, and no pipe is waited for."""
 
+import csv
 import os
+import re
 import zipfile
 from argparse import Namespace
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from checkout import RUN, Checkout, as_of_today
 
 from jellyplus._errors import InputError
 from jellyplus._files import below, read_file
-from jellyplus.datasets import archives
+from jellyplus._text import csv_cell, markdown_cell
+from jellyplus.datasets import archives, command
 from jellyplus.datasets.images import read_image
-from jellyplus.reproduction import page, views
+from jellyplus.datasets.survey import Finding, Survey
+from jellyplus.reproduction import course, page, views
 from jellyplus.reproduction.claims import load_claims
+from jellyplus.reproduction.durations import expectation
+from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.figure_claims import load_figure
 from jellyplus.reproduction.runner import _remove_states
-from jellyplus.reproduction.store import Store
+from jellyplus.reproduction.store import Probe, Store
 from jellyplus.training.recipe import load_run
 
 SECRET = "secret: of somebody else"
@@ -226,3 +234,104 @@ def test_below_takes_what_stays_inside(tmp_path):
         assert below(tmp_path / path, tmp_path / "root") == tmp_path / path
     with pytest.raises(InputError, match=LEAVES):
         below(tmp_path / "root/../other", tmp_path / "root")
+
+
+# --- What reaches files and terminals ---
+
+EVIL = "\x1b[31m\x9b2J\u202e\n| forged | <script>alert(1)</script>"
+TERMINAL = ("\x1b", "\x9b", "\u202e", "\u2028")
+
+
+@pytest.mark.parametrize(
+    "character", ["\x1b", "\x7f", "\x85", "\x9b", "\u061c", "\u200f", "\u2028", "\u202e", "\u2067"]
+)
+@pytest.mark.parametrize("field", ["device", "commit", "profile", "recipe_name"])
+def test_evidence_with_what_moves_a_cursor_or_turns_writing_is_refused(make_evidence, tmp_path, character, field):
+    store = Store(tmp_path / "evidence")
+    path = store.write(make_evidence(**{field: f"a{character}b"}), Probe(1, "p", {}, {}))
+    with pytest.raises(InputError, match=f"key '{field}' is .* write it without control characters") as caught:
+        store.read(path, Evidence)
+    assert character not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1+1", "\n=1+1", "  =1+1", "＝1+1"])
+def test_no_cell_is_a_formula(text):
+    cell = csv_cell(text)
+    assert cell.startswith(("'", "\\"))
+    assert cell.isprintable()
+
+
+@pytest.mark.parametrize("text", ["tdBN", "-0.35", "+1e-3", "", "a = b", "± 1"])
+def test_other_cells_are_as_they_are(text):
+    assert csv_cell(text) == markdown_cell(text) == text
+    assert csv_cell(2.5) == 2.5
+
+
+def test_what_evidence_says_of_itself_stays_in_its_cell(checkout):
+    rows = len((checkout.reproductions / "claims/table2_imloss.yaml").read_text().split("- {id")) - 1
+    checkout.add("embedded", {"im_loss": None}, seed=7, commit="=cmd|'/c calc'!A1\n|x|<b>[a](b)", accuracy_last=70.0)
+    render(checkout)
+    folder = checkout.results / "embedded/table2_imloss"
+    with open(folder / "table.csv", newline="") as file:
+        cells = list(csv.DictReader(file))
+    commit = next(row["commit"] for row in cells if row["method"] == "Bare")
+    assert len(cells) == rows
+    assert "\n" not in commit
+    text = (folder / "table.md").read_text()
+    assert "<b>" not in text
+    assert "[a](b)" not in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == rows + 2
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+
+
+def test_a_title_stays_in_its_heading(checkout):
+    table = (checkout.reproductions / "claims/table2_imloss.yaml").read_text()
+    title = 'title: "IM-Loss, Table 2: a table"'
+    checkout.claim("table2_imloss", table.replace(title, 'title: "a\\n\\n| b | <i>"'))
+    render(checkout)
+    report(checkout)
+    assert r"\subsection*{a | b | \textless{}i\textgreater{}}" in (checkout.results / "index.tex").read_text()
+    assert (checkout.results / "paper/table2_imloss/table.md").read_text().startswith(r"# a\\n\\n\| b \| &lt;i&gt;")
+    assert "<i>" not in (checkout.results / "index.html").read_text()
+
+
+def test_no_name_of_a_file_moves_the_cursor(checkout, capsys):
+    (checkout.reproductions / "claims/table2_imloss.yaml").rename(
+        checkout.reproductions / "claims/table2_\x1b[31m\u202e.yaml"
+    )
+    render(checkout)
+    view_folder = checkout.results / "paper/\x9b2J\n"
+    view_folder.mkdir(parents=True)
+    (view_folder / "table.csv").touch()
+    render(checkout, check=True)
+    printed = "".join(capsys.readouterr())
+    assert r"table2_\x1b[31m\u202e" in printed
+    assert r"\x9b2J\n" in printed
+    assert not any(character in printed for character in TERMINAL)
+
+
+def test_a_device_is_printed_before_training_as_text(make_evidence):
+    run = SimpleNamespace(key="k")
+    store = SimpleNamespace(runs=lambda key: [make_evidence(device=EVIL)])
+    said = expectation([(run, 0)], [store])
+    assert said.isprintable()
+    assert "[31m" in said
+
+
+def test_names_of_classes_are_printed_as_text_and_of_many_damaged_files_the_first(capsys):
+    split = {"train": Counter({EVIL: 2})}
+    unreadable = tuple(f"cannot read image {n}" for n in range(200_000))
+    survey = Survey("digits", EVIL, (), {"train": 2}, {}, EVIL, {EVIL: "ab"})
+    printed = command._report(Finding(survey, split, unreadable))
+    assert not any(character in printed for character in TERMINAL)
+    assert "\n| forged" not in printed
+    assert len(printed) < 5000
+    assert "unreadable: 200000\ncannot read image 0\n" in printed
+    assert printed.endswith("and 199,980 more")
+
+
+def test_the_course_of_a_run_holds_no_formula(make_evidence, tmp_path):
+    history = ({"epoch": 0, "accuracy": 50.0, "train_loss": 1.0, "=1+1": "@x"},)
+    course.write(make_evidence(history=history), tmp_path)
+    assert (tmp_path / "seed0.csv").read_text() == "epoch,accuracy,train_loss,'=1+1\n0,50.0,1.0,'@x\n"
