@@ -1,5 +1,6 @@
 """What SpikingJelly 0.0.0.0.14 caches: the events of a recording, or its frames, in an ``.npz`` file."""
 
+import io
 import zipfile
 import zlib
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jellyplus._errors import InputError
+from jellyplus._files import read_file
 from jellyplus.datasets.frames import SENSOR, Events
 from jellyplus.datasets.npy import from_npy
 
@@ -47,7 +49,7 @@ def read_frames_npz(path: Path) -> np.ndarray:
 
 def _arrays(path: Path, keys: list[str] | str) -> list[np.ndarray]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(read_file(path))) as archive:
             members = [archive.getinfo(f"{key}.npy") for key in keys]
             if sum(member.file_size for member in members) > _LARGEST:
                 raise InputError(

@@ -17,6 +17,7 @@ from jellyplus._files import below, read_file
 from jellyplus._text import csv_cell, markdown_cell
 from jellyplus.datasets import archives, command
 from jellyplus.datasets.images import read_image
+from jellyplus.datasets.npz import read_events_npz
 from jellyplus.datasets.survey import Finding, Survey
 from jellyplus.reproduction import course, page, views
 from jellyplus.reproduction.claims import load_claims
@@ -207,6 +208,7 @@ def test_a_pipe_for_a_checkpoint_a_state_or_an_image_is_refused(tmp_path):
         (store.folder("k" * 64) / "seed0-a.partial", store.states),
         (tmp_path / "b.png", lambda: read_image(tmp_path / "b.png", "RGB")),
         (tmp_path / "b.png", lambda: read_file(tmp_path / "b.png")),
+        (tmp_path / "e.npz", lambda: read_events_npz(tmp_path / "e.npz")),
     ):
         pipe_in_place_of(path)
         with pytest.raises(InputError, match=path.name):
