@@ -1,5 +1,7 @@
 """The one exception for bad input: a sentence for the user, never a traceback."""
 
+from jellyplus._text import one_line
+
 _LONGEST = 2000  # characters
 
 
@@ -15,5 +17,5 @@ class InputError(Exception):
     """
 
     def __init__(self, sentence: str):
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
+        line = one_line(sentence)
         super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}")

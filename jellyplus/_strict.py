@@ -20,11 +20,14 @@ import yaml
 from yaml.error import MarkedYAMLError
 
 from jellyplus._errors import InputError
+from jellyplus._files import read_file
 
 T = TypeVar("T")
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-4 as a string
-_CONTROL = re.compile(r"[^\t\n -~\x80-\ud7ff\ue000-\U0010ffff]")  # and surrogates, which UTF-8 cannot write
+_CONTROL = re.compile(  # of terminals, and of the direction of writing; and surrogates, which UTF-8 cannot write
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _MAX_BYTES = 2**18  # the largest file of ours is a twentieth of it
 _DEEPEST = 50  # brackets within brackets; PyYAML's time grows with their square
 _SCALARS = {str: "a string", int: "an integer", float: "a finite number", bool: "true or false"}
@@ -52,14 +55,18 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_yaml(path: str | os.PathLike) -> Any:
+def load_yaml(path: str | os.PathLike, root: Path | None = None) -> Any:
     """Return what the YAML file ``path`` holds.
 
+    Args:
+        path: the file.
+        root: a folder that no link may take it out of, see :func:`jellyplus._files.read_file`.
+
     Raises:
-        InputError: there is no such file, it is larger than 256 KiB, it is not YAML, a key is given twice, or it has
-            aliases.
+        InputError: there is no such file, it is no file or out of ``root``, it is larger than 256 KiB, it is not YAML,
+            a key is given twice, or it has aliases.
     """
-    content = _content(Path(path))
+    content = _content(Path(path), root)
     try:
         return copy.deepcopy(_parsed(content))
     except RecursionError as error:
@@ -76,12 +83,11 @@ def _parsed(content: bytes) -> Any:
     return yaml.load(content.decode(), _Loader)
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, root: Path | None) -> bytes:
     try:
-        if path.exists() and not path.is_file():
+        if path.is_dir():
             raise InputError(f"cannot read {path}: it is not a file; check the name")
-        with open(path, "rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+        content = read_file(path, root, _MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # a ValueError where the name holds a null character
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', error)}; check the name") from error
     if len(content) > _MAX_BYTES:

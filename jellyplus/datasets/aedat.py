@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from jellyplus._errors import InputError
+from jellyplus._files import read_file
 from jellyplus.datasets.frames import SENSOR, Events
 
 __all__ = ["read_aedat2", "read_aedat3"]
@@ -124,6 +125,6 @@ def _polarity_packets(content: bytes, start: int, path: Path) -> Iterator[tuple[
 
 def _content(path: Path) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_file(path)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; put the original recording in its place") from error

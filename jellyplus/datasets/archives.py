@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from jellyplus._errors import InputError
+from jellyplus._files import below
 
 __all__ = ["LARGEST_RATIO", "unpack"]
 
@@ -66,6 +67,7 @@ def unpack(archive: Path, destination: Path) -> bool:
     """
     if destination.is_dir():
         return False
+    below(destination, destination.parents[1])  # of the data set, where a linked extract/ would lead out
     temporary = destination.with_name(f".{destination.name}.unpacking")
     shutil.rmtree(temporary, ignore_errors=True)  # of an interrupted call
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from jellyplus._errors import InputError
+from jellyplus._text import one_line
 from jellyplus.datasets import cifar, cifar10_dvs, dvs128_gesture, event_camera, folders, imagenet, mnist
 from jellyplus.datasets.settings import EventSettings
 from jellyplus.datasets.survey import Finding, inspect
@@ -21,7 +22,7 @@ _SURVEYS = (
 )
 _IN_ARCHIVES = (cifar10_dvs, dvs128_gesture)
 _OF_FRAMES = {"cifar10_dvs": cifar10_dvs, "dvs128_gesture": dvs128_gesture, "event_camera": event_camera}
-_LISTED = 20  # classes; of more, only the smallest and the largest
+_LISTED = 20  # classes, and files; of more, only the smallest and the largest, and the first ones
 
 
 def check(root: Path) -> int:
@@ -50,7 +51,7 @@ def unpack(root: Path) -> None:
     """
     folder = folders.existing("data prepare", str(root))
     unpacked = [path for data_set in _IN_ARCHIVES for path in data_set.unpack(folder)]
-    print("\n".join(f"unpacked: {path}" for path in unpacked) or "no archive to unpack")
+    print("\n".join(one_line(f"unpacked: {path}") for path in unpacked) or "no archive to unpack")
 
 
 def prepare_frames(root: Path, dataset: str, events: EventSettings | None, time_steps: int, workers: int) -> None:
@@ -79,17 +80,19 @@ def _report(finding: Finding) -> str:
     lines = [
         f"{survey.dataset}, {survey.layout}: {'complete' if finding.complete else 'not as published'}",
         f"examples: {', '.join(totals)}; {survey.source}",
-        _by_class(finding),
+        classes := _by_class(finding),
         *(f"{name}: sha256 {digest}" for name, digest in survey.digests.items()),
         f"unreadable: {len(finding.unreadable) or 'none'}",
-        *finding.unreadable,
+        *finding.unreadable[:_LISTED],
     ]
-    return "\n".join(lines)
+    if (more := len(finding.unreadable) - _LISTED) > 0:
+        lines.append(f"and {more:,} more")
+    return "\n".join(line if line == classes else one_line(line) for line in lines)
 
 
 def _by_class(finding: Finding) -> str:
     frame = pd.DataFrame(finding.counts).fillna(0).astype(int)
-    frame = frame.loc[sorted(frame.index, key=lambda name: (name.isdecimal() and int(name), name))]
+    frame = frame.loc[sorted(frame.index, key=lambda name: (name.isdecimal() and int(name), name))].rename(one_line)
     if len(frame) > _LISTED:
         frame = frame.agg(["min", "max"]).rename({"min": "smallest class", "max": "largest class"})
     if per_class := finding.survey.per_class:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jellyplus._errors import InputError
+from jellyplus._files import read_file
 from jellyplus.datasets import archives, folders
 from jellyplus.datasets.aedat import read_aedat3
 from jellyplus.datasets.base import DataSet
@@ -177,7 +178,7 @@ def _gestures(table: Path) -> list[tuple[int, int, int]]:
 def _lines(path: Path) -> list[str]:
     """Of a text file, stripped, without the empty ones, at least one."""
     try:
-        lines = [line.strip() for line in path.read_text("ascii").splitlines()]
+        lines = [line.strip() for line in read_file(path).decode("ascii").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}; take the authors' file") from error
     if not any(lines):

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from jellyplus._errors import InputError
+from jellyplus._files import read_file
 from jellyplus.datasets.base import UnreadableError
 from jellyplus.datasets.budget import UNPACKED
 
@@ -39,7 +40,7 @@ def read_image(path: Path | str, mode: Literal["RGB", "L"], side: int | None = N
         InputError: it has another size.
     """
     try:
-        content = Path(path).read_bytes()  # in memory, nothing is allocated for lengths that the file only claims
+        content = read_file(path)  # in memory, nothing is allocated for lengths that the file only claims
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             if _decoded(image) > max(_ALWAYS, _LARGEST_RATIO * len(content)):
                 raise ValueError("too many pixels")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from jellyplus._errors import InputError
+from jellyplus._files import open_file
 from jellyplus.datasets import folders
 from jellyplus.datasets.archives import LARGEST_RATIO
 from jellyplus.datasets.base import DataSet, Split
@@ -105,7 +106,7 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     """Unsigned bytes: magic number 0, 0, type, dimensions; their sizes as big-endian 32 bits; the elements."""
     start = 4 + 4 * dimensions
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with open_file(path) as packed, gzip.open(packed) if path.suffix == ".gz" else packed as file:
             head = file.read(start)
             if len(head) < start or head[:4] != bytes([0, 0, _UNSIGNED_BYTES, dimensions]):
                 raise InputError(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jellyplus._errors import InputError
+from jellyplus._files import open_file
 from jellyplus.datasets.frames import SENSOR, Events
 from jellyplus.datasets.npy import HEAD_BYTES, from_npy, shape_of
 
@@ -22,7 +23,7 @@ _DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, zi
 def memory_of(path: Path) -> int:
     """Bytes of memory that it takes to make frames of a file's events, or of its frames; 0 where it has neither."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as packed, zipfile.ZipFile(packed) as archive:
             sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
             if "t.npy" not in sizes:
                 return _A_BYTE * sizes.get("frames.npy", 0)
@@ -63,7 +64,7 @@ def read_frames_npz(path: Path) -> np.ndarray:
 
 def _arrays(path: Path, keys: list[str] | str) -> list[np.ndarray]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
             members = [archive.getinfo(f"{key}.npy") for key in keys]
             if sum(member.file_size for member in members) > _LARGEST:
                 raise InputError(

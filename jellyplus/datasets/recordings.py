@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from jellyplus._errors import InputError
-from jellyplus._files import write_atomically
+from jellyplus._files import below, read_file, write_atomically
 from jellyplus.datasets.base import Split
 from jellyplus.datasets.budget import UNPACKED
 from jellyplus.datasets.frames import Events, frames, frames_of_counts
@@ -198,7 +198,8 @@ def _room(source: Source) -> contextlib.AbstractContextManager[None]:
 def _cache(layout: Layout, settings: EventSettings, time_steps: int) -> Path:
     names = ("integration", "frame_us", "start_us", "side", "resize", "values")
     decisive = (_VERSIONS[settings.values], time_steps, *(getattr(settings, name) for name in names))
-    return layout.folder / "jellyplus_frames" / hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]
+    name = hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]
+    return below(layout.folder / "jellyplus_frames" / name, layout.folder)
 
 
 def _cached(cache: Path, source: Source) -> list[Path]:
@@ -207,7 +208,7 @@ def _cached(cache: Path, source: Source) -> list[Path]:
 
 def _read_cached(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     try:
-        found = from_npy(path.read_bytes())
+        found = from_npy(read_file(path))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged; remove it and run `jellyplus data prepare` again") from error
     if (found.dtype, found.shape) != (np.float32, shape):

@@ -1,10 +1,13 @@
 """``backend="cpp"``: the CUDA kernels' text built for the CPU, float32, with blocks of neurons that stay in the cache.
 
 A library is built once for each form of node (reset, surrogate), takes about a second, and is kept in
-``$XDG_CACHE_HOME/jellyplus`` (``~/.cache/jellyplus``) under the hash of its text, compiler and processor. It needs a
-C++ compiler with OpenMP: ``$CXX``, g++, c++ or clang++.
+``$XDG_CACHE_HOME/jellyplus`` (``~/.cache/jellyplus``) as ``<made of>-<content>.so``: by the hash of its text, compiler
+and processor it is found, and by its own one that is damaged is noticed and built again. To load it is to run it: the
+folder must be the user's, and nobody else's to write. It needs a C++ compiler with OpenMP: ``$CXX``, g++, c++ or
+clang++.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -13,6 +16,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -20,6 +24,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from jellyplus._errors import InputError
+from jellyplus._files import read_file, replace_file, user_cache
 from jellyplus.neuron.kernel_code import PARAMETERS, Form, body, call
 from jellyplus.neuron.kernel_engine import Arguments, KernelEngine, Obstacle
 
@@ -111,12 +117,18 @@ def _libc() -> ctypes.CDLL:
 
 @functools.cache
 def obstacle() -> Obstacle | None:
-    """Why the compiler cannot be used here; None where it built a library that loads."""
+    """Why no library can be built and loaded here; None where one was."""
     try:
         _library(Form(True, False, False, "const float slope = 1.0f;"))
+    except _NoCacheError as error:
+        return Obstacle(str(error), "make it a folder of yours alone, or name another one in $XDG_CACHE_HOME")
     except (OSError, subprocess.SubprocessError) as error:
         return Obstacle(str(error), "install g++ with OpenMP (Debian: apt-get install g++), or name a compiler in $CXX")
     return None
+
+
+class _NoCacheError(OSError):
+    """There is no folder that libraries may be kept in and loaded from."""
 
 
 @functools.cache
@@ -146,17 +158,33 @@ def _built(source: str) -> Path:
     """The library of ``source``, built unless it is in the cache.
 
     Raises:
-        OSError: no compiler, one that fails, or a cache folder that cannot be written; the message says which.
+        OSError: no compiler, one that fails, or no cache; the message says which.
     """
     compiler = _compiler()
-    key = hashlib.sha256("\n".join([source, *_FLAGS, _version(compiler), _processor()]).encode()).hexdigest()
-    path = _cache() / f"{key[:32]}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            _compile(compiler, source, Path(folder) / "kernels.cpp", Path(folder) / "kernels.so")
-            os.replace(Path(folder) / "kernels.so", path)
+    made_of = "\n".join([source, *_FLAGS, _version(compiler), _processor()])
+    cache, name = _cache(), _digest(made_of.encode())
+    for path in sorted(cache.glob(f"{name}-*.so")):
+        if _is_whole(path):
+            return path
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        _compile(compiler, source, Path(folder) / "kernels.cpp", Path(folder) / "kernels.so")
+        content = (Path(folder) / "kernels.so").read_bytes()
+    path = cache / f"{name}-{_digest(content)}.so"
+    replace_file(path, content, mode=0o600)
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether it is what we wrote; what is not, a library cut short above all, is removed where that is possible."""
+    with contextlib.suppress(OSError, InputError):
+        if _is_ours(path) and _digest(read_file(path, path.parent)) == path.stem.partition("-")[2]:
+            return True
+        path.unlink()
+    return False
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _compile(compiler: list[str], source: str, text: Path, library: Path) -> None:
@@ -189,4 +217,36 @@ def _processor() -> str:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jellyplus"
+    """The folder of libraries, made if it is not there.
+
+    Raises:
+        _NoCacheError: there can be none, it cannot be written, or somebody else could put a library there.
+    """
+    try:
+        folder = user_cache()
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not all(map(_is_ours, (folder, folder.resolve()))) or _is_open(folder.parent):
+            raise PermissionError(f"{folder} is not this user's, or others can write there")
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} cannot be written")
+    except (OSError, RuntimeError) as error:
+        raise _NoCacheError(f"no folder for its libraries: {error}") from error
+    return folder
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether it is this user's and nobody else can write it; a link counts by who made it."""
+    if not _HAS_OWNERS:
+        return True
+    return path.lstat().st_uid == os.geteuid() and not path.stat().st_mode & _OTHERS_WRITE
+
+
+def _is_open(folder: Path) -> bool:
+    """Whether others could put a folder of theirs in the place of one of ours."""
+    mode = folder.stat().st_mode
+    return _HAS_OWNERS and bool(mode & _OTHERS_WRITE) and not mode & stat.S_ISVTX
+
+
+_HAS_OWNERS = hasattr(os, "geteuid")  # Windows has none, and there a home is closed to others
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH

@@ -4,12 +4,14 @@ import dataclasses
 import os
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from jellyplus._strict import from_mapping, load_yaml
 from jellyplus.op_counter import CONVENTIONS
 from jellyplus.reproduction.measures import MEASURES
 from jellyplus.reproduction.quantities import QUANTITIES, Quantity
+from jellyplus.training.recipe import check_run_name
 
 _LARGEST = 1e15  # of printed numbers; operations have 1e11
 
@@ -74,6 +76,8 @@ class Claim:
     deviates: str = ""
 
     def __post_init__(self):
+        if self.recipe is not None:
+            check_run_name(self.recipe, f"recipe of row '{self.id}'")
         if self.quantity not in QUANTITIES:
             raise ValueError(f"row '{self.id}' has the quantity {self.quantity}; choose from {', '.join(QUANTITIES)}")
         self._check_printed()
@@ -178,7 +182,7 @@ def load_claims(path: str | os.PathLike) -> ClaimTable:
         InputError: the file is not there or not YAML, a key is unknown or missing, a value is of another type, an id
             is given twice, a row names no known data set, quantity or row, or recipe and kind do not fit.
     """
-    table = from_mapping(ClaimTable, load_yaml(path), str(path))
+    table = from_mapping(ClaimTable, load_yaml(path, Path(path).absolute().parents[1]), str(path))
     return dataclasses.replace(table, rows=tuple(_checked(row, str(path)) for row in table.rows))
 
 

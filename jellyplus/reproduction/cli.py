@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from jellyplus._distributed import rank
 from jellyplus._errors import InputError
+from jellyplus._files import below
 from jellyplus._options import add_run_options, add_table_options, epochs
+from jellyplus._text import one_line
 from jellyplus.training.recipe import Run, load_file
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     table = load_claims(path.parent / "claims" / f"{path.stem}.yaml")
     trained = {row.id: row for row in table.rows if row.trained}
     if options.list:
-        print("\n".join(map(_listed, trained.values())))
+        print("\n".join(one_line(_listed(row)) for row in trained.values()))
         return
     if unknown := set(options.rows or ()) - trained.keys():
         raise InputError(f"there is no row {', '.join(sorted(unknown))} that trains; choose from {', '.join(trained)}")
@@ -106,7 +108,7 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     if rank() > 0:
         return
     frame = view.build(table, tables.results(table, runs, measurements, recipes), options.profile)
-    folder = options.out / options.profile / path.stem
+    folder = below(options.out / options.profile / path.stem, options.out)
     view.write(frame, table, folder, options.profile)
     print(view.summary(frame))
     print(f"\nWritten: {folder}/table.csv, table.md, table.png")
@@ -173,13 +175,13 @@ def _train(options: argparse.Namespace) -> None:
     runner.make(once(runner.missing, [(run, seed) for seed in dict.fromkeys(options.seeds)]))
     if rank() > 0:
         return
-    folder = options.out / run.profile / run.name
+    folder = below(options.out / run.profile / run.name, options.out)
     for seed in dict.fromkeys(options.seeds):
         evidence = runner.current(run, seed)
         of = scale.of_evidence(evidence, run, paper)
         course.write(evidence, of, folder)
-        print(f"{of}; seed {seed}: {summary(evidence)}")
-    print(f"Written: {folder}/seed*.csv, seed*.png; evidence and checkpoint: {runner.store.folder(run.key)}")
+        print(one_line(f"{of}; seed {seed}: {summary(evidence)}"))
+    print(one_line(f"Written: {folder}/seed*.csv, seed*.png; evidence and checkpoint: {runner.store.folder(run.key)}"))
 
 
 def _job(options: argparse.Namespace) -> contextlib.AbstractContextManager:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jellyplus._files import write_atomically
+from jellyplus._text import csv_cell
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.picture import mark_stand_in, wrapped
 from jellyplus.reproduction.scale import Scale
@@ -31,7 +32,8 @@ def write(evidence: Evidence, of: Scale, folder: Path) -> None:
         InputError: the folder cannot be written.
     """
     frame = pd.DataFrame(evidence.history)
-    write_atomically(folder / f"seed{evidence.seed}.csv", frame.assign(data=str(of)).to_csv(index=False).encode())
+    cells = frame.assign(data=str(of)).rename(columns=csv_cell).map(csv_cell)
+    write_atomically(folder / f"seed{evidence.seed}.csv", cells.to_csv(index=False).encode())
     write_atomically(folder / f"seed{evidence.seed}.png", _picture(frame, evidence, of))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from jellyplus._text import one_line
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.store import Store
 from jellyplus.training.recipe import Run
@@ -24,7 +25,8 @@ def expectation(planned: Sequence[tuple[Run, int]], stores: Sequence[Store]) -> 
     for evidence in known:
         seconds[evidence.device].append(evidence.wall_time_s)
     parts = [
-        f"{len(taken)} took {tqdm.format_interval(sum(taken))} before on {device}" for device, taken in seconds.items()
+        f"{len(taken)} took {tqdm.format_interval(sum(taken))} before on {one_line(device)}"
+        for device, taken in seconds.items()
     ]
     if untimed := len(planned) - len(known):
         parts.append(f"{untimed} not timed before")

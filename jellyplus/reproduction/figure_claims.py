@@ -3,10 +3,12 @@
 import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from jellyplus._strict import from_mapping, load_yaml
 from jellyplus.reproduction.measures import MEASURES, Measure
+from jellyplus.training.recipe import check_run_name
 
 __all__ = ["FigureClaim", "Panel", "Series", "load_figure"]
 
@@ -32,6 +34,8 @@ class Series:
     settings: dict = field(default_factory=dict)
 
     def __post_init__(self):
+        if self.recipe is not None:
+            check_run_name(self.recipe, f"recipe of series '{self.label}'")
         if self.measure not in MEASURES:
             raise ValueError(f"series '{self.label}' has the measure {self.measure}; choose from {', '.join(MEASURES)}")
         if (self.recipe is None) != (self.how.kind == "function"):
@@ -105,7 +109,7 @@ def load_figure(path: str | os.PathLike) -> FigureClaim:
         InputError: the file is not there or not YAML, a key is unknown or missing, a value is of another type, a label
             is given twice, a measure is unknown, or its settings or recipe do not fit.
     """
-    figure = from_mapping(FigureClaim, load_yaml(path), str(path))
+    figure = from_mapping(FigureClaim, load_yaml(path, Path(path).absolute().parents[1]), str(path))
     return replace(figure, panels=tuple(_checked(panel, str(path)) for panel in figure.panels))
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jellyplus._files import write_atomically
+from jellyplus._text import csv_cell, one_line
 from jellyplus.reproduction.figure_claims import FigureClaim, Panel, Series
 from jellyplus.reproduction.picture import mark_stand_in, wrapped
 from jellyplus.reproduction.scale import Scale
@@ -68,7 +69,8 @@ def summary(view: View) -> str:
         (panel.title, series.label, shown.status, str(shown.scale), shown.note or _numbers(shown))
         for panel, series, shown in view
     ]
-    return pd.DataFrame(rows, columns=["panel", "series", "status", "data", "in numbers"]).to_markdown(index=False)
+    frame = pd.DataFrame(rows, columns=["panel", "series", "status", "data", "in numbers"])
+    return frame.map(one_line).to_markdown(index=False)
 
 
 def write(claim: FigureClaim, view: View, folder: Path, profile: str, draw: bool = True) -> None:
@@ -77,7 +79,7 @@ def write(claim: FigureClaim, view: View, folder: Path, profile: str, draw: bool
     Raises:
         InputError: the folder cannot be written.
     """
-    content = frame(view, profile).to_csv(index=False, lineterminator="\n", float_format="%.7g")
+    content = frame(view, profile).map(csv_cell).to_csv(index=False, lineterminator="\n", float_format="%.7g")
     write_atomically(folder / "figure.csv", content.encode())
     for kind, content in _pictures(claim, view, profile).items() if draw else ():
         write_atomically(folder / f"figure.{kind}", content)

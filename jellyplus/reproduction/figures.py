@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jellyplus._distributed import rank
 from jellyplus._errors import InputError
+from jellyplus._files import below
 from jellyplus._options import NOT_OF_FIGURES
 from jellyplus.reproduction.cli import about_stand_ins, check_out, make, run
 
@@ -39,7 +40,7 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     if rank() > 0:
         return
     view = figure_evidence.view(planned, measurements, seed)
-    folder = options.out / options.profile / path.stem
+    folder = below(options.out / options.profile / path.stem, options.out)
     figure_view.write(claim, view, folder, options.profile)
     print(figure_view.summary(view))
     print(f"\nWritten: {folder}/figure.csv, figure.png, figure.pdf")

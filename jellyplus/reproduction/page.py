@@ -18,8 +18,9 @@ import jinja2
 import pandas as pd
 
 from jellyplus._errors import InputError
-from jellyplus._files import write_atomically
+from jellyplus._files import below, read_file, write_atomically
 from jellyplus._options import NOT_OF_FIGURES
+from jellyplus._text import one_line
 from jellyplus.reproduction import figure_evidence, tables, view
 from jellyplus.reproduction.claims import Claim, ClaimTable, load_claims
 from jellyplus.reproduction.evidence import Evidence
@@ -165,7 +166,7 @@ class Picture:
     @property
     def uri(self) -> str:
         """The PNG itself."""
-        return "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode()
+        return "data:image/png;base64," + base64.b64encode(read_file(self.path)).decode()
 
 
 @dataclass(frozen=True)
@@ -451,7 +452,7 @@ _PROFILES = ("paper", "gpu", "official", "small", "embedded")
 
 
 def _picture(roots: Sequence[Path], name: str, file: str, profiles: Sequence[str] = _PROFILES) -> Picture | None:
-    paths = ((root / profile / name / file, profile) for profile in profiles for root in roots)
+    paths = ((below(root / profile / name / file, root), profile) for profile in profiles for root in roots)
     return next((Picture(path, profile) for path, profile in paths if path.is_file()), None)
 
 
@@ -469,6 +470,7 @@ def _render(page: Page, kind: str, folder: Path) -> str:
     return template.render(page=page, statuses=STATUSES, curves=CURVES, scales=SCALES)
 
 
+_SPACES = re.compile(r"\s+")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~&])")
 _TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -483,16 +485,25 @@ _TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 
 
 def _markdown(value: object) -> str:
-    return _MARKDOWN.sub(r"\\\1", " ".join(str(value).split()))
+    return _MARKDOWN.sub(r"\\\1", _flat(str(value)).strip())
 
 
 def _tex(value: object) -> str:
-    return "".join(_TEX.get(character, character) for character in str(value))
+    return "".join(_TEX.get(character, character) for character in _flat(str(value)))
+
+
+def _html(value: object) -> object:
+    return _flat(value) if type(value) is str else value  # markup and numbers as they are
+
+
+def _flat(text: str) -> str:
+    """On one line: an empty one would end a paragraph, which headings may not."""
+    return one_line(_SPACES.sub(" ", text))
 
 
 #: Escaping is no matter of the single place: everything that a template puts out goes through it.
 _ESCAPING = {
-    "html": {"autoescape": True},
+    "html": {"autoescape": True, "finalize": _html},
     "md": {"finalize": _markdown},
     "tex": {
         "finalize": _tex,

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from jellyplus import datasets
 from jellyplus._distributed import processes, rank
 from jellyplus._errors import InputError
+from jellyplus._text import one_line
 from jellyplus.reproduction import checks, loading, operations, scale
 from jellyplus.reproduction.evidence import Evidence, evidence_of
 from jellyplus.reproduction.source import provenance
@@ -89,7 +90,7 @@ class Runner:
         """
         if jobs > 1 and processes() > 1:
             raise InputError("--jobs are processes of one machine beside torchrun's or SLURM's: give one or the other")
-        once(_remove_states, self.store.root)
+        once(_remove_states, self.store)
         if old := sum(any(e.seed == seed for e in self.store.runs(run.key)) for run, seed in planned):
             print(
                 f"{old} of {len(planned)} runs have evidence of code that did something else: it is kept (--render "
@@ -99,7 +100,7 @@ class Runner:
             bar.set_description(f"0 of {len(planned)} runs")
             made = self._one_by_one(planned) if jobs == 1 else self._side_by_side(planned, jobs)
             for number, (line, cost) in enumerate(made, 1):
-                tqdm.write(line)
+                tqdm.write(one_line(line))
                 bar.set_description(f"{number} of {len(planned)} runs")
                 bar.update(cost)
 
@@ -171,13 +172,13 @@ class Runner:
     def _train(self, run: Run, seed: int) -> str:
         """Train, keep the checkpoint, then write the evidence; return one line on the result."""
         checkpoint = self.store.checkpoint(run.key, seed, self.today.code)
-        state = checkpoint.with_suffix(".partial")
+        state = self.store.state(run.key, seed, self.today.code)
         data = self.load(run)
         with _only_one(checkpoint.with_suffix(".lock")):
             if found := once(self.current, run, seed):  # another process has just made it
                 return summary(found)
             start = self._start(run, seed, data) if run.parent else None
-            outcome = train(run.recipe, data, seed, self.device, state, start, run.name, self.workers)
+            outcome = train(run.recipe, data, seed, self.device, state, start, one_line(run.name), self.workers)
             return summary(once(self._keep, run, seed, data, outcome, checkpoint, state))
 
     def _keep(
@@ -252,6 +253,9 @@ def _make(alike: tuple, chain: list[tuple[Run, int]]) -> list[tuple[str, int]]:
 def _only_one(file: Path) -> Iterator[None]:
     """Hold the lock ``file`` on process 0; a process that is killed holds nothing.
 
+    The file is removed while it is held. Who had opened it before gets a lock on a file without a name, which filelock
+    notices and leaves; versions before the oldest that setup.cfg allows do not, or remove the next one's file too.
+
     Raises:
         InputError: another process holds it, or the folder cannot be written.
     """
@@ -262,7 +266,7 @@ def _only_one(file: Path) -> Iterator[None]:
         yield
     finally:
         if rank() == 0:
-            file.unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone
+            file.unlink(missing_ok=True)
             lock.release()
 
 
@@ -284,13 +288,14 @@ def _remove_remains(lock: Path) -> None:
         path.unlink()
 
 
-def _remove_states(store: Path) -> None:
+def _remove_states(store: Store) -> None:
     """Of runs whose process was killed when it had just written the evidence."""
-    for state in store.glob("*/seed*.partial"):
+    for state in store.states():
         if state.with_suffix(".json").exists():
-            with contextlib.suppress(OSError):  # where nothing can be removed, the evidence is as good
+            lock = filelock.FileLock(state.with_suffix(".lock"), timeout=0)
+            with contextlib.suppress(OSError), lock:  # where nothing can be removed, the evidence is as good
                 state.unlink(missing_ok=True)
-                state.with_suffix(".lock").unlink(missing_ok=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _same_data(one: Run, other: Run) -> bool:

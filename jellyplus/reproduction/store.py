@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from jellyplus._errors import InputError
-from jellyplus._files import write_atomically
+from jellyplus._files import below, read_file, write_atomically
 from jellyplus._strict import from_mapping
 from jellyplus.datasets.splits import manifest_bytes, manifest_digest
 from jellyplus.reproduction.evidence import Evidence, Measurement, settings_digest
@@ -51,7 +51,8 @@ class Store:
     """A folder of evidence.
 
     Args:
-        root: folder; it need not exist before the first write.
+        root: ``evidence`` in a folder of results, which links may not lead out of; it need not exist before the first
+            write.
     """
 
     def __init__(self, root: str | os.PathLike):
@@ -124,7 +125,7 @@ class Store:
         Raises:
             InputError: the file cannot be written.
         """
-        path = self.root / "splits" / f"{manifest_digest(manifest)[:16]}.json"
+        path = self._own(self.root / "splits" / f"{manifest_digest(manifest)[:16]}.json")
         if not path.exists():
             write_atomically(path, manifest_bytes(manifest))
 
@@ -141,7 +142,15 @@ class Store:
 
     def checkpoint(self, key: str, seed: int, code: str) -> Path:
         """Return where the checkpoint of this recipe, seed and code belongs: beside its evidence."""
-        return self.folder(key) / f"seed{seed}-{code[:12]}.ckpt"
+        return self._own(self.folder(key) / f"seed{seed}-{code[:12]}.ckpt")
+
+    def state(self, key: str, seed: int, code: str) -> Path:
+        """Return where the state of an unfinished training belongs: beside the checkpoint that it becomes."""
+        return self._own(self.checkpoint(key, seed, code).with_suffix(".partial"))
+
+    def states(self) -> list[Path]:
+        """Return the states of all unfinished trainings."""
+        return [self._own(path) for path in self.root.glob("*/seed*.partial")]
 
     def path(self, record: Evidence | Measurement) -> Path:
         """Return where a record belongs."""
@@ -149,11 +158,14 @@ class Store:
 
     def files(self, key: str, pattern: str) -> list[Path]:
         """Return the files about this recipe whose names fit ``pattern``, by name."""
-        return sorted(self.folder(key).glob(pattern))
+        return [self._own(path) for path in sorted(self.folder(key).glob(pattern))]
 
     def folder(self, key: str) -> Path:
         """Return where everything about this recipe belongs."""
-        return self.root / key[:16]
+        return self._own(self.root / key[:16])
+
+    def _own(self, path: Path) -> Path:
+        return below(path, self.root.parent)
 
 
 _INDENT = {Evidence: 2, Measurement: 1}
@@ -161,12 +173,12 @@ _INDENT = {Evidence: 2, Measurement: 1}
 
 def _read(path: Path, kind: type, remedy: str) -> Any:
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        if len(content := read_file(path, most=_MAX_BYTES + 1)) > _MAX_BYTES:
             raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
-        content = json.loads(path.read_bytes())
-        if content != _finite(content):
+        record = json.loads(content)
+        if record != _finite(record):
             raise ValueError("it has a number that is not finite")
-        return from_mapping(kind, _of_schema(content, _SCHEMAS.get(kind, 1)), path.name)
+        return from_mapping(kind, _of_schema(record, _SCHEMAS.get(kind, 1)), path.name)
     except (InputError, ValueError, RecursionError, OSError) as error:
         raise _damaged(path, error, remedy) from error
 

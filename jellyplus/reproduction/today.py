@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from jellyplus._distributed import processes
 from jellyplus._errors import InputError
-from jellyplus._files import write_atomically
+from jellyplus._files import user_cache, write_atomically
 from jellyplus.reproduction import probe
 from jellyplus.reproduction.evidence import Evidence, Measurement
 from jellyplus.reproduction.probe import Values
@@ -142,10 +142,8 @@ class Today:
 
     def _file(self, name: str) -> Path:
         """Where a probe is kept; a RuntimeError says that the user has no home."""
-        stated = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        cache = stated if stated.is_absolute() else Path.home() / ".cache"  # a relative one is void, as XDG has it
         today = hashlib.sha256(repr((self.code, sorted(self.libraries.items()))).encode()).hexdigest()
-        return cache / "jellyplus" / "probes" / today[:16] / f"{name}.json"
+        return user_cache() / "probes" / today[:16] / f"{name}.json"
 
 
 _WORTH_PROCESSES = 12  # probes; to start processes takes as long

@@ -12,6 +12,7 @@ import pandas as pd
 import scipy.stats
 
 from jellyplus._files import write_atomically
+from jellyplus._text import csv_cell, markdown_cell, one_line
 from jellyplus.reproduction import picture
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
 from jellyplus.reproduction.evidence import Evidence
@@ -146,7 +147,8 @@ def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: s
     """
     folder = Path(folder)
     title = f"{table.title}\nprofile: {profile}{_ASIDE.get(profile, '')}"
-    write_atomically(folder / "table.csv", _cells(frame).to_csv(index=False, lineterminator="\n").encode())
+    cells = _cells(frame).map(csv_cell)
+    write_atomically(folder / "table.csv", cells.to_csv(index=False, lineterminator="\n").encode())
     write_atomically(folder / "table.md", _markdown(frame, table, profile).encode())
     if draw:
         write_atomically(folder / "table.png", picture.draw(frame, title))
@@ -352,7 +354,7 @@ def _cells(frame: pd.DataFrame) -> pd.DataFrame:
 def _texts(row: dict) -> dict:
     quantity = QUANTITIES[row["quantity"]]
     p = "" if pd.isna(row["gain_p"]) else f"{row['gain_p']:.3f}"
-    texts = {name: "" if pd.isna(value) else str(value) for name, value in row.items()}
+    texts = {name: "" if pd.isna(value) else one_line(str(value)) for name, value in row.items()}
     return texts | {name: quantity.text(row[name]) for name in _VALUES} | {"gain_p": p}
 
 
@@ -360,7 +362,8 @@ def _markdown(frame: pd.DataFrame, table: ClaimTable, profile: str) -> str:
     cells, stand_ins = _apart(frame)
     gains = any(_cells(frame)[name].any() for name in ("paper_gain", "gain"))
     about = _PROFILES[profile] if any(row.trained for row in table.rows) else "Nothing here needs training."
-    parts = [f"# {table.title}", f"{table.printed_in}. Profile: `{profile}`. {about}", _filled(cells)]
+    origin = f"{markdown_cell(table.printed_in)}. Profile: `{profile}`. {about}"
+    parts = [f"# {markdown_cell(table.title)}", origin, _filled(cells)]
     if not stand_ins.empty:
         order = ["data", *(name for name in stand_ins if name != "data")]
         parts += ["## On stand-in data: no claim about the paper", _filled(stand_ins[order])]
@@ -368,4 +371,5 @@ def _markdown(frame: pd.DataFrame, table: ClaimTable, profile: str) -> str:
 
 
 def _filled(cells: pd.DataFrame) -> str:
-    return cells[[name for name in cells if cells[name].any()]].to_markdown(index=False, disable_numparse=True)
+    filled = cells[[name for name in cells if cells[name].any()]]
+    return filled.map(markdown_cell).to_markdown(index=False, disable_numparse=True)

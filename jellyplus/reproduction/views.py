@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jellyplus._errors import InputError
+from jellyplus._files import below, read_file
 from jellyplus._options import NOT_OF_FIGURES, PROFILES
+from jellyplus._text import one_line
 from jellyplus.reproduction import figure_evidence, figure_view, tables, view
 from jellyplus.reproduction.claims import ClaimTable, load_claims
 from jellyplus.reproduction.evidence import Evidence, Measurement
@@ -138,11 +140,11 @@ def main(options: argparse.Namespace) -> int:
     found = []
     if options.check:
         found = differences(options.out, plan, measurements)
-        print("\n".join(found) or f"Every view in {options.out} is what claims and evidence give.")
+        print("\n".join(map(one_line, found)) or f"Every view in {options.out} is what claims and evidence give.")
     else:
         for folder in write_all(options.out, plan, options.out, measurements):
-            print(f"Written: {folder}")
-    print("\n".join(_in_words(judged, measurements.runner)))
+            print(one_line(f"Written: {folder}"))
+    print("\n".join(map(one_line, _in_words(judged, measurements.runner))))
     return 1 if found else 0
 
 
@@ -171,9 +173,10 @@ def write_all(out: Path, plan: Plan, target: Path, measurements: Measurements, d
     written = []
     for shown in plan.views:
         place = Path(shown.profile) / shown.name
+        folder = below(target / place, target)
         asked = shown.profile == "paper" or (out / place).is_dir()
-        if shown.write(measurements, plan.recipes, target / place, asked, draw):
-            written.append(target / place)
+        if shown.write(measurements, plan.recipes, folder, asked, draw):
+            written.append(folder)
     return written
 
 
@@ -223,4 +226,4 @@ def differences(out: Path, plan: Plan, measurements: Measurements) -> list[str]:
 def _texts(out: Path) -> dict[Path, bytes]:
     """The views of a results folder that are compared, by their names in it."""
     paths = [path for profile in PROFILES for name in _COMPARED for path in (out / profile).glob(f"*/{name}")]
-    return {path.relative_to(out): path.read_bytes() for path in paths}
+    return {path.relative_to(out): read_file(path, out) for path in paths}

@@ -380,8 +380,7 @@ class InitialWeights:
     ann_bias: Literal["copy", "scale"]
 
     def __post_init__(self) -> None:
-        plain = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.run)
-        _refuse(not plain, f"run is {self.run!r}; it must be <paper>/<run>, as in recipes/<paper>/<run>.yaml")
+        check_run_name(self.run, "run")
 
 
 @dataclass(frozen=True)
@@ -495,6 +494,16 @@ class Profiles:
     profiles: dict[str, dict[str, dict]]
 
 
+def check_run_name(name: str, field: str) -> None:
+    """Refuse what is not the name of a run, which is that of a file below ``recipes``, too.
+
+    Raises:
+        ValueError: it is another text.
+    """
+    plain = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)
+    _refuse(not plain, f"{field} is {name!r}; it must be <paper>/<run>, as in recipes/<paper>/<run>.yaml")
+
+
 def load_file(path: Path, profile: str | None) -> Run:
     """:func:`load_run` of a recipe given as a file, ``<recipes>/<paper>/<run>.yaml``."""
     path = Path(os.path.realpath(path))  # resolve() has a traceback for links that lead in a circle
@@ -526,9 +535,9 @@ def load_run(
     path = folder / f"{name}.yaml"
     if name in descendants:
         raise InputError(f"{path}: initial_weights lead back to {name}; a run cannot start from itself")
-    values = load_yaml(path)
+    values = load_yaml(path, folder)
     recipe = from_mapping(Recipe, values, str(path))
-    if profile is not None and (overlays := _overlays(path, profile)):
+    if profile is not None and (overlays := _overlays(path, profile, folder)):
         values = functools.reduce(_overlaid, overlays, values)
         recipe = from_mapping(Recipe, values, f"{path} under profile {profile} of {path.parent / 'profiles.yaml'}")
     if overrides:
@@ -545,16 +554,16 @@ def has_profile(name: str, profile: str, folder: Path) -> bool:
     Raises:
         InputError: the paper's profiles cannot be read.
     """
-    return profile in _profiles(folder / f"{name}.yaml")
+    return profile in _profiles(folder / f"{name}.yaml", folder)
 
 
-def _profiles(path: Path) -> dict[str, dict[str, dict]]:
+def _profiles(path: Path, folder: Path) -> dict[str, dict[str, dict]]:
     source = path.parent / "profiles.yaml"
-    return from_mapping(Profiles, {"profiles": load_yaml(source)}, str(source)).profiles
+    return from_mapping(Profiles, {"profiles": load_yaml(source, folder)}, str(source)).profiles
 
 
-def _overlays(path: Path, profile: str) -> list[Mapping]:
-    source, profiles = path.parent / "profiles.yaml", _profiles(path)
+def _overlays(path: Path, profile: str, folder: Path) -> list[Mapping]:
+    source, profiles = path.parent / "profiles.yaml", _profiles(path, folder)
     if profile not in profiles:
         raise InputError(f"{source} has no profile {profile}; choose from {', '.join(profiles)}")
     return [overlay for pattern, overlay in profiles[profile].items() if fnmatch.fnmatchcase(path.stem, pattern)]

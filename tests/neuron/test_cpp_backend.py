@@ -1,13 +1,18 @@
 """The compiled CPU path: built once, kept on disk, and a sentence where there is no compiler."""
 
+import os
+import stat
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from reference import normal
 
-from jellyplus.neuron import IterativeLIFNode, cpp_backend
+from jellyplus import doctor
+from jellyplus.neuron import IterativeLIFNode, backends, cpp_backend
 from jellyplus.surrogate import Rectangular
 
 needs_compiler = pytest.mark.skipif(
@@ -88,6 +93,93 @@ def test_a_compiler_that_only_fails_is_named(fresh, monkeypatch):
 def test_a_cache_that_cannot_be_made_is_named(fresh):
     fresh.write_text("a file in its place")
     assert str(fresh) in cpp_backend.obstacle().reason
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", [lambda c: b"", lambda c: c[: len(c) // 2], lambda c: c[:-1] + bytes([c[-1] ^ 1])])
+def test_a_damaged_library_is_built_again(fresh, damage):
+    first = train()
+    for path in fresh.iterdir():
+        content = path.read_bytes()
+        path.unlink()  # what this process has loaded must stay as it is
+        path.write_bytes(damage(content))
+    cpp_backend._library.cache_clear()  # as in another process
+    cpp_backend.obstacle.cache_clear()
+    assert torch.equal(train(), first)
+    assert all(map(cpp_backend._is_whole, fresh.iterdir()))
+
+
+@needs_compiler
+def test_what_is_made_is_this_users_alone(fresh):
+    umask = os.umask(0)
+    try:
+        train()
+    finally:
+        os.umask(umask)
+    modes = {path.suffix: stat.S_IMODE(path.stat().st_mode) for path in (fresh, *fresh.iterdir())}
+    assert modes == {"": 0o700, ".so": 0o600}
+
+
+@needs_compiler
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777, 0o702])
+@pytest.mark.parametrize("above", [False, True])
+def test_a_cache_that_others_can_write_is_refused_alike_by_doctor_and_by_runs(fresh, mode, above, capsys):
+    fresh.mkdir(mode=0o700)
+    (fresh.parent if above else fresh).chmod(mode)
+    if above and mode & stat.S_ISVTX:  # as /tmp, where nobody moves what is another's
+        assert cpp_backend.obstacle() is None
+        return
+    assert "others can write there; make it a folder of yours alone" in str(cpp_backend.obstacle())
+    backend, why = backends.choose(torch.device("cpu"))
+    assert (backend, str(fresh) in why) == ("torch", True)
+    assert not doctor._print_backend("cpp")
+    assert str(fresh) in capsys.readouterr().out
+    with pytest.raises(ValueError, match="others can write there"):
+        IterativeLIFNode(backend="cpp")
+    assert list(fresh.iterdir()) == []
+
+
+@needs_compiler
+def test_a_library_of_another_user_is_not_loaded(fresh, monkeypatch):
+    train()
+    built = {path: path.stat().st_ino for path in fresh.iterdir()}
+    cpp_backend.obstacle.cache_clear()
+    lstat, stranger = Path.lstat, SimpleNamespace(st_uid=os.geteuid() + 1)
+    monkeypatch.setattr(Path, "lstat", lambda path: stranger if path.suffix == ".so" else lstat(path))
+    cpp_backend._library.cache_clear()
+    train()
+    assert all(path.stat().st_ino != built[path] for path in built)
+
+
+@needs_compiler
+def test_the_cache_of_another_user_is_refused(fresh, monkeypatch):
+    fresh.mkdir(mode=0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: fresh.stat().st_uid + 1)
+    assert f"{fresh} is not this user's" in cpp_backend.obstacle().reason
+
+
+@needs_compiler
+def test_a_relative_cache_is_void(fresh, monkeypatch, tmp_path):
+    """A folder received from others is where one may happen to stand."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cpp_backend.obstacle() is None
+    assert not (tmp_path / "here").exists()
+    assert [path.suffix for path in (tmp_path / "home/.cache/jellyplus").iterdir()] == [".so"]
+
+
+@needs_compiler
+def test_without_a_home_or_a_cache_that_can_be_written_runs_choose_torch(fresh, monkeypatch):
+    cpp_backend._compiler()  # is found by asking whether it may be run
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda *_: False)
+        assert f"{fresh} cannot be written; make it" in str(cpp_backend.obstacle())
+    cpp_backend.obstacle.cache_clear()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where neither $HOME nor the system knows one
+    assert backends.choose(torch.device("cpu"))[0] == "torch"
+    assert "no folder for its libraries: Could not determine home" in cpp_backend.obstacle().reason
 
 
 @needs_compiler

@@ -1,6 +1,8 @@
 """What may happen to a long run: each fault ends in one sentence, and nothing that was finished is lost."""
 
+import contextlib
 import dataclasses
+import multiprocessing
 import os
 import re
 import shutil
@@ -19,7 +21,7 @@ from jellyplus._errors import InputError
 from jellyplus.datasets import Split
 from jellyplus.datasets.base import UnreadableError
 from jellyplus.datasets.splits import manifest_digest
-from jellyplus.reproduction.runner import Runner
+from jellyplus.reproduction.runner import Runner, _only_one
 from jellyplus.reproduction.store import Store
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.classifier import Classifier
@@ -254,7 +256,45 @@ def test_only_one_process_makes_a_run(runner):
     with filelock.FileLock(checkpoint.with_suffix(".lock")), pytest.raises(InputError, match="another process makes"):
         runner.make([(RUN, 0)])
     runner.make([(RUN, 0)])
-    assert sorted(path.suffix for path in checkpoint.parent.iterdir()) == [".ckpt", ".json"]
+    assert {path.suffix for path in checkpoint.parent.iterdir()} == {".ckpt", ".json"}
+
+
+def take_turns(folder, number, begin, turns):
+    own = folder / "inside" / str(number)
+    begin.wait()
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        with contextlib.suppress(InputError), _only_one(folder / "seed0-a.lock"):
+            own.touch()
+            alone = list(own.parent.iterdir()) == [own]
+            own.unlink()
+            turns.put(alone)
+
+
+def test_two_processes_are_never_inside_at_once(tmp_path):
+    (tmp_path / "inside").mkdir()
+    fork = multiprocessing.get_context("fork")
+    begin, turns = fork.Barrier(3), fork.SimpleQueue()
+    processes = [fork.Process(target=take_turns, args=(tmp_path, n, begin, turns)) for n in range(3)]
+    for process in processes:
+        process.start()
+    alone = []
+    while any(process.is_alive() for process in processes) or not turns.empty():
+        if turns.empty():
+            time.sleep(0.001)
+        else:
+            alone.append(turns.get())
+    assert len(alone) > 20
+    assert all(alone)
+
+
+def test_a_lock_that_is_a_link_does_not_empty_what_it_leads_to(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "seed0-a.lock").symlink_to("precious")
+    lock = tmp_path / "seed0-a.lock"
+    with pytest.raises(InputError, match=r"cannot write .*seed0-a\.lock"), _only_one(lock):
+        pass
+    assert (tmp_path / "precious").read_text() == "precious"
 
 
 def test_what_killed_processes_left_behind_is_removed(runner):
@@ -263,11 +303,11 @@ def test_what_killed_processes_left_behind_is_removed(runner):
     checkpoint.with_name(f".{checkpoint.stem}.partial.x1").write_text("killed while it wrote the state")
     runner.make([(RUN, 0)])
     made = sorted(checkpoint.parent.iterdir())
-    assert [path.suffix for path in made] == [".ckpt", ".json"]
+    assert {path.suffix for path in made} == {".ckpt", ".json"}
     checkpoint.with_suffix(".partial").write_text("killed after it wrote the evidence")
     checkpoint.with_suffix(".lock").touch()
     assert runner.missing([(RUN, 0)]) == []  # which removes nothing
-    assert len(list(checkpoint.parent.iterdir())) == 4
+    assert len(list(checkpoint.parent.iterdir())) == len(made) + 2
     runner.make([])
     assert sorted(checkpoint.parent.iterdir()) == made
 
@@ -293,7 +333,7 @@ def test_evidence_says_which_data_it_is_about(runner):
     data = dataclasses.replace(in_files(test=3, skip=True), manifest=manifest)
     runner._data = {("digits", None, None, None): data}
     runner.make([(RUN, 0)])
-    dataset = runner.store.find(RUN.key, 0, runner.today.code).dataset
+    dataset = runner.store.runs(RUN.key)[0].dataset
     digest = manifest_digest(manifest)
     assert (dataset["fingerprint"], dataset["split"], dataset["split_sha256"]) == (data.fingerprint, "first900", digest)
     assert (dataset["train_examples"], dataset["test_examples"]) == (64, 31)
