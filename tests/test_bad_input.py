@@ -432,7 +432,7 @@ def record(name, reason, **changes):
 
 record("evidence of another schema", "key 'schema' is 2, and this jellyplus reads 3", schema=2)
 record("evidence of another recipe", "the key is not the recipe's", key="0" * 64)
-record("evidence under another's name", "its name is another run's", seed=1)
+record("evidence under another's name", "its name is another's", seed=1)
 record("evidence without its operations", "operations lacks additions", operations={})
 record("evidence with words for numbers", "dataset has another kind of train_examples",
        dataset={"name": "a", "train_examples": "many", "test_examples": 1})  # fmt: skip

@@ -373,10 +373,8 @@ class _Stores(Store):
     """The evidence of several folders of results, as if of one; where two disagree on a run, both are there."""
 
     def __init__(self, roots: Sequence[Path]):
+        super().__init__(roots[0] / "evidence")  # where what belongs to a run would be
         self._stores = [Store(root / "evidence") for root in roots]
-
-    def folder(self, key: str) -> Path:
-        return self._stores[0].folder(key)
 
     def files(self, key: str, pattern: str) -> list[Path]:
         found = {path.name: path for store in self._stores[::-1] for path in store.files(key, pattern)}
