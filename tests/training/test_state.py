@@ -61,7 +61,7 @@ EDITS = {
     "callbacks that are a list": (replaced(["callbacks"], []), "callbacks"),
     "something more": (replaced(["DataModule"], 5), "DataModule"),
     "no version": (without("pytorch-lightning_version"), "pytorch-lightning_version"),
-    "a version that is none": (replaced(["pytorch-lightning_version"], "x"), "pytorch-lightning_version"),
+    "a version that is none": (replaced(["pytorch-lightning_version"], 3), "pytorch-lightning_version"),
     "steps in words": (replaced(["global_step"], "four"), "global_step"),
     "steps of another run": (replaced(["global_step"], 5), "global_step"),
     "no weight": (without("state_dict", WEIGHT), f"state_dict.{WEIGHT}"),
