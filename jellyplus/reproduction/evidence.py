@@ -244,7 +244,7 @@ def evidence_of(
         backend=outcome.backend,
         dataset=dataset,
         parameters=sum(parameter.numel() for parameter in outcome.net.parameters()),
-        operations=operations.record(outcome.operations, "by the run's seed, evenly over the classes"),
+        operations=operations.record(outcome.operations, "by a fixed seed, evenly over the classes"),
         accuracy_last=last["accuracy"],
         accuracy_best=best["accuracy"],
         best_epoch=best["epoch"],

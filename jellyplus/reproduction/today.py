@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import joblib
+from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from jellyplus._distributed import processes
@@ -127,9 +128,12 @@ class Today:
     def _probed(self, wanted: list[tuple[Record, Run]]) -> list[Values]:
         """In this process where it is one or two; elsewhere where that is faster, or where processes wait for it."""
         jobs = 1 if len(wanted) < _WORTH_PROCESSES and processes() == 1 else max(2, os.cpu_count() or 1)
-        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
-        made = parallel(joblib.delayed(_probe)(*subject) for subject in wanted)
+        made = joblib.Parallel(n_jobs=jobs, return_as="generator")(
+            joblib.delayed(_probe)(*subject) for subject in wanted
+        )
         found = list(tqdm(made, "what today's code does", len(wanted), unit="probe", leave=False, disable=jobs == 1))
+        if jobs > 1:
+            get_reusable_executor().shutdown()  # or a process that ends waits until joblib's have idled for minutes
         for (record, _), values in zip(wanted, found, strict=True):
             with contextlib.suppress(InputError, RuntimeError):  # without a folder for it, it is found out again
                 write_atomically(self._file(_name(record)), json.dumps(values).encode())

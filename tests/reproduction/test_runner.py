@@ -244,7 +244,7 @@ def test_operations_are_of_a_sample_of_the_test_examples_and_can_be_counted_by_a
     evidence, ann = evidence_of(made, 6), evidence_of(made, 1)
     for held in (evidence.operations, ann.operations):
         assert held["examples"] == min(1000, evidence.dataset["test_examples"])
-        assert held["chosen"] == "by the run's seed, evenly over the classes"
+        assert held["chosen"] == "by a fixed seed, evenly over the classes"
     assert operations.value(evidence, "multiplications", "dspike") == 6 * 27 * 256
     assert operations.value(evidence, "multiplications", "tdbn") == 6 * (27 * 256 + 8 * 10)
     assert operations.error(evidence, "additions", "dspike") > 0

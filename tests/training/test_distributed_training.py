@@ -134,7 +134,7 @@ class Recorded(Classifier):
 
 
 def _in_float64(transform):
-    return lambda *arguments: lambda x: transform(*arguments)(x).double()
+    return lambda *arguments, **settings: lambda x: transform(*arguments, **settings)(x).double()
 
 
 def learn(folder):
@@ -251,7 +251,7 @@ def test_the_command_writes_and_says_everything_once(whole):
     assert ended[1].printed == ""
     assert ended[0].printed.count("Written: ") == 1
     files = {path.name.partition("-")[0] + path.suffix for path in out.rglob("*") if path.is_file()}
-    assert files == {"seed0.json", "seed0.ckpt", "seed0.csv.csv", "seed0.png.png"}
+    assert files == {"seed0.json", "probe.json", "seed0.ckpt", "seed0.csv.csv", "seed0.png.png"}
     assert found(out)[0]["device"].startswith("2 processes, each on ")
 
 
