@@ -20,6 +20,8 @@ __all__ = ["check_state"]
 
 _ENTRY = {"learning_rate": float, "accuracy": float, "train_loss": float, "samples": str, "time_s": float}
 _SUMMED = {"search_time_s": float, "warm_start_time_s": float, "skipped_train": int, "skipped_test": int}
+_SCALER = {"scale": float, "growth_factor": float, "backoff_factor": float, "growth_interval": int}
+_SCALER |= {"_growth_tracker": int}
 _SHAPES = (".surrogate_function.temperature", ".surrogate_function.k")
 _LARGEST = 2**63  # of integers
 
@@ -62,6 +64,7 @@ def check_state(
     if type(epoch) is not int or not 0 <= epoch < trainer.max_epochs:
         raise InputError(f"{file} is not the state of this run: its epoch is none of {trainer.max_epochs}; {again}")
     wanted = {"epoch": int, "origin": dict} | _saved(trainer, classifier, epoch + 1, batches)
+    content = {key: value for key, value in content.items() if not _is_scaler(value)}
     odd = _odd(content, wanted) or _odd_history(content["history"]) or _odd_shape(content["state_dict"])
     if odd:
         which = f"the state of this run after epoch {epoch + 1}"
@@ -77,7 +80,7 @@ def _saved(trainer: lightning.Trainer, classifier: Classifier, epochs: int, batc
         for _ in range(epochs):
             scheduler.step()
     steps = math.ceil(batches / trainer.accumulate_grad_batches)
-    saved = {
+    return {
         "global_step": epochs * steps,
         "pytorch-lightning_version": str,
         "state_dict": dict(classifier.state_dict()),
@@ -87,10 +90,12 @@ def _saved(trainer: lightning.Trainer, classifier: Classifier, epochs: int, batc
         "lr_schedulers": [scheduler.state_dict()],
         "history": [_More(_ENTRY, epoch=epoch) for epoch in range(epochs)],
     }
-    precision = trainer.precision_plugin
-    if scaler := precision.state_dict():  # of the gradients, in 16-mixed
-        saved[type(precision).__qualname__] = _kinds(scaler)
-    return saved
+
+
+def _is_scaler(value: Any) -> bool:
+    """The state of 16-mixed's gradient scaler: a GPU saves it, a CPU does not, and either goes on without."""
+    kinds = {key: type(item) for key, item in value.items()} if isinstance(value, dict) else None
+    return kinds == _SCALER and all(map(math.isfinite, value.values()))
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def test_the_scale_of_gradients_is_part_of_the_state(tmp_path, monkeypatch):
     state = load_checkpoint(tmp_path / "state")
     (name,) = (name for name in state if name.endswith("Scaled"))
     save_checkpoint(state | {name: state[name] | {"scale": NAN}}, tmp_path / "state")
-    with pytest.raises(InputError, match=r"\.scale"):
+    with pytest.raises(InputError, match="Scaled is not what it saves"):
         run(tmp_path, recipe)
     save_checkpoint(state, tmp_path / "state")
     assert len(run(tmp_path, recipe).history) == 2
