@@ -139,10 +139,14 @@ def test_details_open(shown):
     assert not content.is_displayed()
     details.find_element("css selector", "summary").send_keys("\n")
     assert content.is_displayed()
+    assert "stand-in data" not in content.text
+    switch = find(shown, "#stand-ins")[0]
+    switch.click()
     assert "stand-in data" in content.text
     picture = find(shown, "#table2_imloss .picture")[0]
     picture.find_element("css selector", "summary").click()
     assert shown.execute_script("return arguments[0].querySelector('img').naturalWidth", picture) == 1
+    switch.click()
 
 
 def test_on_a_phone_nothing_sticks_out(shown):
