@@ -183,9 +183,9 @@ class TorchMeter(TorchDispatchMode):
 
 
 def operation_bytes(operation: torch._ops.OpOverload, args: tuple, kwargs: dict, results: object) -> int:
-    """Bytes read and written; none by a view or an allocation."""
+    """Bytes read and written; none by a view, an allocation or ``set_``, which points a tensor at another's memory."""
     name = operation.overloadpacket.__name__
-    if name.startswith(("empty", "new_empty")):
+    if name.startswith(("empty", "new_empty")) or name == "set_":
         return 0
     given = dict(zip((argument.name for argument in operation._schema.arguments), args, strict=False)) | kwargs
     changed = [argument for argument in operation._schema.arguments if _is_written(argument)]

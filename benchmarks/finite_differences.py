@@ -67,7 +67,12 @@ def network(memory_format: torch.memory_format) -> nn.Module:
     """The same network, whatever its format."""
     torch.manual_seed(0)
     neuron = partial(
-        IterativeLIFNode, decay=0.25, v_threshold=0.5, surrogate_function=Rectangular(width=1.0), step_mode="m"
+        IterativeLIFNode,
+        decay=0.25,
+        v_threshold=0.5,
+        surrogate_function=Rectangular(width=1.0),
+        step_mode="m",
+        backend="torch",
     )
     return model.toy_cnn(time_steps=4, neuron=neuron).to(memory_format=memory_format)
 

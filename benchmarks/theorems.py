@@ -82,7 +82,7 @@ def plain_network(
         yield convolution
         if norm:
             yield ThresholdDependentBatchNorm2d(alpha=1.0, v_th=v_threshold, num_features=width)
-        yield IterativeLIFNode(decay, v_threshold, surrogate_function=Rectangular(window))
+        yield IterativeLIFNode(decay, v_threshold, surrogate_function=Rectangular(window), backend="torch")
 
     blocks = [module for channels in (3, *[width] * LAYERS) for module in block(channels)]
     net = nn.Sequential(*blocks, layer.AdaptiveAvgPool2d(1), layer.Flatten(), layer.Linear(width, 10))

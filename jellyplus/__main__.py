@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
+from jellyplus._command import answer
 from jellyplus._errors import InputError
 from jellyplus._options import PROFILES, add_run_options, count
 
@@ -23,15 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: the sub-command's own, 2 for bad input, 130 when interrupted.
     """
-    options = _parser().parse_args(arguments)
-    try:
-        return options.run(options)
-    except InputError as error:
-        print(f"jellyplus: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("jellyplus: interrupted; train goes on from the last finished epoch when called again", file=sys.stderr)
-        return 130
+    return answer(
+        "jellyplus",
+        lambda: _run(_parser().parse_args(arguments)),
+        "train goes on from the last finished epoch when called again",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    return options.run(options)
 
 
 def _parser() -> argparse.ArgumentParser:

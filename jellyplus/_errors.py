@@ -19,3 +19,14 @@ class InputError(Exception):
     def __init__(self, sentence: str):
         line = one_line(sentence)
         super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}")
+
+
+class HandedOnError(InputError):
+    """One that a process that loads data may raise.
+
+    It is handed on as the text of its traceback (torch/_utils.py, ExceptionWrapper), whose last sentence is the message
+    again.
+    """
+
+    def __init__(self, sentence: str):
+        super().__init__(sentence.rpartition(f"{type(self).__name__}: ")[2].strip())

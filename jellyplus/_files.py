@@ -1,6 +1,7 @@
 """Files are written whole or not at all, and nothing is read or written through a link that leaves its folder."""
 
 import contextlib
+import errno
 import os
 import stat
 import tempfile
@@ -73,10 +74,12 @@ def user_cache() -> Path:
     """Return where this user's computer keeps what jellyplus can make again: ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
     Raises:
-        RuntimeError: the user has no home.
+        RuntimeError: the user has no home, or one that depends on where they stand.
     """
     stated = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    cache = stated if stated.is_absolute() else Path.home() / ".cache"  # a relative one is void, as XDG has it
+    cache = stated if stated.is_absolute() else Path(os.path.expanduser("~")) / ".cache"  # a relative one is void
+    if not cache.is_absolute():
+        raise RuntimeError("this user has no home")
     return cache / "jellyplus"
 
 
@@ -115,7 +118,8 @@ def replace_file(path: Path, content: bytes, mode: int = 0o666) -> None:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, mode & ~umask)  # mkstemp makes private files
+        with contextlib.suppress(PermissionError):  # of file systems without permissions
+            os.chmod(temporary, mode & ~umask)  # mkstemp makes private files
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -125,8 +129,15 @@ def replace_file(path: Path, content: bytes, mode: int = 0o666) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+_NO_SYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)  # of folders: on Windows, on some network file systems

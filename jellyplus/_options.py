@@ -27,6 +27,13 @@ def add_run_options(parser: argparse.ArgumentParser, profile: str) -> None:
     parser.add_argument(
         "--workers", type=count, metavar="N", default=0, help="processes that load data; they decide no number"
     )
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        metavar="N",
+        default=1,
+        help="of each run on a CPU; their number decides the last bits of its numbers",
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("results"), help="evidence and tables")
 
 
@@ -34,10 +41,10 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     """Add what every script in ``reproductions/`` has beside it."""
     parser.add_argument(
         "--jobs",
-        type=_jobs,
+        type=_positive,
         metavar="N",
-        default=1,
-        help="processes that make runs and share the threads",
+        help="runs that are made at a time, each in a process of its own; None: on a CPU as many as cores and memory "
+        "allow, on a GPU one",
     )
     parser.add_argument(
         "--shard",
@@ -49,24 +56,31 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--render", action="store_true", help="write the views from the evidence there is; no training")
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:  # argparse would name the function that reads it
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+
+
 def count(text: str) -> int:
     """Read a number of processes or threads."""
-    value = int(text)
+    value = _whole(text)
     if not 0 <= value <= 1024:
-        raise argparse.ArgumentTypeError(f"{text} processes are not possible; give 0 to 1024")
+        raise argparse.ArgumentTypeError(f"{text} processes or threads are not possible; give 0 to 1024")
     return value
 
 
 def epochs(text: str) -> int:
     """Read a number of epochs."""
-    if (value := int(text)) < 1:
+    if (value := _whole(text)) < 1:
         raise argparse.ArgumentTypeError(f"{value} epochs make no run; give 1 or more")
     return value
 
 
-def _jobs(text: str) -> int:
+def _positive(text: str) -> int:
     if not (value := count(text)):
-        raise argparse.ArgumentTypeError("0 processes make no run; give 1 or more")
+        raise argparse.ArgumentTypeError("0 processes or threads make no run; give 1 or more")
     return value
 
 
@@ -78,7 +92,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _seed(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if not 0 <= value < 2**63:
         raise argparse.ArgumentTypeError(f"{text} is not a seed; seeds are 0 to 2^63 - 1")
     return value

@@ -5,7 +5,8 @@ from typing import Any
 
 _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
-_MARKUP = str.maketrans({"<": "&lt;", ">": "&gt;", "|": r"\|", "`": r"\`", "[": r"\[", "]": r"\]", "\\": r"\\"})
+_MARKUP = str.maketrans({"<": "&lt;", ">": "&gt;"} | {mark: f"\\{mark}" for mark in "|`[]*~\\"})
+_EMPHASIS = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # not between letters or digits, where Markdown has none
 
 
 def one_line(text: str) -> str:
@@ -30,12 +31,14 @@ def csv_cell(value: Any) -> Any:
 
 
 def markdown_cell(text: str) -> str:
-    r"""Escape what would end the cell of a table, or be HTML, a link or code.
+    r"""Escape what would end the cell of a table, or be HTML, a link, code or emphasis.
 
     >>> print(markdown_cell("<b>|\n[a](b)"))
     &lt;b&gt;\|\\n\[a\](b)
+    >>> print(markdown_cell("*a* _b_ cifar10_t2"))
+    \*a\* \_b\_ cifar10_t2
     """
-    return _ENTITY.sub("&amp;", one_line(text)).translate(_MARKUP)
+    return _EMPHASIS.sub(r"\_", _ENTITY.sub("&amp;", one_line(text)).translate(_MARKUP))
 
 
 def _is_number(text: str) -> bool:

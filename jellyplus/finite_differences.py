@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
 from jellyplus import _compat
+from jellyplus._compat import layer
 from jellyplus._copies import Copies, Place, find_copies, training_norms
 from jellyplus.layer import ThresholdDependentBatchNorm2d
 from jellyplus.neuron import IterativeLIFNode, SRIFNode

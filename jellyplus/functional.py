@@ -1,5 +1,8 @@
 """Pure functions: fusing tdBN, finite-difference gradients, Dspike's temperature search, the papers' schedules, MPR.
 
+``detach_net`` and ``set_step_mode`` are SpikingJelly's own; ``reset_net`` and ``set_backend`` do what its functions of
+these names do in 0.0.0.0.14, on both of its lines.
+
 ``membrane_potential_rectify`` (Guo et al. 2022, Reducing Information Loss for SNNs, Eq. 10) and its derivative
 ``membrane_potential_rectify_gradient`` are :func:`jellyplus.neuron.rectifier.rectify` and
 :func:`~jellyplus.neuron.rectifier.rectify_gradient`.
@@ -15,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
 
 from jellyplus import _compat
+from jellyplus._compat import detach_net, reset_net, set_backend, set_step_mode
 from jellyplus.finite_differences import Loss, devices, finite_difference_gradient
 from jellyplus.layer import _ThresholdDependentBatchNorm
 from jellyplus.neuron.rectifier import rectify as membrane_potential_rectify
@@ -25,13 +30,17 @@ from jellyplus.surrogate import Dspike, EvAF
 
 __all__ = [
     "TemperatureSearch",
+    "detach_net",
     "evaf_k",
     "finite_difference_gradient",
     "fuse_tdbn",
     "membrane_potential_rectify",
     "membrane_potential_rectify_gradient",
+    "reset_net",
     "search_temperature",
+    "set_backend",
     "set_evaf_k",
+    "set_step_mode",
     "set_temperature",
     "shortcut_weight",
     "temperature_candidates",
@@ -54,17 +63,22 @@ def fuse_tdbn(net: nn.Module) -> nn.Module:
         net: any network that ``torch.fx`` can trace, in either step mode; it is left as it is.
 
     Raises:
-        ValueError: a tdBN whose input is not a convolution or linear layer used by it alone.
+        ValueError: a tdBN whose input is not a convolution or linear layer used by it alone, or a layer whose weights
+            are computed in each forward pass, as under pruning, weight norm and spectral norm.
 
     >>> from jellyplus.layer import ThresholdDependentBatchNorm1d
     >>> net = nn.Sequential(nn.Linear(2, 3), ThresholdDependentBatchNorm1d(1.0, 0.5, 3))
     >>> fuse_tdbn(net)[1]
     Identity()
     """
+    for name, module in net.named_modules():
+        if not parametrize.is_parametrized(module):  # which, other than hooks, can be copied
+            _check_parameters(name, module)
     fused = copy.deepcopy(net).eval()
     for norm_name, layer_name in _norms_and_their_layers(fused):
-        norm = fused.get_submodule(norm_name)
-        _fuse(_innermost(fused.get_submodule(layer_name)), norm)
+        norm, layer = fused.get_submodule(norm_name), _innermost(fused.get_submodule(layer_name))
+        _check_parameters(layer_name, layer)
+        _fuse(layer, norm)
         parent, _, child = norm_name.rpartition(".")
         setattr(fused.get_submodule(parent), child, nn.Identity())
     return fused
@@ -99,6 +113,15 @@ def _innermost(module: nn.Module) -> nn.Module:
     while isinstance(module, nn.Sequential) and len(module) == 1:
         module = module[0]
     return module
+
+
+def _check_parameters(name: str, layer: nn.Module) -> None:
+    if isinstance(layer, (_ConvNd, nn.Linear)) and not {"weight", "bias"} <= layer._parameters.keys():
+        raise ValueError(
+            f"cannot fuse {name}: its weights are computed in each forward pass (pruning, weight norm, spectral norm): "
+            "make them parameters first, with torch.nn.utils.prune.remove, remove_weight_norm, remove_spectral_norm or "
+            "parametrize.remove_parametrizations"
+        )
 
 
 @torch.no_grad()
@@ -204,7 +227,7 @@ def _gradients(net: nn.Module, name: str, loss: Loss, x: Tensor, temperatures: t
         if isinstance(module, _compat.BaseNode):
             module.train()  # SpikingJelly's nodes have no surrogate gradient in evaluation (neuron.py:906, 931)
     with torch.random.fork_rng(devices(x)):
-        _compat.reset_net(net)
+        reset_net(net)
         value = loss(net(x))
     for temperature in temperatures:
         set_temperature(net, temperature)

@@ -9,9 +9,12 @@ parameter, as printed, so the gradient of :math:`\lambda` carries it.
 In training with several processes the statistics are those of the joint batch (supplementary C: sync-BN).
 """
 
+import sys
+import warnings
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from jellyplus import _compat
@@ -24,8 +27,10 @@ class _ThresholdDependentBatchNorm(_BatchNorm, _compat.MultiStepModule):
     """Eqs. 5-8 for any number of spatial dimensions; documented where it is public."""
 
     spatial_dims: int
+    _version = 3  # torch's batch norm has 2, and the same keys
+    __jit_unused_properties__ = ("qconfig",)
 
-    def __init__(self, alpha: float, v_th: float, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
+    def __init__(self, alpha: float, v_th: float, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1):
         super().__init__(num_features, eps=eps, momentum=momentum)
         self.alpha = alpha
         self.v_th = v_th
@@ -47,9 +52,12 @@ class _ThresholdDependentBatchNorm(_BatchNorm, _compat.MultiStepModule):
         scale = self.weight * (self.alpha * self.v_th)
         if self.training and processes() > 1:
             return self._normalise_jointly(x, scale)
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, scale, self.bias, self.training, self.momentum, self.eps
-        )
+        momentum = self._share_of_this_batch() if self.training else 0.0
+        return F.batch_norm(x, self.running_mean, self.running_var, scale, self.bias, self.training, momentum, self.eps)
+
+    def _share_of_this_batch(self) -> float:
+        """In the running statistics: the momentum, or as in torch an equal share for every batch where it is None."""
+        return 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
 
     def _normalise_jointly(self, x: Tensor, scale: Tensor) -> Tensor:
         """Batch norm of all processes' [T * N, C, *] as of one batch; each process gets its own part back."""
@@ -61,28 +69,53 @@ class _ThresholdDependentBatchNorm(_BatchNorm, _compat.MultiStepModule):
         centred = x - mean.view(per_channel)
         variance = sum_over_processes(centred.square().sum(dims)) / count
         with torch.no_grad():
-            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), self.momentum)
+            momentum = self._share_of_this_batch()
+            self.running_mean.lerp_(mean.to(self.running_mean), momentum)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), momentum)
         scale = scale / torch.sqrt(variance + self.eps)
         return (centred * scale.view(per_channel) + self.bias.view(per_channel)).to(x.dtype)
 
     @property
-    def qconfig(self) -> None:
-        """Read by nothing but torch's conversion to its own class, which would keep neither alpha nor V_th.
+    def qconfig(self) -> object:
+        """What quantisation sets; but read by torch's conversion to its own synchronised class, it raises.
 
         ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` (torch/nn/modules/batchnorm.py) asks no class whether it may
-        be replaced, and Lightning's ``sync_batchnorm=True`` calls it; this is where it can be stopped.
+        be replaced, and Lightning's ``sync_batchnorm=True`` calls it; this is the one name that it reads of a norm and
+        that torch does not need itself.
         """
-        raise ValueError(
-            "torch's synchronised batch norm would replace threshold-dependent batch norm and lose its alpha V_th: "
-            "leave out sync_batchnorm=True or convert_sync_batchnorm, since this norm synchronises by itself"
-        )
+        if sys._getframe(1).f_code is nn.SyncBatchNorm.convert_sync_batchnorm.__func__.__code__:
+            raise ValueError(
+                "torch's synchronised batch norm would replace threshold-dependent batch norm and lose its alpha V_th: "
+                "leave out sync_batchnorm=True or convert_sync_batchnorm, since this norm synchronises by itself"
+            )
+        try:
+            return self.__dict__["qconfig"]
+        except KeyError:
+            raise AttributeError("qconfig") from None
+
+    @qconfig.setter
+    def qconfig(self, value: object) -> None:
+        self.__dict__["qconfig"] = value
+
+    @qconfig.deleter
+    def qconfig(self) -> None:
+        self.__dict__.pop("qconfig", None)
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        if local_metadata.get("version") == _BatchNorm._version and f"{prefix}weight" in state_dict:
+            warnings.warn(
+                "weights of torch's batch norm (or of an earlier jellyplus) were loaded into threshold-dependent batch "
+                "norm, which multiplies its output by alpha * v_th besides: where they are torch's, divide each weight "
+                "by norm.alpha * norm.v_th to keep the outputs",
+                stacklevel=2,
+            )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
     def _check_input_dim(self, x: Tensor) -> None:
         if self.step_mode == "s" and self.training:
             raise ValueError(
                 "threshold-dependent batch norm cannot train in step mode 's', where one time-step does not see the "
-                "others: use functional.set_step_mode(net, 'm')"
+                "others: use jellyplus.functional.set_step_mode(net, 'm')"
             )
         leading = "[N, C" if self.step_mode == "s" else "[T, N, C"
         expected = leading + ", *" * self.spatial_dims + "]"
@@ -118,7 +151,9 @@ class ThresholdDependentBatchNorm2d(_ThresholdDependentBatchNorm):
         v_th: firing threshold of the next layer, in units of membrane potential.
         num_features: channels C.
         eps: added to the variance.
-        momentum: of the running statistics.
+        momentum: of the running statistics; None weights all batches equally, as in torch.
+
+    State dicts have the keys of torch's batch norm. Weights that torch's batch norm saved load with a warning.
 
     Raises:
         ValueError: input of another shape, or training in step mode 's'.

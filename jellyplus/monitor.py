@@ -15,6 +15,9 @@
 Each is a context manager: inside the block hooks add up what passes, of which nothing is kept; afterwards the network
 is as it was. A block may be entered again, and goes on where it stopped. Nothing that is watched changes: outputs and
 gradients are the same with and without.
+
+Code that ``torch.compile`` made has no hooks in it: inside a block nothing runs compiled, whatever was compiled before
+or is inside, the network, a part of it or a function that calls it. Names are those of before it was compiled.
 """
 
 import functools
@@ -49,8 +52,28 @@ __all__ = [
 ]
 
 
+class _Uncompiled:
+    """Nothing runs compiled while at least one block is open, in whatever order blocks close."""
+
+    def __init__(self) -> None:
+        self._open = 0
+
+    def __enter__(self) -> None:
+        if not self._open:
+            self._stance = torch.compiler.set_stance("force_eager")  # from here on, until it exits
+        self._open += 1
+
+    def __exit__(self, *exception: object) -> None:
+        self._open -= 1
+        if not self._open:
+            self._stance.__exit__(None, None, None)
+
+
+_uncompiled = _Uncompiled()
+
+
 class Monitor(ABC):
-    """Hooks that live as long as a with-block; subclasses say which."""
+    """Hooks that live as long as a with-block, in which nothing runs compiled; subclasses say which."""
 
     def __init__(self) -> None:
         self._attached: ExitStack | None = None
@@ -63,6 +86,7 @@ class Monitor(ABC):
         if self._attached is not None:
             raise ValueError(f"this {type(self).__name__} watches already: leave its with-block before entering again")
         with ExitStack() as attached:
+            attached.enter_context(_uncompiled)
             self._attach(attached)
             self._attached = attached.pop_all()
         return self
@@ -179,7 +203,7 @@ class SpikeRate(Monitor):
     ...     _ = net(torch.tensor([[[0.4, 1.0]], [[0.4, 1.0]]]))  # T = 2, one example, two neurons
     >>> monitor.rates
     {'0': 0.75}
-    >>> monitor.spikes_per_neuron(time_steps=2)
+    >>> monitor.spikes_per_neuron()
     {'0': 1.5}
     """
 
@@ -187,6 +211,7 @@ class SpikeRate(Monitor):
         super().__init__()
         self._nodes = _nodes(net)
         self._means = {name: _Mean() for name in self._nodes}
+        self._time_steps: set[int] = set()  # of the passes in step mode 'm'
 
     def _attach(self, attached: ExitStack) -> None:
         for name, node in self._nodes.items():
@@ -194,18 +219,28 @@ class SpikeRate(Monitor):
 
     def _see(self, name: str, node: nn.Module, _: tuple, spikes: Tensor) -> None:
         self._means[name].add(torch.count_nonzero(spikes).item(), spikes.numel())
+        if node.step_mode == "m":
+            self._time_steps.add(len(spikes))
 
     @property
     def rates(self) -> dict[str, float]:
         """Spikes per neuron and time-step, for each node; a mean over examples, whatever the batches' sizes."""
         return {name: mean.value for name, mean in self._means.items()}
 
-    def spikes_per_neuron(self, time_steps: int) -> dict[str, float]:
+    def spikes_per_neuron(self, time_steps: int | None = None) -> dict[str, float]:
         """Spikes of a neuron over all its time-steps, for each node (Zheng et al. 2021, Fig. 6): T times the rate.
 
         Args:
-            time_steps: T. A node in step mode 's' does not know it.
+            time_steps: T; by default that of the passes. A node in step mode 's' does not know it.
+
+        Raises:
+            ValueError: a T that no pass in step mode 'm' had, or none is given and the passes do not tell one.
         """
+        if time_steps is None and len(self._time_steps) == 1:
+            (time_steps,) = self._time_steps
+        if time_steps is None or time_steps not in (self._time_steps or {time_steps}):
+            ran = " and ".join(map(str, sorted(self._time_steps))) or "an unknown number of"
+            raise ValueError(f"time_steps is {time_steps}, and the passes had {ran} time-steps: give theirs")
         return {name: time_steps * rate for name, rate in self.rates.items()}
 
 
@@ -337,7 +372,7 @@ class MembranePotential(Monitor):
     def __init__(self, net: nn.Module, bin_edges: Sequence[float] | Tensor, names: Iterable[str] | None = None):
         super().__init__()
         nodes = _nodes(net)
-        names = list(nodes) if names is None else list(names)
+        names = list(nodes) if names is None else [original(name) for name in names]
         if unknown := [name for name in names if name not in nodes]:
             raise ValueError(f"the network has no node {unknown[0]!r}: its nodes are {', '.join(map(repr, nodes))}")
         self._nodes = {name: nodes[name] for name in names}
@@ -383,7 +418,7 @@ class GradientNorm(Monitor):
 
     def __init__(self, net: nn.Module):
         super().__init__()
-        layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, (_ConvNd, nn.Linear))}
+        layers = {name: layer for name, layer in named_modules(net).items() if isinstance(layer, (_ConvNd, nn.Linear))}
         self._weights = {name: layer.weight for name, layer in layers.items() if layer.weight.requires_grad}
         self._means = {name: _Mean() for name in self._weights}
 
@@ -438,10 +473,10 @@ class JacobianTrace(Monitor):
 
     def __init__(self, net: nn.Module, blocks: Iterable[tuple[str, str]] | None = None, probes: int | None = 1):
         super().__init__()
-        modules = dict(net.named_modules())
+        modules = named_modules(net)
         if blocks is None:
             blocks = itertools.pairwise(name for name, module in modules.items() if isinstance(module, _TDBN))
-        self._blocks = [(start, end) for start, end in blocks]
+        self._blocks = [(original(start), original(end)) for start, end in blocks]
         if unknown := [name for block in self._blocks for name in block if name not in modules]:
             raise ValueError(f"the network has no module {unknown[0]!r}: see net.named_modules()")
         if not self._blocks:
@@ -521,10 +556,10 @@ class GradientHistogram(Monitor):
 
     def __init__(self, net: nn.Module, name: str, bin_edges: Sequence[float] | Tensor):
         super().__init__()
-        parameters = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
-        if name not in parameters:
+        parameters = {original(name): parameter for name, parameter in net.named_parameters()}
+        self._parameter = parameters.get(original(name))
+        if self._parameter is None or not self._parameter.requires_grad:
             raise ValueError(f"no parameter {name!r} with a gradient in the network: see net.named_parameters()")
-        self._parameter = parameters[name]
         self.distribution = Distribution(bin_edges)
 
     def _attach(self, attached: ExitStack) -> None:
@@ -534,8 +569,22 @@ class GradientHistogram(Monitor):
         self.distribution.add(grad)
 
 
+def original(name: str) -> str:
+    """The name of a module or parameter of before its network, or a part of it, was compiled.
+
+    >>> original("_orig_mod.stages.0._orig_mod.conv")
+    'stages.0.conv'
+    """
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def named_modules(net: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a network, compiled or not: themselves, in place of what ``torch.compile`` wrapped them in."""
+    return {original(name): module for name, module in net.named_modules()}  # what is wrapped comes last
+
+
 def _nodes(net: nn.Module) -> dict[str, _compat.BaseNode]:
-    nodes = {name: module for name, module in net.named_modules() if isinstance(module, _compat.BaseNode)}
+    nodes = {name: module for name, module in named_modules(net).items() if isinstance(module, _compat.BaseNode)}
     if not nodes:
         raise ValueError("the network has no SpikingJelly node to watch")
     return nodes

@@ -9,6 +9,7 @@ Guo et al. 2022, IM-Loss: Eqs. 13 and 14 (EvAF).
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -62,8 +63,22 @@ class Surrogate(_compat.SurrogateFunctionBase):
         return torch.ge(x, 0, out=torch.empty_like(x)) if self.spiking else self.primitive(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Fire, with the surrogate gradient attached. Shape: any, kept."""
-        return _Fire.apply(x, self)
+        """Fire, with the surrogate gradient attached. Shape: any, kept.
+
+        A parameter of a subclass that training learns (``requires_grad``) gets the gradient of the primitive.
+        """
+        learns = torch.is_grad_enabled() and trains(self)
+        if not (learns or _compat.is_looked_into()):
+            return _Fire.apply(x, self)
+        here = x.detach()
+        fired = (here >= 0).to(x) if self.spiking else self.primitive(here).detach()
+        with torch.no_grad():
+            slope = self.gradient(here)
+        fired = fired + slope * (x - here)  # the last factor is 0, and its derivative 1
+        if not learns:
+            return fired
+        primitive = self.primitive(here)
+        return fired + (primitive - primitive.detach())
 
     def cuda_codes(self, y: str, x: str, dtype: str) -> str:
         """One CUDA statement that assigns the gradient at ``x`` to ``y``.
@@ -82,6 +97,12 @@ class Surrogate(_compat.SurrogateFunctionBase):
             low, high = (self.cuda_gradient(f"__{lane}2float({x})") for lane in ("low", "high"))
             return f"{y} = __floats2half2_rn({low}, {high});"
         raise NotImplementedError(f"CUDA code for {dtype}; float and half2 are supported")
+
+
+def trains(fire: Callable) -> bool:
+    """Whether the firing function has parameters of its own that ask for a gradient."""
+    parameters = getattr(fire, "parameters", tuple)()
+    return any(parameter.requires_grad for parameter in parameters)
 
 
 class _Fire(torch.autograd.Function):
@@ -239,7 +260,7 @@ class Dspike(Surrogate):
 
     def extra_repr(self) -> str:
         """The shape."""
-        return f"temperature={self.temperature.item():.4g}, spiking={self.spiking}"
+        return f"temperature={_shown(self.temperature)}, spiking={self.spiking}"
 
 
 class EvAF(Surrogate):
@@ -290,13 +311,17 @@ class EvAF(Surrogate):
 
     def extra_repr(self) -> str:
         """The shape."""
-        return f"k={self.k.item():.4g}, spiking={self.spiking}"
+        return f"k={_shown(self.k)}, spiking={self.spiking}"
 
 
 def _positive(name: str, value: float) -> float:
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be a positive number, got {value}")
     return float(value)
+
+
+def _shown(parameter: Tensor) -> str:
+    return "meta" if parameter.is_meta else f"{parameter.item():.4g}"
 
 
 def _slope_of_tanh(y: str) -> str:

@@ -110,7 +110,7 @@ def _(path):
     path.symlink_to(path.name)
 
 
-@case("no profiles", "profiles.yaml: No such file")
+@case("no profiles", "profiles.yaml, and so no profile embedded")
 def _(path):
     (path.parent / "profiles.yaml").unlink()
 
@@ -217,7 +217,6 @@ value("an ANN with time-steps", "an ANN has one", {"model.time_steps": 2})
 value("tdBN in an ANN", "norm tdbn needs a V_th", {"norm.name": "tdbn"})
 value("branches without alpha", "norm.branch_alpha is needed", {"norm.branch_alpha": None})
 value("a search of another surrogate", "temperature_search needs surrogate dspike", {"surrogate.name": "evaf"}, T6)
-value("bfloat16 on cpp", "does not run bfloat16", {"gpu_precision": "bf16-mixed", "neuron.backend": "cpp"}, T6)
 value(
     "a backend of another device", "cupy does not run on cpu", {"neuron.backend": "cupy"}, T6, words=("--device", "cpu")
 )
@@ -390,6 +389,9 @@ data("no gestures", "dvs128_gesture needs", GESTURE, {"x/y": b""})
 
 # --- The commands for data -----------------------------------------------------------------------------------------
 
+case("a user that is not known", "~nobody3/x is not a readable folder", command=["data", "check", "~nobody3/x"])(
+    nothing
+)
 case("check without a folder", "is not a readable folder", command=["data", "check", "nowhere"])(nothing)
 case("check of nothing", "holds no data set", command=["data", "check", "recipes"])(nothing)
 

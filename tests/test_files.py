@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from jellyplus._errors import InputError
-from jellyplus._files import write_atomically
+from jellyplus._files import user_cache, write_atomically
 
 
 def test_writes_the_bytes_and_makes_parent_folders(tmp_path):
@@ -47,6 +47,48 @@ def test_a_full_disk_leaves_the_old_content_and_no_temporary_file(tmp_path, monk
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == (["table.csv"] if exists else [])
     assert not exists or path.read_bytes() == b"old"
+
+
+def refuse_to_sync_folders(monkeypatch, number):
+    sync = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EINVAL, errno.ENOTSUP])
+def test_a_folder_that_cannot_be_synced_holds_the_file_all_the_same(tmp_path, monkeypatch, number):
+    """As on Windows, which opens no folder, and on some network file systems."""
+    refuse_to_sync_folders(monkeypatch, number)
+    write_atomically(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_a_disk_that_fails_is_not_overlooked(tmp_path, monkeypatch):
+    refuse_to_sync_folders(monkeypatch, errno.EIO)
+    with pytest.raises(InputError, match="Input/output error"):
+        write_atomically(tmp_path / "a", b"new")
+
+
+def test_a_file_system_without_permissions_is_written(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    write_atomically(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("home", ["home", "~nosuchuser"])
+def test_a_home_that_depends_on_the_folder_is_none(monkeypatch, home):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", home)
+    with pytest.raises(RuntimeError, match="this user has no home"):
+        user_cache()
 
 
 def test_an_interrupt_leaves_the_old_content_and_is_not_hidden(tmp_path, monkeypatch):

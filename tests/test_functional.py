@@ -12,6 +12,7 @@ from spikingjelly.activation_based import layer as sj_layer
 from spikingjelly.activation_based.base import StepModule
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -210,6 +211,34 @@ def test_a_transposed_convolution_raises():
     net = nn.Sequential(sj_layer.ConvTranspose2d(2, 2, 3, step_mode="m"), ThresholdDependentBatchNorm2d(1.0, 0.5, 2))
     with pytest.raises(ValueError, match="transposed"):
         fuse_tdbn(net)
+
+
+COMPUTED = {
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    "pruned bias": lambda layer: prune.l1_unstructured(layer, "bias", 0.5),
+    "weight norm by hooks": nn.utils.weight_norm,
+    "weight norm": nn.utils.parametrizations.weight_norm,
+    "spectral norm by hooks": nn.utils.spectral_norm,
+    "spectral norm": nn.utils.parametrizations.spectral_norm,
+    "orthogonal": nn.utils.parametrizations.orthogonal,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("case", COMPUTED)
+@pytest.mark.parametrize("container", [nn.Sequential, lambda layer: layer], ids=["contained", "bare"])
+def test_weights_that_are_computed_raise_with_the_remedy(case, container):
+    net = nn.Sequential(container(nn.Linear(3, 2)), ThresholdDependentBatchNorm1d(1.0, 0.5, 2))
+    COMPUTED[case](next(m for m in net.modules() if isinstance(m, nn.Linear)))
+    with pytest.raises(ValueError, match=r"cannot fuse 0.*prune\.remove.*remove_parametrizations"):
+        fuse_tdbn(net)
+
+
+def test_a_parametrised_layer_elsewhere_stays():
+    head = nn.utils.parametrizations.orthogonal(nn.Linear(2, 2))
+    net = nn.Sequential(nn.Linear(3, 2), ThresholdDependentBatchNorm1d(1.0, 0.5, 2), head).eval()
+    x = torch.randn(4, 5, 3)
+    torch.testing.assert_close(fuse_tdbn(net)(x), net(x))
 
 
 # --- finite differences ---

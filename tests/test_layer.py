@@ -1,6 +1,9 @@
 """tdBN is Eqs. 5-8 of Zheng et al. 2021, read as loops."""
 
+import copy
+import inspect
 import math
+import warnings
 
 import pytest
 import torch
@@ -172,7 +175,83 @@ def test_channels_last_stays_channels_last(training):
         assert tensor.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.skipif(not hasattr(functional, "set_backend"), reason="SpikingJelly 2.x has mended it")
 def test_spikingjellys_own_class_cannot_run():
-    """Why this one exists (layer.py:1822): no _check_input_dim."""
+    """Why this one exists (0.0.0.0.14, layer.py:1822): no _check_input_dim."""
     with pytest.raises(NotImplementedError):
         sj_layer.ThresholdDependentBatchNorm2d(1.0, 0.5, 2)(torch.zeros(2, 2, 2, 3, 3))
+
+
+@EVERY
+def test_without_momentum_the_running_statistics_are_the_mean_of_all_batches(name):
+    norm, batches = make(name, momentum=None, trained=False), [normal(*SHAPES[name], seed=seed) for seed in range(3)]
+    for x in batches:
+        norm(x)
+    n = batches[0].numel() // 2
+    for c, every in enumerate(zip(*map(batch_statistics, batches), strict=True)):
+        assert norm.running_mean[c].item() == pytest.approx(sum(mean for mean, _ in every) / 3)
+        assert norm.running_var[c].item() == pytest.approx(sum(variance for _, variance in every) / 3 * n / (n - 1))
+    norm.eval()(batches[0])
+
+
+def test_stochastic_weight_averaging_updates_the_running_statistics():
+    net = torch.nn.Sequential(make("ThresholdDependentBatchNorm1d", trained=False))
+    batches = [normal(3, 4, 2, seed=seed) for seed in range(3)]
+    torch.optim.swa_utils.update_bn(batches, net)
+    torch.testing.assert_close(net[0].running_mean, torch.stack(batches).mean((0, 1, 2)))
+    assert net[0].momentum == 0.3
+
+
+@EVERY
+def test_tools_may_look_at_every_attribute(name):
+    norm = make(name).eval()
+    assert not hasattr(norm, "qconfig")
+    inspect.getmembers(norm)
+    x = normal(*SHAPES[name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(torch.nn.Sequential(norm), x)
+    assert torch.equal(traced(x), norm(x))
+    norm.qconfig = None
+    assert hasattr(norm, "qconfig")
+    assert copy.deepcopy(norm).qconfig is None
+    del norm.qconfig
+    assert not hasattr(norm, "qconfig")
+
+
+def test_a_network_with_it_can_be_quantised():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), make("ThresholdDependentBatchNorm1d").float()).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantised = torch.ao.quantization.quantize_dynamic(net, {torch.nn.Linear})
+    assert quantised(torch.zeros(3, 4, 2)).shape == (3, 4, 2)
+
+
+@pytest.mark.parametrize("configured", [False, True])
+def test_torchs_conversion_is_refused(configured):
+    net = torch.nn.Sequential(make("ThresholdDependentBatchNorm1d"))
+    if configured:
+        net[0].qconfig = None
+    with pytest.raises(ValueError, match="lose its alpha V_th"):
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+
+
+def test_weights_of_torchs_batch_norm_load_with_a_warning_and_its_own_without():
+    norms = torch.nn.Sequential(*(make("ThresholdDependentBatchNorm2d") for _ in range(2)))
+    theirs = torch.nn.Sequential(*(torch.nn.BatchNorm2d(2).double() for _ in range(2)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        norms.load_state_dict(norms.state_dict())
+        theirs.load_state_dict(norms.state_dict())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        norms.load_state_dict(theirs.state_dict())
+    assert [str(w.message) for w in caught if "alpha * v_th" in str(w.message)] == [str(caught[0].message)]
+    x = normal(3, 4, 2, 5, 5)
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight /= norm.alpha * norm.v_th
+    theirs_eval = theirs.eval()(x.flatten(0, 1)).view_as(x)
+    for norm, its in zip(norms.eval(), theirs, strict=True):
+        norm.eps = its.eps
+    torch.testing.assert_close(norms(x), theirs_eval)

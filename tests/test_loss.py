@@ -98,12 +98,16 @@ def test_the_sum_of_many_half_precision_values_does_not_overflow():
 
 def loop_loss(net, x):
     """Eq. 11 of a ``two_layers`` net from SpikingJelly's own dynamics, one time-step after the other under autograd."""
-    nodes = [jelly_node(v_threshold=m.v_threshold, surrogate_function=m.surrogate_function) for m in (net[1], net[3])]
+    jelly_steps = getattr(neuron, "SimpleLIFNode", neuron.LIFNode)  # 2.x: the one with hooks
+    nodes = [
+        jelly_steps(tau=4 / 3, decay_input=False, v_threshold=m.v_threshold, surrogate_function=m.surrogate_function)
+        for m in (net[1], net[3])
+    ]
     potentials = [[], []]
     for x_t in x:
         for i, jelly in enumerate(nodes):
             current = F.linear(x_t, net[2 * i].weight, net[2 * i].bias)
-            jelly.v_float_to_tensor(current)
+            jelly.v = jelly.v + torch.zeros_like(current)
             jelly.neuronal_charge(current)
             potentials[i].append(jelly.v)
             x_t = jelly.neuronal_fire()
@@ -266,7 +270,7 @@ def test_the_official_variant_without_blocks_is_the_spikes_of_all_layers_but_two
     official, spikes = IMLoss(net, 1.0, "official"), IMLoss(net, 1.0, "spikes", nodes=[net[1], net[2]])
     net(x)
     assert official() == spikes() > 0
-    assert IMLoss(net, 1.0, "official", nodes=[net[0]]).extra_repr().endswith("layers=1")  # a list is taken as it is
+    assert IMLoss(net, 1.0, "official", nodes=[net[0]]).extra_repr().endswith("layers=1: 0")  # a list is taken as it is
     with pytest.raises(ValueError, match="no layer to restrict"):
         IMLoss(net[:2], variant="official")
 
@@ -295,13 +299,15 @@ def test_what_cannot_be_restricted_raises():
     for net, nodes in ((nn.Linear(1, 1), None), (nn.Sequential(node()), [])):
         with pytest.raises(ValueError, match="no layer to restrict"):
             IMLoss(net, nodes=nodes)
-    with pytest.raises(ValueError, match="IterativeLIFNode that is not a module of the network"):
+    with pytest.raises(ValueError, match="the network has no IterativeLIFNode given in nodes"):
         IMLoss(nn.Sequential(node()), nodes=[node()])
 
 
 def test_a_node_that_cannot_give_its_potential_raises_and_nothing_stays_attached():
-    net = nn.Sequential(node(), jelly_node())
-    with pytest.raises(ValueError, match=r"'1', a LIFNode, cannot give .* variant='spikes'"):
+    net = nn.Sequential(node(), neuron.ParametricLIFNode(step_mode="m"))
+    with pytest.raises(
+        ValueError, match=r"'1', a ParametricLIFNode, does not give .* \(only .*\): .* variant='spikes'"
+    ):
         IMLoss(net)
     assert not net[0]._forward_pre_hooks
 
@@ -328,13 +334,157 @@ def test_reading_without_a_training_pass_raises(variant):
     refuses()
 
 
-def test_step_mode_s_raises():
-    net = nn.Sequential(node())
+# --- other nodes, step mode 's', and the choice of nodes ---
+
+
+LIF = {
+    "as it comes": {},
+    "input as it is": {"decay_input": False, "tau": 4.0},
+    "reset to 0.2": {"v_reset": 0.2, "v_threshold": 0.7},
+    "soft": {"v_reset": None, "tau": 3.0},
+    "soft, detached": {"v_reset": None, "decay_input": False, "detach_reset": True},
+    "detached": {"detach_reset": True},
+    "IF": {"if": True},
+    "ours": {"ours": True},
+}
+
+
+def net_of(kind, mode):
+    torch.manual_seed(3)
+    arguments = dict(LIF[kind]) | {"surrogate_function": surrogate.Sigmoid(alpha=2.0), "step_mode": mode}
+
+    def make():
+        if arguments.pop("ours", False):
+            return node(step_mode=mode, surrogate_function=surrogate.Sigmoid(alpha=2.0))
+        return (neuron.IFNode if arguments.pop("if", False) else neuron.LIFNode)(**arguments)
+
+    first = make()
+    second = copy.deepcopy(first)
+    return nn.Sequential(nn.Linear(3, 6), first, nn.Linear(6, 5), second).double()
+
+
+def slow_loss(net, x):
+    """Eq. 11 by the nodes' definitions, step by step, with nothing of SpikingJelly's but the surrogate."""
+    means, signal = [], list(x)
+    for linear, lif in ((net[0], net[1]), (net[2], net[3])):
+        v, hs, spikes = None, [], []
+        for x_t in signal:
+            current, rest = linear(x_t), 0.0 if lif.v_reset is None else lif.v_reset
+            v = torch.full_like(current, rest) if v is None else v
+            if isinstance(lif, neuron.IFNode):
+                h = v + current
+            elif isinstance(lif, neuron.LIFNode):
+                h = v + (current - (v - rest)) / lif.tau if lif.decay_input else v - (v - rest) / lif.tau + current
+            else:
+                h = lif.decay * v + current
+            s = lif.surrogate_function(h - lif.v_threshold)
+            off = s.detach() if lif.detach_reset else s
+            v = h - off * lif.v_threshold if lif.v_reset is None else h * (1 - off) + off * lif.v_reset
+            hs.append(h)
+            spikes.append(s)
+        means.append((torch.stack(hs).mean() - lif.v_threshold) ** 2)
+        signal = spikes
+    return sum(means) / 2
+
+
+def pass_of(net, x):
+    return net(x) if net[1].step_mode == "m" else torch.stack([net(x_t) for x_t in x])
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+@pytest.mark.parametrize("kind", LIF)
+def test_potentials_of_spikingjellys_nodes_and_of_single_steps(kind, mode):
+    net, x = net_of(kind, mode), 3 * normal(5, 4, 3)
+    loss = IMLoss(net, weight=1.0)
+    for _ in range(2):
+        functional.reset_net(net)
+        pass_of(net, x)
+        value, expected = loss(), slow_loss(net, x)
+        torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+        wanted = torch.autograd.grad(expected, list(net.parameters()))
+        for got, want in zip(torch.autograd.grad(value, list(net.parameters())), wanted, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-14)
+    loss.close()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net)
+
+
+@pytest.mark.parametrize("variant", ["membrane", "spikes", "official"])
+def test_single_steps_give_what_the_sequence_gives(variant):
+    losses = []
+    for mode in ("s", "m"):
+        net, x = net_of("as it comes", mode), 3 * normal(5, 4, 3)
+        loss = IMLoss(net, 1.0, variant, nodes=["1", net[3]])
+        pass_of(net, x)
+        losses.append(loss())
+    torch.testing.assert_close(*losses, rtol=1e-12, atol=0)
+    assert losses[0] > 0
+
+
+def test_steps_after_the_loss_was_computed_begin_anew():
+    """Truncated training: the graph of the steps before is gone."""
+    net, x = net_of("as it comes", "s"), 3 * normal(6, 4, 3)
+    loss, values = IMLoss(net, weight=1.0), []
+    for part in (x[:3], x[3:]):
+        pass_of(net, part)
+        value = loss()
+        assert loss() == value
+        value.backward()
+        values.append(value.item())
+        functional.detach_net(net)
+    functional.reset_net(net)
+    pass_of(net, x)
+    h = [m.h_seq.read() for m in (net[1], net[3])]
+    expected = [sum((each[part].mean() - 1) ** 2 for each in h) / 2 for part in (slice(3), slice(3, 6))]
+    assert values == pytest.approx([e.item() for e in expected], rel=1e-12)
+
+
+def test_a_copy_of_single_steps_begins_anew():
+    net = net_of("ours", "s")
     loss = IMLoss(net)
-    net(normal(2, 3, 4))
-    functional.set_step_mode(net, "s")
-    with pytest.raises(ValueError, match=r"'0' is in step mode 's': use functional.set_step_mode\(net, 'm'\)"):
-        loss()
+    pass_of(net, normal(2, 4, 3))
+    other = copy.deepcopy(net)
+    assert not other[1].h_seq
+    assert len(net[1].h_seq) == 2
+    assert loss() > 0
+
+
+SEW_OF_18 = ["sn1", "layer2.0.downsample_sn", "layer3.0.downsample_sn", "layer4.0.downsample_sn"]
+
+
+def test_spikingjellys_own_residual_blocks_are_known():
+    sew_resnet = pytest.importorskip("spikingjelly.activation_based.model.sew_resnet")
+    from spikingjelly.activation_based.model import spiking_resnet
+
+    sew = sew_resnet.sew_resnet18(spiking_neuron=neuron.IFNode, cnf="ADD", num_classes=3)
+    assert list(IMLoss(sew).nodes) == SEW_OF_18
+    for make, last in ((spiking_resnet.spiking_resnet18, "sn2"), (spiking_resnet.spiking_resnet50, "sn3")):
+        net = make(spiking_neuron=neuron.IFNode, num_classes=3)
+        blocks = [name for name, module in net.named_modules() if type(module).__name__ in ("BasicBlock", "Bottleneck")]
+        loss = IMLoss(net)
+        assert list(loss.nodes) == ["sn1", *(f"{name}.{last}" for name in blocks)]
+        assert loss.nodes["sn1"] is net.sn1
+        assert f"layers={len(blocks) + 1}: sn1, layer1.0.{last}, " in repr(loss)
+    official = IMLoss(net, variant="official")
+    assert set(official._kept.values()) == {"input_seq"}  # all that is left fire on sums
+
+
+def test_the_blocks_of_membrane_shortcuts_are_known():
+    ms_resnet = pytest.importorskip("spikingjelly.activation_based.model.ms_resnet", reason="not in 0.0.0.0.14")
+    net = ms_resnet.ms_resnet18(num_classes=3)
+    nodes = list(IMLoss(net, variant="spikes").nodes)
+    assert nodes
+    assert all(name.endswith("spike1") or "spike" not in name for name in nodes)
+    blocks = [module for module in net.modules() if hasattr(module, "spike1")]
+    assert sum(name.endswith("spike1") for name in nodes) == len(blocks) > 0
+
+
+def test_what_is_named_must_be_a_node_of_the_network():
+    net = two_layers()
+    with pytest.raises(ValueError, match="the network has no module 'layer9': choose from"):
+        IMLoss(net, nodes=["layer9"])
+    with pytest.raises(ValueError, match="the module '0', a Linear, is no spiking node"):
+        IMLoss(net, nodes=["0"])
+    assert list(IMLoss(net, nodes=["3", net[1]]).nodes) == ["3", "1"]
 
 
 # --- what it leaves alone ---

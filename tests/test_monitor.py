@@ -128,6 +128,26 @@ def test_planted_spikes(make):
         net(10 * torch.tensor([[[0.0, 1, 0]]]))
     assert monitor.rates == {"0": 5 / 9}
     assert monitor.spikes_per_neuron(2) == {"0": 10 / 9}
+    with pytest.raises(ValueError, match="time_steps is None, and the passes had 1 and 2 time-steps: give theirs"):
+        monitor.spikes_per_neuron()
+
+
+def test_the_time_steps_of_spikes_per_neuron_are_those_of_the_passes():
+    """Two spikes in 4 time-steps at threshold 1: with 8 typed by hand they were four."""
+    net, x = nn.Sequential(neuron.IFNode(step_mode="m")), torch.full((4, 1, 1), 0.5)
+    with torch.no_grad(), SpikeRate(net) as monitor:
+        net(x)
+    assert monitor.spikes_per_neuron() == monitor.spikes_per_neuron(4) == {"0": 2}
+    with pytest.raises(ValueError, match="time_steps is 8, and the passes had 4 time-steps: give theirs"):
+        monitor.spikes_per_neuron(8)
+    functional.set_step_mode(net, "s")
+    with torch.no_grad(), SpikeRate(net) as monitor:
+        functional.reset_net(net)
+        for x_t in x:
+            net(x_t)
+    assert monitor.spikes_per_neuron(4) == {"0": 2}
+    with pytest.raises(ValueError, match="the passes had an unknown number of time-steps: give theirs"):
+        monitor.spikes_per_neuron()
 
 
 @BACKENDS
@@ -584,6 +604,83 @@ def seen(monitor):
     if isinstance(monitor, FiringRates):
         return monitor.distributions["4"].count
     return next(iter(monitor._means.values())).count
+
+
+COMPILED = {
+    "wrapped": lambda net: torch.compile(net, backend="eager"),
+    "in place": lambda net: net.compile(backend="eager") or net,
+    "a part": lambda net: net.append(torch.compile(nn.Sequential(*(net.pop(2) for _ in range(3))), backend="eager")),
+    "a function": lambda net: torch.compile(lambda x: net(x), backend="eager"),
+}
+NAMED_BY_PART = {"1": "1", "4": "2.2", "0": "0", "3": "2.1", "0.weight": "0.weight"}
+
+
+def values(monitor):
+    """What a monitor found, by the names that it gives."""
+    found = next(name for name in ("potentials", "distributions", "norms", "traces", "rates") if hasattr(monitor, name))
+    return {
+        name: getattr(value, "mean", getattr(getattr(value, "after", 0), "mean", value))
+        for name, value in getattr(monitor, found).items()
+    }
+
+
+@pytest.mark.parametrize("how", COMPILED)
+def test_a_compiled_network_is_watched_as_it_was_before_by_its_own_names(how):
+    """Compiled code has no hooks in it: rates were nan, and the first of these names was ``_orig_mod.1``."""
+    x = sequence()
+    net = small()
+    with SpikeRate(net) as rates, GradientNorm(net) as norms, MembranePotential(net, EDGES) as potentials:
+        run(net, x).sum().backward()
+    expected = [values(monitor) for monitor in (rates, norms, potentials)]
+    net = small()
+    compiled = COMPILED[how](net)
+    functional.reset_net(net)
+    compiled(x)
+    functional.reset_net(net)
+    watched = net if how == "a function" else compiled
+    monitors = SpikeRate(watched), GradientNorm(watched), MembranePotential(watched, EDGES)
+    with monitors[0], monitors[1], monitors[2]:
+        compiled(x).sum().backward()
+    names = NAMED_BY_PART if how == "a part" else {name: name for name in NAMED_BY_PART}
+    for monitor, of_uncompiled in zip(monitors, expected, strict=True):
+        assert values(monitor) == {names[name]: pytest.approx(value) for name, value in of_uncompiled.items()}
+
+
+def test_names_that_are_given_may_be_those_of_the_compiled_network():
+    net, x = torch.compile(small(), backend="eager"), sequence()
+    watch = [
+        MembranePotential(net, EDGES, ["_orig_mod.4"]),
+        JacobianTrace(net, [("_orig_mod.0", "_orig_mod.3")]),
+        GradientHistogram(net, "_orig_mod.0.weight", EDGES),
+    ]
+    with watch[0], watch[1], watch[2]:
+        net(x).sum().backward()
+    assert list(watch[0].potentials) == ["4"]
+    assert list(watch[1].traces) == [("0", "3")]
+    assert watch[1].traces["0", "3"] > 0
+    assert watch[2].distribution.count == 3 * 2 * 9
+
+
+def test_what_is_compiled_inside_the_block_counts_inside_alone_and_compiling_works_behind_it():
+    net, x = small(), sequence()
+    compiled_graphs = []
+
+    def backend(graph, inputs):
+        compiled_graphs.append(graph)
+        return graph.forward
+
+    first, second = SpikeRate(net), SpikeRate(net)
+    first.__enter__(), second.__enter__()
+    net.compile(backend=backend)
+    functional.reset_net(net)
+    net(x)
+    seen_inside = first._means["1"].count
+    first.__exit__(), second.__exit__()  # not the last that was entered first
+    assert not compiled_graphs
+    functional.reset_net(net)
+    net(x)
+    assert compiled_graphs
+    assert first._means["1"].count == seen_inside > 0
 
 
 def test_a_copy_of_the_network_made_inside_is_not_counted():

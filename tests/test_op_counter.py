@@ -2,21 +2,24 @@
 
 import dataclasses
 import importlib.util
+import io
 import itertools
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from spikingjelly.activation_based import functional, layer, neuron
 from spikingjelly.activation_based.model import spiking_resnet
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import ResNet18_Weights
 
 from jellyplus import model
 from jellyplus.monitor import SpikeRate
 from jellyplus.neuron import IterativeLIFNode, backends
-from jellyplus.op_counter import CONVENTIONS, Convention, OperationCounter, Tallies, Tally
+from jellyplus.op_counter import CONVENTIONS, Convention, OperationCounter, Tallies, Tally, energy_table
 
 SPEC = importlib.util.spec_from_file_location("operations", Path(__file__).parents[1] / "benchmarks" / "operations.py")
 operations = importlib.util.module_from_spec(SPEC)
@@ -300,6 +303,38 @@ def test_step_modes_containers_batchings_and_backends_agree(convention):
         assert counted(net, x, sizes, convention) == whole, name
 
 
+@pytest.mark.parametrize("spiking", [True, False])
+def test_a_compiled_network_has_the_operations_of_the_network(spiking):
+    """It had none: "no layer has run"."""
+    net = small() if spiking else nn.Sequential(nn.Flatten(), nn.Linear(72, 3), nn.ReLU())
+    x = torch.randn(*((T, 2) if spiking else (2,)), 2, 6, 6)
+    expected = count(net, x, examples=2, time_steps=T if spiking else 1)
+    wrapped = torch.compile(net, backend="eager")
+    for watched, called in ((wrapped, wrapped), (wrapped, net), (net, wrapped)):
+        functional.reset_net(net)
+        with torch.no_grad(), OperationCounter(watched) as counter:
+            called(x)
+        assert counter.count() == expected
+    net.compile(backend="eager")
+    functional.reset_net(net)
+    assert count(net, x, examples=2, time_steps=T if spiking else 1) == expected
+
+
+def test_spikingjelly_2_counts_the_same():
+    """Its synaptic operations are our exact additions, its MACs, of the layer that pictures feed, ours with padding."""
+    theirs = pytest.importorskip("spikingjelly.activation_based.op_counter", reason="SpikingJelly 0.0.0.0.14 has none")
+    net, x = small().requires_grad_(False), 2 * torch.randn(T, 5, 2, 6, 6)
+    synaptic, multiplying = theirs.SynOpCounter(), theirs.MACCounter()
+    with theirs.DispatchCounterMode([synaptic, multiplying]):
+        net(x)
+    functional.reset_net(net)
+    exact, papers = count(net, x, INSIDE, 5, T), count(net, x, PAPERS, 5, T)
+    additions = sum(row.additions for row in exact.layers if not row.multiplications)
+    assert 5 * additions == pytest.approx(synaptic.get_total())
+    assert 5 * papers.total.multiplications == multiplying.get_total()
+    assert all(row.additions for row in exact.layers)
+
+
 def test_a_layer_that_runs_twice_adds_up_under_its_first_name():
     linear = nn.Linear(4, 4)
     net = nn.Sequential(linear, nn.Threshold(0, 0), linear)
@@ -397,17 +432,72 @@ def test_the_number_of_examples_is_the_networks_and_another_is_refused(layout):
     for wrong in (1, 8, 15, 16 * T):
         with pytest.raises(ValueError, match=f"examples is {wrong}, and the network saw 16"):
             counter.count(wrong, T)
+    assert counter.count() == found
     if layout == "s":
-        with pytest.raises(ValueError, match="give time_steps"):
-            counter.count()
-        with pytest.raises(ValueError, match="time_steps is 4, and the network ran 6 of them"):
-            counter.count(time_steps=4)
+        for wrong in (2, 4):
+            with pytest.raises(ValueError, match=f"time_steps is {wrong}, and the network ran 3 of them"):
+                counter.count(time_steps=wrong)
         with pytest.raises(ValueError, match="examples is 16, and the network saw 48"):
             counter.count(16, 1)
     else:
-        assert counter.count() == found
         with pytest.raises(ValueError, match="time_steps is 1, and the network ran 3 of them"):
             counter.count(time_steps=1)
+
+
+class Loop(nn.Module):
+    """The loop that most users write: T time-steps of one picture in step mode 's', and the mean of the outputs."""
+
+    def __init__(self, node):
+        super().__init__()
+        self.layers = nn.Sequential(layer.Conv2d(1, 2, 3, bias=False), node(), nn.Flatten(), layer.Linear(8, 3), node())
+
+    def forward(self, x):
+        return sum(self.layers(x) for _ in range(T)) / T
+
+
+@pytest.mark.parametrize("node", [neuron.IFNode, neuron.LIFNode, IterativeLIFNode], ids=lambda node: node.__name__)
+def test_in_step_mode_s_time_steps_are_the_passes_between_resets(node):
+    """4 x 4 pixels, 2 x 2 outputs of 9 taps and 2 channels are 72 MACs, and 24 of the linear layer, at each of T = 3.
+
+    Of 2 and 5 examples; also where the network is called T times, and where its own loop calls its layers.
+    """
+    net, batches = Loop(node), [torch.rand(2, 1, 4, 4), torch.rand(5, 1, 4, 4)]
+    with torch.no_grad(), OperationCounter(net) as inside, OperationCounter(net.layers) as outside:
+        for x in batches:
+            net(x)
+            functional.reset_net(net)
+    for counter in (inside, outside):
+        found = counter.count()
+        assert (found.examples, found.time_steps) == (7, T)
+        assert [row.macs for row in found.layers] == [T * 72, T * 24]
+
+
+def test_passes_without_a_reset_are_the_time_steps_of_the_same_examples_unless_they_are_stated():
+    net, x = Loop(IterativeLIFNode), torch.rand(2, 1, 4, 4)
+    with torch.no_grad(), OperationCounter(net) as counter:
+        net(x), net(x)
+    assert (counter.count().examples, counter.count().time_steps) == (2, 2 * T)
+    assert counter.count(time_steps=T).examples == 4
+
+
+def test_batches_of_several_time_steps_have_no_t():
+    for net in (small("s"), small()):
+        with OperationCounter(net) as counter:
+            run(net, torch.randn(2, 1, 2, 6, 6)), run(net, torch.randn(3, 1, 2, 6, 6))
+        with pytest.raises(ValueError, match="batches ran 2 and 3 time-steps: count those of one T at a time"):
+            counter.count()
+
+
+def test_a_node_that_runs_twice_in_a_pass_has_seen_its_examples_once():
+    """2 x 2 MACs each of two layers and T = 2; it were 12 examples, each of half the operations."""
+    node = IterativeLIFNode(step_mode="m")
+    net = nn.Sequential(layer.Linear(2, 2, step_mode="m"), node, layer.Linear(2, 2, step_mode="m"), node)
+    with torch.no_grad(), OperationCounter(net) as counter:
+        for _ in range(3):
+            net(torch.rand(2, 2, 2))
+            functional.reset_net(net)
+    assert counter.count().examples == 6
+    assert [row.macs for row in counter.count().layers] == [8, 8]
 
 
 def test_the_number_of_examples_of_an_ann_and_of_a_network_that_is_not_spikingjellys():
@@ -444,7 +534,25 @@ def test_the_firing_rate_is_the_nodes_own():
     assert found.firing_rate == pytest.approx((144 * first + 27 * second) / 171)
     assert found.layers[0].spike_rate == 1
     assert f"firing rate of the neurons {found.firing_rate:.4f}" in str(found)
-    assert count(nn.Sequential(nn.Linear(2, 2)), torch.ones(1, 2)).firing_rate is None
+    assert found.firing_rates == {"1": pytest.approx(first), "3": pytest.approx(second)}
+    assert f"| neurons | firing rate |\n|---|---|\n| 1 | {first:.4f} |\n| 3 | {second:.4f} |\n" in str(found)
+    ann = count(nn.Sequential(nn.Linear(2, 2)), torch.ones(1, 2))
+    assert (ann.firing_rate, ann.firing_rates) == (None, {})
+
+
+def test_firing_rates_of_spikingjellys_nodes_by_hand():
+    """An IF node of threshold 1 and input 0.5 fires at every second of 4 time-steps, one of input 1 at each.
+
+    2 of 8 and 4 of 4 outputs of the first node, whose two neurons have inputs 0.5 and 0; of the second, one neuron.
+    """
+    net = nn.Sequential(layer.Linear(1, 2, bias=False), neuron.IFNode(), layer.Linear(2, 1), neuron.IFNode())
+    net[0].weight.data = torch.tensor([[0.5], [0.0]])
+    nn.init.zeros_(net[2].weight), nn.init.ones_(net[2].bias)
+    with torch.no_grad(), OperationCounter(net) as counter:
+        for _ in range(4):
+            net(torch.ones(1, 1))
+    found = counter.count()
+    assert (found.firing_rates, found.firing_rate) == ({"1": 0.25, "3": 1.0}, 6 / 12)
 
 
 # --- Static images -----------------------------------------------------------------------------------------------
@@ -479,6 +587,120 @@ def test_exact_additions_of_a_static_layer_are_repeated_too():
     """Binary images: 2 spikes x 4 outputs, at each of T time-steps."""
     result = count(Static(), torch.ones(1, 2), INSIDE, time_steps=T)
     assert result.layers[0][4:6] == (T * 8, 0)
+
+
+# --- A network and its ANN twin ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("convention", "picojoule"), [("default", 21.6), ("dspike", 142.8), ("tdbn", 198.0)])
+def test_a_network_its_twin_and_their_ratio_by_hand(convention, picojoule):
+    """The network of the conventions' test. Its twin has 12 and 6 MACs, at one time-step: 18 x 5.5 pJ are 99."""
+    net = nn.Sequential(nn.Linear(4, 3, bias=False), IterativeLIFNode(step_mode="m"), nn.Linear(3, 2))
+    nn.init.ones_(net[0].weight)
+    table = energy_table(net, torch.tensor([1.0, 0, 0, 1]).expand(2, 1, 4), CONVENTIONS[convention])
+    assert (table["energy (uJ)"] * 1e6).to_dict() == pytest.approx(
+        {"SNN": picojoule, "ANN twin": 99.0, "ANN / SNN": 99 / picojoule * 1e6}
+    )
+    assert table["MACs (M)"][:2].mul(1e6).tolist() == pytest.approx([36, 18])
+    assert table["time-steps"][:2].tolist() == [2, 1]
+    assert (table["firing rate"]["SNN"], table.attrs["examples"]) == (1, 1)
+    assert table.attrs["convention"] == str(CONVENTIONS[convention])
+
+
+class Expanding(nn.Module):
+    """A network in step mode 'm' that shows itself a picture T times, as SpikingJelly's tutorials do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = small()
+
+    def forward(self, x):
+        return self.layers(x.unsqueeze(0).repeat(T, 1, 1, 1, 1)).mean(0)
+
+
+def own():
+    return model.resnet19(width=4, time_steps=T, num_classes=10)
+
+
+def zoo(step_mode):
+    net = spiking_resnet.spiking_resnet18(spiking_neuron=neuron.LIFNode)
+    functional.set_step_mode(net, step_mode)
+    return net
+
+
+#: A network, its input, what shows its twin one time-step, and the part of the twin's operations that it then has.
+NETWORKS = {
+    "zoo, m": (lambda: zoo("m"), torch.rand(T, 2, 3, 32, 32), lambda x: x[:1], 1),
+    "zoo, s": (lambda: zoo("s"), [torch.rand(2, 3, 32, 32)] * T, lambda x: x[0], 1),
+    "ours, static": (own, torch.rand(1, 2, 3, 16, 16), lambda x: x, 1),
+    "ours": (own, torch.rand(T, 2, 3, 16, 16), lambda x: x[:1], 1),
+    "loop": (lambda: Loop(IterativeLIFNode), torch.rand(2, 1, 4, 4), lambda x: x, T),
+    "expanding": (Expanding, torch.rand(2, 2, 6, 6), lambda x: x, T),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_twin_has_the_operations_of_the_twin_that_runs_and_torchs_floating_point_operations(name):
+    """Torch counts two for each multiply-accumulate; a twin whose code repeats the picture runs T times."""
+    make, inputs, one_step, repeated = NETWORKS[name]
+    net = make()
+    for convention in CONVENTIONS.values():
+        table = energy_table(net, inputs, convention)
+        twin = model.ann(net).eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as flops, OperationCounter(twin) as counter:
+            twin(one_step(inputs))
+        macs = flops.get_total_flops() / 2 / 2 / repeated  # of each of two examples
+        assert table["MACs (M)"]["ANN twin"] == pytest.approx(macs / 1e6)
+        assert table["energy (uJ)"]["ANN twin"] == pytest.approx(5.5e-6 * macs)
+        measured = counter.measurement()
+        assert sum(tally.macs_with_padding for tally in measured.layers) == 2 * repeated * macs
+        if repeated == 1:
+            assert measured.count(convention).total.energy_pj == pytest.approx(5.5 * macs)
+        energies = table["energy (uJ)"]
+        assert energies["ANN / SNN"] == pytest.approx(energies["ANN twin"] / energies["SNN"])
+        assert table["time-steps"]["SNN"] == T
+
+
+def test_the_networks_row_is_its_count_and_a_layer_that_runs_once_runs_once_in_the_twin():
+    net, x = Static(), torch.rand(2, 2)
+    with torch.no_grad(), OperationCounter(net) as counter:
+        net(x)
+    measured = counter.measurement(2, T)
+    assert [row.macs for row in measured.count_ann().layers] == [8, 16, 12]
+    assert measured.energy_table()["energy (uJ)"]["SNN"] == measured.count().total.energy_pj / 1e6
+    inside = measured.count_ann(Convention(padded_taps=False, additions_of_multiplying=False))
+    assert inside.total.energy_pj == pytest.approx(36 * 4.6)
+
+
+def test_batches_in_step_mode_m_are_as_one_and_the_network_is_left_as_it_was():
+    net, x = small(), 2 * torch.randn(T, 5, 2, 6, 6)
+    net.append(layer.Dropout(0.5, step_mode="m"))
+    net[0].eval()
+    whole = energy_table(net, x)
+    assert whole.equals(energy_table(net, iter(x.split([1, 3, 1], dim=1))))
+    functional.set_step_mode(net, "s")
+    assert whole.equals(energy_table(net, list(x)))
+    with OperationCounter(net) as counter:
+        run(net.eval(), x)
+    assert counter.measurement().energy_table().equals(whole)
+    net.train(), net[0].eval()
+    energy_table(net, list(x))
+    assert [module.training for module in net] == [False, *[True] * 5]
+    assert not isinstance(net[1].v, torch.Tensor)
+    assert 0 < whole["standard error (uJ)"]["SNN"] < whole["energy (uJ)"]["SNN"]
+
+
+def test_csv_and_latex_of_an_energy_table():
+    table = energy_table(small(), torch.randn(T, 2, 2, 6, 6))
+    assert pd.read_csv(io.StringIO(table.to_csv()), index_col=0).equals(table)
+    latex = table.to_latex(float_format="%.3g", na_rep="--")
+    assert f"& {table['energy (uJ)']['SNN']:.3g} &" in latex
+    assert not set(latex.replace(" & ", "").replace(r"\\", "")) & set("_%#^$&")
+
+
+def test_an_ann_has_no_twin():
+    with pytest.raises(ValueError, match="no SpikingJelly node has run, and T = 1: the network is an ANN itself"):
+        energy_table(nn.Sequential(nn.Linear(2, 2)), torch.rand(1, 2))
 
 
 # --- Results and errors ------------------------------------------------------------------------------------------

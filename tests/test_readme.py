@@ -1,5 +1,6 @@
 import importlib
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,12 @@ def run(*beginnings: str) -> dict:
 
 PLUGIN, BACKENDS = "## Use it as a plugin", "### Backends"
 TDBN, DSPIKE, IM_LOSS = "tdBN: a residual", "Dspike: the temperature", "IM-Loss and ESG: a network"
+OWN = "### In your own network"
 INFLOR, SHORTCUT, OPERATIONS = "InfLoR: soft-reset", "Shortcut back-propagation: branches", "Operations and energy, of"
 
 
 def test_every_example_is_short_and_has_a_test():
-    known = {PLUGIN, BACKENDS, TDBN, DSPIKE, IM_LOSS, INFLOR, SHORTCUT, OPERATIONS}
+    known = {PLUGIN, OWN, BACKENDS, TDBN, DSPIKE, IM_LOSS, INFLOR, SHORTCUT, OPERATIONS}
     assert sorted(map(example, known)) == sorted(blocks("python"))
     assert all(len(list(filter(None, block.splitlines()))) < 15 for block in blocks("python"))
 
@@ -54,6 +56,19 @@ def test_the_example_of_another_backend_switches_the_same_network():
     scope = run(PLUGIN, BACKENDS)
     assert scope["net"][2].backend == "cpp"
     assert torch.equal(scope["net"](torch.zeros(4, 8, 3, 32, 32)), torch.zeros(4, 8, 16, 32, 32))
+
+
+def test_the_lines_for_an_own_network_are_those_of_the_example_script():
+    torch.manual_seed(0)
+    script = runpy.run_path(str(README.parent / "examples" / "own_network.py"))
+    x, y = script["digits"]()[:2]
+    rest = {"images": x[:4], "error": lambda logits: script["error"](y[:4], logits)}
+    rest |= {"epoch": 1, "epochs": 4, "step": 3, "steps": 4}
+    scope = script | rest
+    exec(example(OWN), scope)
+    assert len(scope["report"].changed) == 10
+    assert "layers=5" in repr(scope["im_loss"])
+    assert scope["net"].shortcuts.weight == 0.0625
 
 
 def test_tdbns_example_trains_and_fuses():

@@ -10,9 +10,8 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from spikingjelly.activation_based import surrogate as sj_surrogate
 
-from jellyplus import surrogate
+from jellyplus import _compat, surrogate
 from jellyplus.surrogate import Dspike, EvAF, Rectangular, Triangular
 
 # (the surrogate, the points where its gradient is not smooth)
@@ -375,6 +374,13 @@ def test_cuda_code_is_for_float_and_half2_only(case):
 
 
 def test_spikingjellys_base_leaves_cuda_code_to_us():
-    """Why the text is ours: the base with named parameters has none (surrogate.py:175)."""
-    with pytest.raises(NotImplementedError):
-        sj_surrogate.MultiArgsSurrogateFunctionBase(True).cuda_codes("y", "x", "float")
+    """Why the text is ours: the base with named parameters has none (0.0.0.0.14, surrogate.py:175; 2.x)."""
+    with pytest.raises((NotImplementedError, AttributeError)):
+        _compat.SurrogateFunctionBase(spiking=True).cuda_codes("y", "x", "float")
+
+
+@pytest.mark.parametrize("function", [Dspike, EvAF])
+def test_without_memory_there_is_no_value_to_show(function):
+    assert "=meta, spiking=True" in repr(function().to("meta"))
+    with torch.device("meta"):
+        assert "=meta, spiking=True" in repr(function())

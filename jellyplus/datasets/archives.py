@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+import filelock
+
 from jellyplus._errors import InputError
 from jellyplus._files import below
 
@@ -51,7 +53,8 @@ def unpack(archive: Path, destination: Path) -> bool:
 
     A folder in the archive with the destination's name becomes the destination, and what lies beside it is dropped.
     The content is unpacked into a hidden folder beside it and then renamed: the destination is whole or absent, an
-    interrupted call can be repeated, and one that is there stays as it is.
+    interrupted call can be repeated, and one that is there stays as it is. Processes that unpack the same do so one
+    after the other.
 
     Args:
         archive: ``.zip``, ``.tar`` or ``.tar.gz``.
@@ -68,17 +71,30 @@ def unpack(archive: Path, destination: Path) -> bool:
     if destination.is_dir():
         return False
     below(destination, destination.parents[1])  # of the data set, where a linked extract/ would lead out
-    temporary = destination.with_name(f".{destination.name}.unpacking")
-    shutil.rmtree(temporary, ignore_errors=True)  # of an interrupted call
+    lock = destination.with_name(f".{destination.name}.lock")
     try:
-        temporary.mkdir(parents=True)
-        _write(_zip_members(archive) if archive.suffix == ".zip" else _tar_members(archive), archive, temporary)
-        inside = temporary / destination.name
-        (inside if inside.is_dir() else temporary).rename(destination)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(lock):
+            try:
+                return _unpack(archive, destination)
+            finally:
+                lock.unlink(missing_ok=True)  # while it is held: who waits for it notices
     except _DAMAGE as error:
         raise InputError(
             f"cannot unpack {archive} into {destination.parent}: {error}; fetch the archive anew, or free space there"
         ) from error
+
+
+def _unpack(archive: Path, destination: Path) -> bool:
+    if destination.is_dir():  # by who held the lock before
+        return False
+    temporary = destination.with_name(f".{destination.name}.unpacking")
+    shutil.rmtree(temporary, ignore_errors=True)  # of an interrupted call
+    try:
+        temporary.mkdir()
+        _write(_zip_members(archive) if archive.suffix == ".zip" else _tar_members(archive), archive, temporary)
+        inside = temporary / destination.name
+        (inside if inside.is_dir() else temporary).rename(destination)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return True
@@ -124,9 +140,10 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
             mode = stat.S_IFMT(info.external_attr >> 16)  # 0 where no Unix wrote it
-            is_folder = info.filename.endswith("/")  # is_dir() fails where there is no name
+            name = info.filename.replace("\\", "/")  # of archives that some programs on Windows write
+            is_folder = name.endswith("/")  # is_dir() fails where there is no name
             is_file = mode in (0, stat.S_IFREG) and not is_folder
-            yield _Member(info.filename, info.file_size, is_folder, is_file, partial(file.open, info))
+            yield _Member(name, info.file_size, is_folder, is_file, partial(file.open, info))
 
 
 def _tar_members(archive: Path) -> Iterator[_Member]:

@@ -11,18 +11,11 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from jellyplus._errors import InputError
+from jellyplus._errors import HandedOnError, InputError
 
 
-class UnreadableError(InputError):
-    """One example's file cannot be read; the message names it.
-
-    A process that loads data hands an error on as the text of its traceback (torch/_utils.py, ExceptionWrapper); its
-    last sentence is the message again.
-    """
-
-    def __init__(self, message: str):
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+class UnreadableError(HandedOnError):
+    """One example's file cannot be read; the message names it."""
 
 
 class FileInputs(Protocol):

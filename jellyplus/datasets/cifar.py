@@ -40,7 +40,8 @@ _CIFAR100 = _Published("cifar100", 100, tv.CIFAR100, (0.5071, 0.4865, 0.4409), (
 def cifar10(root: str | None) -> DataSet:
     """CIFAR-10, images 3x32x32, from ``root``, in one of two layouts.
 
-    The official batches: ``cifar-10-batches-py``, in ``root`` or ``root`` itself; their MD5 sums are checked.
+    The official batches: ``cifar-10-batches-py``, in ``root``, in its ``cifar10``, or ``root`` itself; their MD5 sums
+    are checked.
     Images: ``cifar10/{train,test}/<class>/*.png``, where ``root`` holds ``cifar10`` or is it; any number of images.
 
     Raises:
@@ -95,7 +96,7 @@ def _survey(published: _Published, root: Path) -> Survey | None:
 
 def _has_classes(published: _Published, folder: Path) -> bool:
     """A folder of any name is this data set where it has as many classes."""
-    return sum(path.is_dir() for path in (folder / "train").glob("*")) == published.classes
+    return sum(path.is_dir() for path in (folder / "train").glob("[!.]*")) == published.classes
 
 
 def _classes_in_batches(published: _Published, folder: Path, name: str) -> list[str]:
@@ -119,7 +120,8 @@ def _class_of(path: str) -> tuple[str]:
 
 def _layouts(published: _Published, folder: Path) -> tuple[Path | None, Path | None]:
     """The folders of the official batches and of images, as far as they are there."""
-    batches = folders.find(folder, published.official.base_folder)
+    name = published.official.base_folder
+    batches = folders.find(folder, name) or folders.find(folder / published.name, name)
     return batches, next((path for path in (folder / published.name, folder) if _has_split(path)), None)
 
 
@@ -186,13 +188,13 @@ def _list_splits(published: _Published, folder: Path) -> tuple[tv.ImageFolder, t
 
 def _list_images(published: _Published, folder: Path) -> tv.ImageFolder:
     try:
-        listed = tv.ImageFolder(folder)
+        listed = folders.ImageFolder(folder)
     except FileNotFoundError as error:
         raise InputError(f"{folder}: {str(error).split('. ')[0]}; every class needs a folder with images") from error
     if len(listed.classes) != published.classes:
         raise InputError(
             f"{published.name} has {published.classes} classes, but {folder} has {len(listed.classes)} class folders; "
-            "give another folder with --data-root"
+            "give another folder"
         )
     return listed
 

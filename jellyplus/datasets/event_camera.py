@@ -161,7 +161,7 @@ def _layout(root: Path) -> tuple[int, Layout]:
             break
     else:
         expected = "images in {train,test}/<class>/ or {train,val}/<class>/"
-        raise InputError(f"event_camera needs {expected}, which {root} lacks; give another folder with --data-root")
+        raise InputError(f"event_camera needs {expected}, which {root} lacks; give another folder")
     train, test = (_list(place) for place in places)
     if odd := sorted(set(train.classes) ^ set(test.classes)):
         raise InputError(f"{folder}: the class {odd[0]} is in only one of training and test; add it to the other")
@@ -171,7 +171,7 @@ def _layout(root: Path) -> tuple[int, Layout]:
 
 def _list(folder: Path) -> tv.ImageFolder:
     try:
-        return tv.ImageFolder(folder)
+        return folders.ImageFolder(folder)
     except FileNotFoundError as error:
         raise InputError(f"{folder}: {str(error).split('. ')[0]}; every class needs a folder with images") from error
 

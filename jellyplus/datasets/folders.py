@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import torchvision.datasets as tv
+
 from jellyplus._errors import InputError
 
 #: Folders by which a data set is recognised.
@@ -23,9 +25,9 @@ def existing(data_set: str, root: str | None) -> Path:
     """
     if not root:
         raise InputError(f"{data_set} is read from disk; say where it lies with --data-root")
-    folder = Path(root).expanduser()
+    folder = Path(os.path.expanduser(root))  # Path's own has no answer where the user is not known
     if not (folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)):
-        raise InputError(f"{data_set}: {folder} is not a readable folder; give the right one with --data-root")
+        raise InputError(f"{data_set}: {folder} is not a readable folder; give the right one")
     return folder
 
 
@@ -34,7 +36,16 @@ def find(folder: Path, name: str) -> Path | None:
     inside = folder / name
     if inside.is_dir():
         return inside
-    return folder.resolve() if folder.resolve().name == name else None
+    return next((path for path in (folder.absolute(), folder.resolve()) if path.name == name and path.is_dir()), None)
+
+
+class ImageFolder(tv.ImageFolder):
+    """torchvision's, without hidden folders, such as the ``.ipynb_checkpoints`` that Jupyter leaves."""
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        """Return the class folders by name, and their labels."""
+        classes = [name for name in super().find_classes(directory)[0] if not name.startswith(".")]
+        return classes, {name: label for label, name in enumerate(classes)}
 
 
 def absence(data_set: str, expected: str, folder: Path) -> InputError:
@@ -46,4 +57,4 @@ def absence(data_set: str, expected: str, folder: Path) -> InputError:
         holds = "holds neither"
     else:
         holds = "is empty"
-    return InputError(f"{data_set} needs {expected}, but {folder} {holds}; give another folder with --data-root")
+    return InputError(f"{data_set} needs {expected}, but {folder} {holds}; give another folder")

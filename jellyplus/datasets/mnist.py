@@ -37,7 +37,8 @@ def mnist(root: str | None) -> DataSet:
     """MNIST, images 1x28x28, from ``root``, where torchvision puts it.
 
     ``MNIST/raw`` with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same of ``t10k``, each as it is
-    or with ``.gz``; ``root`` holds ``MNIST``, is it, or is its ``raw``. Any number of images will do.
+    or with ``.gz``; ``root`` or its ``mnist`` holds ``MNIST``, or ``root`` is it or its ``raw``. Any number of images
+    will do.
 
     Raises:
         InputError: there is no root, no MNIST in it, or a file is missing, damaged or of something else.
@@ -67,7 +68,7 @@ def _classes_in(raw: Path, prefix: str) -> list[str]:
 
 def _raw(folder: Path) -> Path | None:
     """The folder of the files, by its name: FashionMNIST and others have files of the same names."""
-    if found := folders.find(folder, "MNIST"):
+    if found := folders.find(folder, "MNIST") or folders.find(folder / "mnist", "MNIST"):
         return found / "raw"
     resolved = folder.resolve()
     return resolved if resolved.parts[-2:] == ("MNIST", "raw") else None

@@ -16,17 +16,17 @@ the networks that the papers cite pool by the maximum, average pooling is in its
 Dspike, section 5; Guo et al. 2022, IM-Loss, section 5). The other three say neither, and have it so here too.
 """
 
+import copy
 import inspect
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from spikingjelly.activation_based import layer
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from jellyplus import _compat
-from jellyplus.layer import ThresholdDependentBatchNorm2d
+from jellyplus._compat import layer
+from jellyplus.layer import ThresholdDependentBatchNorm1d, ThresholdDependentBatchNorm2d, ThresholdDependentBatchNorm3d
 from jellyplus.model.shortcut import Shortcuts
 from jellyplus.neuron import IterativeLIFNode
 from jellyplus.surrogate import Surrogate
@@ -77,15 +77,29 @@ class Network(nn.Module, _compat.StepModule):
         initialise(self, "he_fan_out")
 
     def forward(self, x: Tensor) -> Tensor:
-        """[T or 1, N, C, H, W] to [T, N, classes]; shortcut branches, where attached, add to it in training."""
+        """[T or 1, N, C, H, W] to [T, N, classes]; shortcut branches, where attached, add to it in training, by hooks.
+
+        Raises:
+            ValueError: another number of time-steps.
+        """
+        if self.step_mode == "m":
+            x = _of_time_steps(x, self.time_steps)
         x = self.norm1(self.conv1(x))
         if self.step_mode == "m":
             x = x.expand(self.time_steps, -1, -1, -1, -1)
         x = self.stem(self.neuron1(x))
-        if self.shortcuts is None or not self.training:
-            return self.fc(self.head(self.stages(x)))
-        _, *earlier, last = itertools.accumulate(self.stages, lambda x, stage: stage(x), initial=x)
-        return self.fc(self.head(last)) + self.shortcuts(earlier)
+        return self.fc(self.head(self.stages(x)))
+
+
+@fx.wrap  # an operation to whoever traces the network
+def _of_time_steps(x: Tensor, time_steps: int) -> Tensor:
+    if len(x) not in (1, time_steps):
+        raise ValueError(
+            f"the network runs {time_steps} time-steps and the input has {len(x)}, shape {tuple(x.shape)}: give it "
+            f"[{time_steps}, N, C, H, W], or [1, N, C, H, W] for a static image; [N, T, C, H, W] becomes the first by "
+            "x.transpose(0, 1)"
+        )
+    return x
 
 
 def initialise(net: Network, hidden: str, decoding: str | float | None = None) -> None:
@@ -238,22 +252,67 @@ def choose(option: str, value: str, choices: Mapping[str, Any]) -> Any:
     return choices[value]
 
 
-def ann(constructor: Callable[..., Network], **arguments: Any) -> Network:
-    """The ANN twin of an architecture: ReLU for its neurons, batch norm for tdBN, one time-step.
+def ann(net: nn.Module | Callable[..., Network], **arguments: Any) -> nn.Module:
+    """The ANN twin of an architecture or of any SpikingJelly network: ReLU for its neurons, batch norm for tdBN.
 
-    Its parameters have the same names and shapes, so that it can initialise the spiking network.
+    An architecture's twin is a new network of one time-step. Its parameters have the same names and shapes, so that it
+    can initialise the spiking network.
+
+    A network's twin is a copy with its weights, and leaves the network as it is: a ReLU stands for each node, one for
+    those that share one, and in place of jellyplus' tdBN a batch norm with the same outputs, alpha V_th being part of
+    its weight. Step modes stay: show it one time-step, [1, N, *] in 'm' and [N, *] in 's'.
 
     Args:
-        constructor: of the architecture.
-        arguments: for it, ``norm`` too where it is to be another one.
+        net: a network, or the constructor of an architecture.
+        arguments: for the constructor, ``norm`` too where it is to be another one.
+
+    Raises:
+        TypeError: arguments beside a network.
 
     >>> from jellyplus.model import resnet19
     >>> ann(resnet19, width=4).stages[0][0].neuron
     ReLU()
+    >>> ann(nn.Sequential(nn.Linear(2, 1), IterativeLIFNode()))[1]
+    ReLU()
     """
-    has_norm = inspect.signature(constructor).parameters["norm"].default is None
+    if isinstance(net, nn.Module):
+        if arguments:
+            raise TypeError(f"a network is taken as it is: leave out {', '.join(arguments)}, or give its constructor")
+        return _twin(net)
+    has_norm = inspect.signature(net).parameters["norm"].default is None
     twin = {"neuron": nn.ReLU, "time_steps": 1} | ({"norm": _batch_norm} if has_norm else {})
-    return constructor(**(twin | arguments))
+    return net(**(twin | arguments))
+
+
+_NORMS = {
+    ThresholdDependentBatchNorm1d: layer.BatchNorm1d,
+    ThresholdDependentBatchNorm2d: layer.BatchNorm2d,
+    ThresholdDependentBatchNorm3d: layer.BatchNorm3d,
+}
+
+
+def _twin(net: nn.Module) -> nn.Module:
+    """A copy; nodes themselves are not copied, since torch refuses those whose potential has a graph."""
+    in_place: dict[int, nn.Module] = {}
+    for module in net.modules():
+        if isinstance(module, _compat.BaseNode):
+            in_place[id(module)] = nn.ReLU().train(module.training)
+        elif type(module) in _NORMS:
+            in_place[id(module)] = _as_batch_norm(module)
+    twin = copy.deepcopy(net, in_place)
+    if isinstance(twin, Network):
+        twin.time_steps = 1
+    return twin
+
+
+def _as_batch_norm(norm: nn.Module) -> nn.Module:
+    """Of the same outputs."""
+    make = _NORMS[type(norm)]
+    twin = make(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, norm.step_mode)
+    for own, other in zip((*twin.parameters(), *twin.buffers()), (*norm.parameters(), *norm.buffers()), strict=True):
+        own.data = other.detach().clone()
+    twin.weight.data *= norm.alpha * norm.v_th
+    return twin.train(norm.training)
 
 
 def _batch_norm(alpha: float, channels: int) -> nn.Module:

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from jellyplus import _compat
-from jellyplus.neuron import backends
+from jellyplus.neuron import backends, multistep, operators
 from jellyplus.neuron.dynamics import Dynamics
-from jellyplus.neuron.multistep import MultiStep
-from jellyplus.surrogate import Rectangular
+from jellyplus.surrogate import Rectangular, trains
 
 __all__ = ["Node"]
 
@@ -31,9 +30,10 @@ class Node(_compat.BaseNode):
             :class:`~jellyplus.surrogate.Rectangular`.
         detach_reset: no gradient through the spike in the reset.
         step_mode: 's', one time-step [N, *], or 'm', a sequence [T, N, *].
-        backend: what runs step mode 'm'; 's' always runs torch. ``"torch"`` runs everything everywhere; ``"cpp"`` runs
-            float32 on the CPU, compiled when first used; ``"cupy"`` runs float32 and float16 on CUDA, the potential
-            in float32 either way. They differ by rounding.
+        backend: what runs step mode 'm'; 's' always runs torch. ``"auto"`` is the fastest that runs the input and the
+            surrogate: kernels, or torch, which is said once. ``"torch"`` runs everything everywhere; ``"cpp"`` runs
+            float32 and bfloat16 on the CPU, compiled when first used; ``"cupy"`` runs float32, float16 and bfloat16 on
+            CUDA. Kernels keep the potential in float32 whatever the type. They differ by rounding.
         store_v_seq: leave V of every time-step on ``v_seq``, [T, N, *] (step mode 'm').
         store_h_seq: leave H of every time-step, before reset, on ``h_seq``, [T, N, *] (step mode 'm').
             Both sequences are attached to the graph and dropped by ``reset_net``.
@@ -44,6 +44,10 @@ class Node(_compat.BaseNode):
         ValueError: an unknown backend, one that cannot run here or cannot run the surrogate or the input, or an input
             whose shape or type is not that of the state left from the call before.
     """
+
+    _is_first_call = True  # whether the last call, those of torch.utils.checkpoint aside, started from a reset
+    _reset_by = _run_again_by = None  # the recomputations that last did so
+    _carried_until = 0  # autograd nodes with smaller numbers may be of calls that carried the potential on
 
     def __init__(
         self,
@@ -59,8 +63,13 @@ class Node(_compat.BaseNode):
         strict: bool = False,
     ):
         surrogate_function = Rectangular() if surrogate_function is None else surrogate_function
-        super().__init__(v_threshold, v_reset, surrogate_function, detach_reset, step_mode, backend, store_v_seq)
+        constants = {"v_threshold": v_threshold, "v_reset": v_reset, "surrogate_function": surrogate_function}
+        super().__init__(**constants, detach_reset=detach_reset, step_mode=step_mode, store_v_seq=store_v_seq)
+        if "v_seq" in vars(self):  # SpikingJelly 2.x keeps it outside the memories
+            del self.v_seq
+            self.register_memory("v_seq", None)
         self.register_memory("h_seq", None)
+        self.backend = backend
         self.decay = decay
         self.store_h_seq = store_h_seq
         self.strict = strict
@@ -68,7 +77,7 @@ class Node(_compat.BaseNode):
     @property
     def supported_backends(self) -> tuple[str, ...]:
         """The backends of step mode 'm', whatever the step mode is now."""
-        return backends.BACKENDS
+        return "auto", *backends.BACKENDS
 
     @property
     def backend(self) -> str:
@@ -90,38 +99,121 @@ class Node(_compat.BaseNode):
         arguments = (self.decay, self.v_threshold, self.v_reset, self.detach_reset)
         return Dynamics(*arguments, spike_size=self.v_threshold, rectify=False, strict=self.strict)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, *] in step mode 's', [T, N, *] in 'm'; run again by torch.utils.checkpoint, from the same potential.
+
+        Integers and booleans are taken as torch's default floating-point type.
+
+        Raises:
+            RuntimeError: run again within a backward pass, and the potential that it started from is not known: it
+                was not reset before the one call that is run again, or torch.compile has compiled it.
+        """
+        if not (x.is_floating_point() or x.is_complex()):
+            x = x.to(torch.get_default_dtype())
+        recomputed = _recomputation()
+        if recomputed is None:
+            self._is_first_call = not isinstance(self.v, Tensor)
+            if torch.compiler.is_compiling() and not self._is_first_call:
+                self.v = operators.carried(self.v)
+        elif self._reset_by != recomputed:
+            return self._forward_again(x, recomputed)
+        return super().forward(x)
+
+    def reset(self) -> None:
+        """As SpikingJelly's."""
+        self._reset_by = _recomputation()
+        if self._reset_by is None and not self._is_first_call and not torch.compiler.is_compiling():
+            self._carried_until = torch._C._autograd._get_sequence_nr()
+        super().reset()
+
+    def _forward_again(self, x: Tensor, recomputed: tuple[int, int]) -> Tensor:
+        """The only call since a reset once more; what it left stays as it is."""
+        _, made = recomputed
+        if not self._is_first_call or made < self._carried_until or self._run_again_by == recomputed:
+            raise RuntimeError(
+                f"torch.utils.checkpoint runs this {type(self).__name__} again, and it was called more than once since "
+                "it was reset, so the potential that it started from is gone: reset it with reset_net(net) at the "
+                "beginning of the function given to checkpoint, or checkpoint whole sequences in step mode 'm'"
+            )
+        memories = self._memories.copy()
+        super().reset()
+        try:
+            return super().forward(x)
+        finally:
+            self._memories.update(memories)
+            self._run_again_by = recomputed
+
     def single_step_forward(self, x: Tensor) -> Tensor:
         """X[t] to S[t], both [N, *]; V[t] stays on ``v``."""
         self._check_state(x)
-        dynamics = self.dynamics
-        h = dynamics.charge(x, self.v)
-        spike = dynamics.fire(self.surrogate_function, dynamics.over_threshold(h))
-        self.v = dynamics.reset(h, spike)
+        spike, self.v = self._transition(x, self.v)
         return spike
+
+    def charge(self, x: Tensor, v: Tensor | float) -> Tensor:
+        """H[t] from X[t] and V[t-1], [N, *]; a float is one potential for all neurons."""
+        return self.dynamics.charge(x, v)
+
+    def _transition(self, x: Tensor, v: Tensor | float) -> tuple[Tensor, Tensor]:
+        h, dynamics = self.charge(x, v), self.dynamics
+        spike = dynamics.fire(self.surrogate_function, dynamics.over_threshold(h))
+        return spike, dynamics.reset(h, spike)
+
+    def single_step_functional_forward(self, inputs: tuple[Tensor], states: tuple) -> tuple[tuple[Tensor], tuple]:
+        """One time-step without a state of its own, for 2.x's ``base.to_functional_forward``.
+
+        Args:
+            inputs: X[t], [N, *].
+            states: V[t - 1], a number or [N, *], and the other memories, which stay as they are.
+
+        Returns:
+            (S[t],) and (V[t], the others).
+        """
+        (x,), (v, *others) = inputs, states
+        spike, v = self._transition(x, v)
+        return (spike,), (v, *others)
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
         """X to S, both [T, N, *]; the last V stays on ``v``."""
         if x_seq.dim() == 0 or len(x_seq) == 0:
             raise ValueError(f"step mode 'm' needs input [T, N, *] with T >= 1, got shape {tuple(x_seq.shape)}")
         self._check_state(x_seq[0])
-        self._check_surrogate()
-        engine = backends.engine(self.backend, self.surrogate_function, self.dynamics)
-        spikes, self.v, self.h_seq, v_seq = MultiStep.apply(x_seq, self.v, engine, self.store_h_seq, self.store_v_seq)
+        spikes, self.v, self.h_seq, v_seq = self._run(x_seq)
         if self.store_v_seq:
             self.v_seq = v_seq
         return spikes
 
-    def _check_state(self, x: Tensor) -> None:
-        if isinstance(self.v, Tensor) and _kind(self.v) != _kind(x):
+    def _run(self, x_seq: Tensor) -> multistep.Sequences:
+        sequence = (x_seq, self.v)
+        stored = (self.store_h_seq, self.store_v_seq)
+        fire, dynamics = self.surrogate_function, self.dynamics
+        learns = torch.is_grad_enabled() and trains(fire)
+        if not (learns or _compat.is_looked_into()):
+            return multistep.MultiStep.apply(*sequence, self._engine(x_seq), *stored)
+        if self.backend in ("auto", "torch"):  # a compiler makes kernels of its own
+            return multistep.step_by_step(fire, dynamics, *sequence, *stored)
+        if learns:
             raise ValueError(
-                f"the membrane potential left from the call before is {_kind(self.v)} and the input {_kind(x)}: call "
-                "spikingjelly.activation_based.functional.reset_net(net) between batches"
+                f"backend={self.backend!r} does not train parameters of the surrogate itself: use backend='auto'"
             )
+        if not torch.compiler.is_compiling():
+            raise ValueError(
+                f"torch.func cannot look into backend={self.backend!r}: call jellyplus.functional.set_backend(net, "
+                "'auto')"
+            )
+        return operators.run(self.backend, fire, dynamics, *sequence, *stored)
 
-    def _check_surrogate(self) -> None:
-        parameters = getattr(self.surrogate_function, "parameters", tuple)()
-        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
-            raise ValueError("step mode 'm' does not train parameters of the surrogate itself: use step mode 's'")
+    def _engine(self, x_seq: Tensor) -> multistep.Engine:
+        if self.backend == "auto":
+            return backends.fastest(self.surrogate_function, self.dynamics, x_seq)
+        return backends.engine(self.backend, self.surrogate_function, self.dynamics)
+
+    def _check_state(self, x: Tensor) -> None:
+        v = self.v
+        if isinstance(v, Tensor) and (v.dtype, v.shape, v.device) != (x.dtype, x.shape, x.device):
+            raise ValueError(
+                f"the membrane potential left from the call before is {_kind(v)} and the input {_kind(x)}: call "
+                "jellyplus.functional.reset_net(net) between batches"
+            )
 
     def __getstate__(self) -> dict:
         return _compat.state_without_graph(self)
@@ -129,6 +221,15 @@ class Node(_compat.BaseNode):
     def extra_repr(self) -> str:
         """SpikingJelly's line, the decay, and whether firing is strict."""
         return f"decay={self.decay}, strict={self.strict}, {super().extra_repr()}"
+
+
+def _recomputation() -> tuple[int, int] | None:
+    """Which recomputation this is, by the backward pass and the number of its node that asked for it; None if none.
+
+    Nor is any where a compiler looks: what it made notices one by :func:`jellyplus.neuron.operators.carried`.
+    """
+    node = None if torch.compiler.is_compiling() else torch._C._current_autograd_node()
+    return None if node is None else (torch._C._current_graph_task_id(), node._sequence_nr())
 
 
 def _kind(tensor: Tensor) -> str:

@@ -1,6 +1,8 @@
-"""``backend="cpp"``: the CUDA kernels' text built for the CPU, float32, with blocks of neurons that stay in the cache.
+"""``backend="cpp"``: the CUDA kernels' text built for the CPU, with blocks of neurons that stay in the cache.
 
-A library is built once for each form of node (reset, surrogate), takes about a second, and is kept in
+It runs float32, and bfloat16 as a way to store sequences: the potential stays a float between time-steps.
+
+A library is built once for each form of node (reset, surrogate) and type, takes about a second, and is kept in
 ``$XDG_CACHE_HOME/jellyplus`` (``~/.cache/jellyplus``) as ``<made of>-<content>.so``: by the hash of its text, compiler
 and processor it is found, and by its own one that is damaged is noticed and built again. To load it is to run it: the
 folder must be the user's, and nobody else's to write. It needs a C++ compiler with OpenMP: ``$CXX``, g++, c++ or
@@ -9,6 +11,7 @@ clang++.
 
 import contextlib
 import ctypes
+import errno
 import functools
 import hashlib
 import mmap
@@ -26,7 +29,7 @@ from torch import Tensor
 
 from jellyplus._errors import InputError
 from jellyplus._files import read_file, replace_file, user_cache
-from jellyplus.neuron.kernel_code import PARAMETERS, Form, body, call
+from jellyplus.neuron.kernel_code import BFLOAT16, PARAMETERS, Form, body, call
 from jellyplus.neuron.kernel_engine import Arguments, KernelEngine, Obstacle
 
 __all__ = ["CppEngine", "obstacle"]
@@ -47,9 +50,37 @@ __attribute__((const, simd("notinbranch"))) float cbrtf(float) noexcept;
 }
 #endif
 #endif
+// CUDA's own functions that a surrogate's code may use, at full precision
+#define __cosf cosf
+#define __exp10f exp10f
+#define __expf expf
+#define __log10f log10f
+#define __log2f log2f
+#define __logf logf
+#define __powf powf
+#define __sinf sinf
+#define __tanf tanf
+static inline float __fdividef(float x, float y) { return x / y; }
+static inline float __saturatef(float x) { return fminf(fmaxf(x, 0.0f), 1.0f); }
+static inline float max(float x, float y) { return fmaxf(x, y); }
+static inline float min(float x, float y) { return fminf(x, y); }
+static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+static inline float __uint_as_float(unsigned bits) {
+    float f;
+    std::memcpy(&f, &bits, sizeof f);
+    return f;
+}
+static inline unsigned __float_as_uint(float f) {
+    unsigned bits;
+    std::memcpy(&bits, &f, sizeof bits);
+    return bits;
+}
 #define INLINE static inline
 #define UNROLLED
 #define EACH_LANE _Pragma("omp simd") for (int lane = 0; lane < LANES; lane++)
+"""
+_BLOCK = {
+    torch.float32: """
 constexpr int LANES = 512;  // with SEGMENT time-steps of H this stays in the first cache; 256 to 2,048 are close
 typedef float Stored;
 
@@ -75,7 +106,41 @@ struct Block {
     }
     size_t size() const { return sizeof(float) * (whole() ? LANES : n - i); }
 };
-"""
+""",
+    torch.bfloat16: BFLOAT16
+    + """
+constexpr int LANES = 512;
+typedef bfloat16 Stored;
+
+static const float nothing[LANES] = {};
+
+// All is read and written through ``room``, where it is float.
+struct Block {
+    long long i, n;
+    const float *load(float (&room)[LANES], const bfloat16 *from, long long begin) const {
+        if (!from) return nothing;
+        copy(room, from, begin, 0.0f);
+        return room;
+    }
+    void copy(float (&to)[LANES], const bfloat16 *from, long long begin, float otherwise) const {
+        for (int lane = 0; lane < LANES; lane++) to[lane] = otherwise;
+        if (!from) return;
+        for (int lane = 0; lane < lanes(); lane++) to[lane] = __bfloat162float(from[begin + i + lane]);
+    }
+    void copy(float (&to)[LANES], const float *from, long long begin, float) const {
+        std::memcpy(to, from + begin + i, sizeof(float) * lanes());
+    }
+    float *place(float (&room)[LANES], bfloat16 *, long long) const { return room; }
+    void store(bfloat16 *to, long long begin, const float *from) const {
+        for (int lane = 0; lane < lanes(); lane++) to[begin + i + lane] = __float2bfloat16_rn(from[lane]);
+    }
+    void store(float *to, long long begin, const float *from) const {
+        std::memcpy(to + begin + i, from, sizeof(float) * lanes());
+    }
+    int lanes() const { return i + LANES <= n ? LANES : n - i; }
+};
+""",
+}
 _KERNEL = """
 extern "C" void {direction}({parameters}, int threads) {{
 #pragma omp parallel for schedule(static) num_threads(threads) if (n * T > 32768)
@@ -89,7 +154,7 @@ class CppEngine(KernelEngine):
 
     name = "cpp"
     device_type = "cpu"
-    dtypes = (torch.float32,)
+    dtypes = (torch.float32, torch.bfloat16)
 
     def room(self, x: Tensor) -> Tensor:
         """Fresh memory in huge pages where Linux gives them: to be handed 4 KiB at a time is what is slow."""
@@ -104,7 +169,19 @@ class CppEngine(KernelEngine):
         """See :class:`KernelEngine`."""
         names = PARAMETERS[direction]
         values = [v.data_ptr() if isinstance(v := arguments[name], Tensor) else v for name in names]
-        getattr(_library(self.form), direction)(*values, torch.get_num_threads())
+        getattr(self._library(dtype), direction)(*values, torch.get_num_threads())
+
+    def _library(self, dtype: torch.dtype) -> ctypes.CDLL:
+        try:
+            return _library(self.form, dtype)
+        except _NoCacheError:
+            raise
+        except OSError as error:  # where other kernels are built it is the surrogate's own text
+            first = next((line for line in str(error).splitlines() if " error: " in line), str(error))
+            raise ValueError(
+                f"the code (cuda_codes) of {type(self.fire).__name__} cannot be built: {first.strip()}; use "
+                "backend='torch'"
+            ) from error
 
 
 _HUGE_PAGE = 2**21
@@ -119,10 +196,12 @@ def _libc() -> ctypes.CDLL:
 def obstacle() -> Obstacle | None:
     """Why no library can be built and loaded here; None where one was."""
     try:
-        _library(Form(True, False, False, "const float slope = 1.0f;"))
+        _library(Form(True, False, False, "const float slope = 1.0f;"), torch.float32)
     except _NoCacheError as error:
-        return Obstacle(str(error), "make it a folder of yours alone, or name another one in $XDG_CACHE_HOME")
-    except (OSError, subprocess.SubprocessError) as error:
+        return Obstacle(
+            str(error), "make it a folder of yours alone, with room, or name another one in $XDG_CACHE_HOME"
+        )
+    except (OSError, ValueError, AttributeError, subprocess.SubprocessError) as error:  # $CXX may be anything
         return Obstacle(str(error), "install g++ with OpenMP (Debian: apt-get install g++), or name a compiler in $CXX")
     return None
 
@@ -132,8 +211,8 @@ class _NoCacheError(OSError):
 
 
 @functools.cache
-def _library(form: Form) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(_built(_source(form))))
+def _library(form: Form, dtype: torch.dtype) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(_built(_source(form, dtype))))
     for direction, parameters in PARAMETERS.items():
         function = getattr(library, direction)
         function.argtypes, function.restype = [*map(_ctype, parameters.values()), ctypes.c_int], None
@@ -146,12 +225,12 @@ def _ctype(text: str) -> type:
     return {"const int": ctypes.c_int, "const long long": ctypes.c_longlong, "const float": ctypes.c_float}[text]
 
 
-def _source(form: Form) -> str:
+def _source(form: Form, dtype: torch.dtype) -> str:
     kernels = []
     for direction, parameters in PARAMETERS.items():
         declared = ", ".join(f"{ctype} {name}" for name, ctype in parameters.items())
         kernels.append(_KERNEL.format(direction=direction, parameters=declared, call=call(direction)))
-    return "\n".join([_HEAD, body(form), *kernels])
+    return "\n".join([_HEAD, _BLOCK[dtype], body(form), *kernels])
 
 
 def _built(source: str) -> Path:
@@ -166,11 +245,16 @@ def _built(source: str) -> Path:
     for path in sorted(cache.glob(f"{name}-*.so")):
         if _is_whole(path):
             return path
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        _compile(compiler, source, Path(folder) / "kernels.cpp", Path(folder) / "kernels.so")
-        content = (Path(folder) / "kernels.so").read_bytes()
-    path = cache / f"{name}-{_digest(content)}.so"
-    replace_file(path, content, mode=0o600)
+    try:
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            _compile(compiler, source, Path(folder) / "kernels.cpp", Path(folder) / "kernels.so")
+            content = (Path(folder) / "kernels.so").read_bytes()
+        path = cache / f"{name}-{_digest(content)}.so"
+        replace_file(path, content, mode=0o600)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _NoCacheError(f"no room for its libraries in {cache}: {error.strerror}") from error
     return path
 
 
@@ -230,6 +314,8 @@ def _cache() -> Path:
             raise PermissionError(f"{folder} is not this user's, or others can write there")
         if not os.access(folder, os.W_OK):
             raise PermissionError(f"{folder} cannot be written")
+        if hasattr(os, "ST_NOEXEC") and os.statvfs(folder).f_flag & os.ST_NOEXEC:
+            raise PermissionError(f"{folder} is mounted so that nothing in it may run (noexec)")
     except (OSError, RuntimeError) as error:
         raise _NoCacheError(f"no folder for its libraries: {error}") from error
     return folder

@@ -1,4 +1,4 @@
-"""``backend="cupy"``: CUDA kernels on SpikingJelly's ``CKernel2D``, for float32, and float16 two neurons at a time.
+"""``backend="cupy"``: CUDA kernels on SpikingJelly's ``CKernel2D``: float32, and float16 and bfloat16 by two neurons.
 
 Half precision is how sequences are stored; the potential stays a float in a register between time-steps, so that the
 spikes are those of a float32 node fed with the same half-precision input.
@@ -24,7 +24,7 @@ from torch import Tensor
 from jellyplus import surrogate
 from jellyplus._compat import CKernel2D, DeviceEnvironment
 from jellyplus.neuron.dynamics import Dynamics
-from jellyplus.neuron.kernel_code import PARAMETERS, Form, body, call
+from jellyplus.neuron.kernel_code import BFLOAT16, PARAMETERS, Form, body, call
 from jellyplus.neuron.kernel_engine import Arguments, KernelEngine, Obstacle
 
 __all__ = ["CupyEngine", "NodeKernel", "all_kernels", "obstacle"]
@@ -109,8 +109,21 @@ struct Block {
 };
 """,
 }
-_LANES = {"float": 1, "half2": 2}
-_CTYPES = {torch.float32: "float", torch.float16: "half2"}
+_BLOCK["bfloat162"] = (
+    BFLOAT16
+    + """
+struct alignas(4) bfloat162 {
+    bfloat16 x, y;
+};
+INLINE float2 __bfloat1622float2(bfloat162 pair) { return {__bfloat162float(pair.x), __bfloat162float(pair.y)}; }
+INLINE bfloat162 __floats2bfloat162_rn(float low, float high) {
+    return {__float2bfloat16_rn(low), __float2bfloat16_rn(high)};
+}
+"""
+    + _BLOCK["half2"].replace("half", "bfloat16")  # so CUDA names them
+)
+_LANES = {"float": 1, "half2": 2, "bfloat162": 2}
+_CTYPES = {torch.float32: "float", torch.float16: "half2", torch.bfloat16: "bfloat162"}
 
 
 class NodeKernel(CKernel2D):
@@ -119,7 +132,7 @@ class NodeKernel(CKernel2D):
     Args:
         direction: ``forward`` or ``backward``.
         form: reset, detachment, rectification, surrogate, and what equality does.
-        dtype: ``float`` or ``half2``.
+        dtype: ``float``, ``half2`` or ``bfloat162``.
     """
 
     #: The kernel's own words decide what is rounded: no multiplication and addition are joined by the compiler.
@@ -183,7 +196,7 @@ class CupyEngine(KernelEngine):
 
     name = "cupy"
     device_type = "cuda"
-    dtypes = (torch.float32, torch.float16)
+    dtypes = (torch.float32, torch.float16, torch.bfloat16)
 
     def launch(self, direction: str, dtype: torch.dtype, device: torch.device, arguments: Arguments) -> None:
         """See :class:`KernelEngine`."""
@@ -202,7 +215,7 @@ def _kernel(direction: str, form: Form, dtype: str) -> NodeKernel:
 
 
 def all_kernels() -> Iterator[NodeKernel]:
-    """Every kernel of jellyplus's own nodes and surrogates, in both types; strict ones differ in one comparison."""
+    """Every kernel of jellyplus's own nodes and surrogates, in every type; strict ones differ in one comparison."""
     functions = (surrogate.Rectangular(), surrogate.Triangular(), surrogate.Dspike(), surrogate.EvAF())
     resets = ((0.0, False), (None, False), (None, True))  # hard, soft, and soft and rectified
     forms = [

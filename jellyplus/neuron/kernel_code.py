@@ -8,9 +8,22 @@ from typing import NamedTuple
 from jellyplus.neuron import rectifier
 from jellyplus.neuron.dynamics import Dynamics
 
-__all__ = ["PARAMETERS", "SEGMENT", "Form", "body", "call"]
+__all__ = ["BFLOAT16", "PARAMETERS", "SEGMENT", "Form", "body", "call"]
 
 SEGMENT = 8  #: time-steps that backward charges again at once: their H is all that it holds
+
+#: bfloat16 in memory, under the names of CUDA's cuda_bf16.h, which CuPy does not bring along as it does cuda_fp16.h. It
+#: is the upper half of a float; to nearest, ties to even, and a NaN stays one, as in torch.
+BFLOAT16 = """
+struct bfloat16 {
+    unsigned short bits;
+};
+INLINE float __bfloat162float(bfloat16 b) { return __uint_as_float((unsigned)b.bits << 16); }
+INLINE bfloat16 __float2bfloat16_rn(float f) {
+    const unsigned bits = __float_as_uint(f);
+    return {(unsigned short)(f != f ? 32704 : (bits + 32767 + (bits >> 16) % 2) >> 16)};
+}
+"""
 
 _SOURCE = Path(__file__).with_name("kernels.h")
 

@@ -58,7 +58,8 @@ class KernelEngine(ABC):
         """See :class:`jellyplus.neuron.multistep.Engine`."""
         return torch.empty_like(x)
 
-    def checkpoints(self, x: Tensor) -> Tensor | None:
+    @staticmethod
+    def checkpoints(x: Tensor) -> Tensor | None:
         """[(T - 1) // SEGMENT, neurons], float: V at the beginning of every segment but the first."""
         rows = (len(x) - 1) // SEGMENT
         return torch.empty((rows, x.shape[1]), dtype=torch.float32, device=x.device) if rows else None
@@ -80,8 +81,8 @@ class KernelEngine(ABC):
         if x.device.type != self.device_type:
             raise ValueError(f"backend={self.name!r} runs on {self.device_type} tensors and the input is on {x.device}")
         if x.dtype not in self.dtypes:
-            known = " and ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)
-            raise ValueError(f"backend={self.name!r} runs {known}, got {x.dtype}: use backend='torch'")
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)
+            raise ValueError(f"backend={self.name!r} runs {known}, and the input is {x.dtype}: use backend='torch'")
         reset_to = self.dynamics.spike_size if self.dynamics.v_reset is None else self.dynamics.v_reset
         constants = {"decay": self.dynamics.decay, "v_th": self.dynamics.v_threshold, "reset_to": reset_to}
         start = {"v_start": v, "v_init": None} if isinstance(v, float) else {"v_start": 0.0, "v_init": v}

@@ -1,5 +1,5 @@
 // A sequence of T time-steps for one block of neurons, forward and backward: the body of the CUDA kernels, where a
-// block is one neuron (float) or two (half2), and of the CPU library, where it is as many as stay in the cache.
+// block is one neuron (float) or two (half2, bfloat162), and of the CPU library, where as many as stay in the cache.
 //
 // Set in front of this text by kernel_code.py:
 //   HARD_RESET, DETACH_RESET, RECTIFY, STRICT
@@ -8,7 +8,7 @@
 // and by the backend:
 //   INLINE, UNROLLED         how a function is declared, and a short loop
 //   LANES, EACH_LANE         neurons in a block, and the loop over them
-//   Stored                   type of the sequences in memory, float or half2; all arithmetic is in float
+//   Stored                   type of the sequences in memory, float, half2 or a bfloat16; all arithmetic is in float
 //   Block                    neurons i to i + LANES - 1 of n, so many numbers (t n) behind a sequence's beginning:
 //     load, place            where to read or write them, in the sequence itself or in the room that is given
 //     copy, store            into registers, and out of them or of a place

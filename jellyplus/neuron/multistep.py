@@ -1,10 +1,12 @@
 """A whole sequence in one autograd node: what is kept, in which layout, and which backend's engine runs it.
 
 The forward pass keeps its input, and what little the engine wants besides; the engine's backward pass charges the
-membrane potentials again and walks back through time.
+membrane potentials again and walks back through time. :func:`step_by_step` is the same sequence for those who have to
+look into it.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -12,7 +14,9 @@ from torch import Tensor
 
 from jellyplus.neuron.dynamics import Dynamics
 
-__all__ = ["Engine", "MultiStep"]
+__all__ = ["Engine", "MultiStep", "backward", "empty", "forward", "step_by_step"]
+
+Sequences = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  #: spikes, last V, all H and all V
 
 
 class Engine(Protocol):
@@ -45,33 +49,80 @@ class MultiStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_seq: Tensor, v: Tensor | float, engine: Engine, store_h: bool, store_v: bool):
         """Run the sequence; ``x_seq``, ``v`` and the engine's checkpoints are kept."""
-        layout = _Layout.of(x_seq)
-        x, start = layout.flatten(x_seq), layout.flatten_state(v)
-        checkpoints = engine.checkpoints(x) if any(ctx.needs_input_grad) else None
+        *outputs, checkpoints = forward(engine, x_seq, v, store_h, store_v, any(ctx.needs_input_grad))
         ctx.engine, ctx.start = engine, v if isinstance(v, float) else None
         ctx.save_for_backward(x_seq, v if ctx.start is None else None, checkpoints)
         ctx.set_materialize_grads(False)
-        spikes, last = engine.room(x), torch.empty_like(x[0])
-        h_seq, v_seq = (engine.room(x) if store else None for store in (store_h, store_v))
-        engine.forward(x, start, spikes, last, h_seq, v_seq, checkpoints)
-        return (layout.restore(spikes), layout.restore(last[None])[0], layout.restore(h_seq), layout.restore(v_seq))
+        return tuple(outputs)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_spikes, grad_last, grad_h, grad_v):
+    def backward(ctx, *grads):
         """The gradients of ``x_seq`` and of ``v``."""
-        x_seq, v, checkpoints = ctx.saved_tensors
-        layout = _Layout.of(x_seq)
-        x, start = layout.flatten(x_seq), layout.flatten_state(v if ctx.start is None else ctx.start)
-        incoming = (
-            layout.flatten(grad_spikes),
-            layout.flatten_state(grad_last),
-            *map(layout.flatten, (grad_h, grad_v)),
-        )
-        grad_x = ctx.engine.room(x)
-        ctx.engine.backward(x, start, checkpoints, grad_x, *incoming)
-        grad_x = layout.restore(grad_x)
+        x_seq, v, checkpoints = _saved(ctx)
+        grad_x = backward(ctx.engine, x_seq, v if ctx.start is None else ctx.start, checkpoints, *grads)
         return grad_x, None if v is None else grad_x[0] * ctx.engine.dynamics.decay, None, None, None
+
+
+def forward(engine: Engine, x_seq: Tensor, v: Tensor | float, store_h: bool, store_v: bool, train: bool) -> tuple:
+    """:data:`Sequences`, and where ``train`` what the engine's backward pass wants besides ``x_seq`` and ``v``."""
+    layout = _Layout.of(x_seq)
+    x, start = layout.flatten(x_seq), layout.flatten_state(v)
+    checkpoints = engine.checkpoints(x) if train else None
+    spikes, last = engine.room(x), torch.empty_like(x[0])
+    h_seq, v_seq = (engine.room(x) if store else None for store in (store_h, store_v))
+    engine.forward(x, start, spikes, last, h_seq, v_seq, checkpoints)
+    outputs = (layout.restore(spikes), layout.restore(last[None])[0], layout.restore(h_seq), layout.restore(v_seq))
+    return *map(_no_view, outputs), checkpoints
+
+
+def backward(engine: Engine, x_seq: Tensor, v: Tensor | float, checkpoints: Tensor | None, *grads: Tensor | None):
+    """The gradient of ``x_seq``, from those of :data:`Sequences`, None where one is zero."""
+    layout = _Layout.of(x_seq)
+    x, start = layout.flatten(x_seq), layout.flatten_state(v)
+    grad_spikes, grad_last, grad_h, grad_v = grads
+    incoming = (layout.flatten(grad_spikes), layout.flatten_state(grad_last), *map(layout.flatten, (grad_h, grad_v)))
+    grad_x = engine.room(x)
+    engine.backward(x, start, checkpoints, grad_x, *incoming)
+    return layout.restore(grad_x)
+
+
+def empty(x_seq: Tensor) -> Tensor:
+    """A sequence like those that :func:`forward` fills."""
+    layout = _Layout.of(x_seq)
+    return layout.restore(torch.empty_like(layout.flatten(x_seq)))
+
+
+def step_by_step(
+    fire: Callable, dynamics: Dynamics, x_seq: Tensor, v: Tensor | float, store_h: bool, store_v: bool
+) -> Sequences:
+    """The sequence in differentiable operations, one time-step after the other, which compilers fuse; see above."""
+    steps = []
+    for x in x_seq:
+        h = dynamics.charge(x, v)
+        spike = dynamics.fire(fire, dynamics.over_threshold(h))
+        v = dynamics.reset(h, spike)
+        steps.append((spike, h, v))
+    spikes, h_seq, v_seq = zip(*steps, strict=True)
+    return torch.stack(spikes), v, torch.stack(h_seq) if store_h else None, torch.stack(v_seq) if store_v else None
+
+
+def _saved(ctx) -> tuple[Tensor | None, ...]:
+    try:
+        return ctx.saved_tensors
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error):
+            raise
+        raise RuntimeError(
+            "the backward pass runs a second time through a sequence whose graph it has freed; most often the "
+            "potential was left from the batch before: call reset_net(net) between batches, or detach_net(net) to "
+            "carry the potential on without its gradient"
+        ) from error
+
+
+def _no_view(tensor: Tensor | None) -> Tensor | None:
+    """The same memory in the same layout, but no view: torch detaches no view in place, as ``detach_net`` asks."""
+    return None if tensor is None else tensor.new_empty(0).set_(tensor)
 
 
 class _Layout(NamedTuple):

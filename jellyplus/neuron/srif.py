@@ -37,7 +37,7 @@ class SRIFNode(Node):
         surrogate_function: Callable | None = None,
         detach_reset: bool = False,
         step_mode: str = "s",
-        backend: str = "torch",
+        backend: str = "auto",
         store_v_seq: bool = False,
         store_h_seq: bool = False,
         strict: bool = False,

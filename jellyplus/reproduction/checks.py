@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from jellyplus._files import open_file
 from jellyplus.datasets.order import EpochOrder
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.scale import STAND_INS
@@ -54,7 +55,9 @@ def disagreements(told: Sequence[tuple[Evidence, Standing, str]]) -> list[str]:
         if text:
             said[evidence.seed, "" if standing.is_current else evidence.code][text] = evidence
     return [
-        f"seed {seed} has " + " and ".join(f"{text} (code {e.code[:12]}, {e.device})" for text, e in texts.items())
+        f"seed {seed} has "
+        + " and ".join(f"{text} (code {e.code[:12]}, {e.device})" for text, e in texts.items())
+        + ", as two machines may: `jellyplus report --root FOLDER` shows those of one folder"
         for (seed, _), texts in said.items()
         if len(texts) > 1
     ]
@@ -147,7 +150,7 @@ def _hash_of_samples(examples: int, seen: int, seed: int, epoch: int) -> str:
 def _checkpoint(evidence: Evidence, checkpoint: Path | None) -> Iterator[str]:
     if not (evidence.checkpoint_sha256 and checkpoint and checkpoint.is_file()):
         return
-    with checkpoint.open("rb") as file:
+    with open_file(checkpoint) as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != evidence.checkpoint_sha256:
             yield f"its checkpoint {checkpoint.name} is not the one that the run left"
 

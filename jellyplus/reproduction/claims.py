@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from jellyplus._errors import InputError
 from jellyplus._strict import from_mapping, load_yaml
 from jellyplus.op_counter import CONVENTIONS
 from jellyplus.reproduction.measures import MEASURES
@@ -173,6 +174,17 @@ class ClaimTable:
                 raise ValueError(f"row '{row.id}' follows from a value that is lost; name rows that have one")
             if unknown := {row.baseline, *row.operands} - ids - {None}:
                 raise ValueError(f"row '{row.id}' names {', '.join(sorted(unknown))}; name rows of this table")
+
+
+def is_table(path: Path) -> bool:
+    """Whether the claims of this file are a table's; they are a figure's otherwise.
+
+    Raises:
+        InputError: its name says neither.
+    """
+    if not path.stem.startswith(("table", "figure")):
+        raise InputError(f"{path}: the names of claims begin with table or figure; rename it")
+    return path.stem.startswith("table")
 
 
 def load_claims(path: str | os.PathLike) -> ClaimTable:

@@ -4,11 +4,11 @@ import argparse
 import contextlib
 import itertools
 import os
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jellyplus._command import answer
 from jellyplus._distributed import rank
 from jellyplus._errors import InputError
 from jellyplus._files import below
@@ -54,17 +54,15 @@ def run(
     add_run_options(parser, profile="embedded")
     add_table_options(parser)
     add_options(parser)
-    options = parser.parse_args()
-    try:
+
+    def command() -> int:
+        options = parser.parse_args()
         with _job(options):
+            use_threads(options)
             reproduce(path, options)
-    except InputError as error:
-        print(f"{path.name}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{path.name}: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
-        return 130
-    return 0
+        return 0
+
+    return answer(path.name, command, "the same command goes on from the last finished epoch")
 
 
 def _add_rows(parser: argparse.ArgumentParser) -> None:
@@ -152,13 +150,22 @@ def make(
     planned = once(runner.missing, own, counted)
     if planned and rank() == 0:
         print(expectation(planned, (runner.store, Store(scripts / "measured" / "evidence"))), flush=True)
-    runner.make(planned, options.jobs)
+    jobs = options.jobs or runner.at_once(planned)
+    if planned and rank() == 0:
+        print(_how(jobs, options.threads, runner.device), flush=True)
+    runner.make(planned, jobs)
     return own
+
+
+def _how(jobs: int, threads: int, device: str) -> str:
+    runs = "one run at a time" if jobs == 1 else f"{jobs} runs at a time"
+    return f"{runs}, each with {threads} thread{'s' * (threads > 1)}" if device == "cpu" else f"{runs} on {device}"
 
 
 def train(options: argparse.Namespace) -> int:
     """Make the runs of one recipe, whatever it combines; then write and say how they went."""
     with _job(options):
+        use_threads(options)
         _train(options)
     return 0
 
@@ -182,6 +189,16 @@ def _train(options: argparse.Namespace) -> None:
         course.write(evidence, of, folder)
         print(one_line(f"{of}; seed {seed}: {summary(evidence)}"))
     print(one_line(f"Written: {folder}/seed*.csv, seed*.png; evidence and checkpoint: {runner.store.folder(run.key)}"))
+
+
+def use_threads(options: argparse.Namespace) -> None:
+    """On a CPU as many as the options say, whatever the machine has: float32 sums depend on them."""
+    import torch
+
+    from jellyplus.training.train import choose_device
+
+    if choose_device(options.device) == "cpu":
+        torch.set_num_threads(options.threads)
 
 
 def _job(options: argparse.Namespace) -> contextlib.AbstractContextManager:

@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, make_dataclass
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ from jellyplus.monitor import (
     GradientNorm,
     JacobianTrace,
     MembranePotential,
+    Monitor,
     Potential,
     SpikeEntropy,
     SpikeRate,
@@ -49,6 +50,7 @@ from jellyplus.training.train import memory_format
 __all__ = ["MEASURES", "Curve", "Measure", "measured", "steps"]
 
 Kind = Literal["function", "history", "untrained", "trained"]
+_M = TypeVar("_M", bound=Monitor)
 
 _POINTS = 601  # of a drawn function
 
@@ -446,28 +448,20 @@ def _similarity(net: nn.Module, parameter: str, epsilon: float, step: Step) -> f
 @_measure("untrained", "spike_rates_untrained")
 def spike_rates(net: nn.Module, data: DataModule) -> Curve:
     """Spikes per neuron and time-step on the test data, layer by layer of neurons in the order of the network."""
-    watch = SpikeRate(net)
-    with watch:
-        _show_test_data(net, data)
-    return _by_layer(watch.rates)
+    return _by_layer(_on_test_data(SpikeRate(net), net, data).rates)
 
 
 @_measure("trained")
 @_measure("untrained", "spike_entropies_untrained")
 def spike_entropies(net: nn.Module, data: DataModule) -> Curve:
     """Entropy of the spikes on the test data, in bits, layer by layer (Guo et al. 2022, IM-Loss, Eqs. 9 and 10)."""
-    watch = SpikeEntropy(net)
-    with watch:
-        _show_test_data(net, data)
-    return _by_layer(watch.entropies)
+    return _by_layer(_on_test_data(SpikeEntropy(net), net, data).entropies)
 
 
 @_measure("trained")
 def spikes_per_neuron(net: nn.Module, data: DataModule) -> Curve:
     """Spikes of a neuron over all time-steps on the test data, layer by layer (Zheng et al. 2021, Fig. 6)."""
-    watch = SpikeRate(net)
-    with watch:
-        _show_test_data(net, data)
+    watch = _on_test_data(SpikeRate(net), net, data)
     return _by_layer(watch.spikes_per_neuron(net.time_steps))
 
 
@@ -479,9 +473,7 @@ def layer_potentials(
 
     Guo et al. 2022, InfLoR, Fig. 5 and Table 3; ``layer`` is as in ``net.named_modules()``.
     """
-    watch = MembranePotential(net, _edges(low, high, bins), [layer])
-    with watch:
-        _show_test_data(net, data)
+    watch = _on_test_data(MembranePotential(net, _edges(low, high, bins), [layer]), net, data)
     return _potential_curve(watch.potentials[layer], after)
 
 
@@ -498,18 +490,17 @@ def quantisation_error(
     tdBN's Table 4 calls a block.
     """
     layer = f"{_SECOND_BLOCK[second_block]}.branch.2"
-    watch = MembranePotential(net, [0.0, 1.0], [layer])
-    with watch:
-        _show_test_data(net, data)
+    watch = _on_test_data(MembranePotential(net, [0.0, 1.0], [layer]), net, data)
     potential = watch.potentials[layer]
     return Curve([], [], {"before": potential.error_before, "after": potential.error_after})
 
 
-def _show_test_data(net: nn.Module, data: DataModule) -> None:
+def _on_test_data(watch: _M, net: nn.Module, data: DataModule) -> _M:
     classifier, device = Classifier(net.eval(), data.recipe, data.order.seed), next(net.parameters()).device
-    with torch.no_grad():
+    with watch, torch.no_grad():
         for x, _, _ in data.val_dataloader():
             classifier(x.to(device))
+    return watch
 
 
 def _by_layer(values: Mapping[Any, float], numbers: dict[str, float] | None = None) -> Curve:

@@ -5,6 +5,7 @@ Like the tables it is a view: claims and evidence decide it, and nothing else do
 
 import argparse
 import base64
+import math
 import os
 import re
 from collections import Counter, defaultdict
@@ -22,7 +23,7 @@ from jellyplus._files import below, read_file, write_atomically
 from jellyplus._options import NOT_OF_FIGURES
 from jellyplus._text import one_line
 from jellyplus.reproduction import figure_evidence, tables, view
-from jellyplus.reproduction.claims import Claim, ClaimTable, load_claims
+from jellyplus.reproduction.claims import Claim, ClaimTable, is_table, load_claims
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.figure_claims import FigureClaim, load_figure
 from jellyplus.reproduction.measurements import Measurements
@@ -223,13 +224,13 @@ class Paper:
 
     @property
     def short(self) -> str:
-        """Its method's name."""
-        return PAPERS[self.name][0]
+        """Its method's name; of claims that are not the five papers', what they say their paper is."""
+        return PAPERS[self.name][0] if self.name in PAPERS else self.name
 
     @property
     def citation(self) -> str:
-        """Authors, venue and year."""
-        return PAPERS[self.name][1]
+        """Authors, venue and year, or where these claims are printed."""
+        return PAPERS[self.name][1] if self.name in PAPERS else (self.tables + self.figures)[0].claims.printed_in
 
     @property
     def drawn(self) -> int:
@@ -319,15 +320,16 @@ def collect(reproductions: Path, roots: Sequence[Path]) -> Page:
     runner = Runner(_Stores(roots), data_root=None, device="cpu")
     measurements, recipes = Measurements(runner), reproductions.parent / "recipes"
     Plan(reproductions).judge(measurements)  # all together, before each of them is asked for
-    printed = [_table(path, roots, measurements, recipes) for path in paths if _is_table(path)]
-    figures = [_figure(path, roots, measurements, recipes) for path in paths if not _is_table(path)]
+    printed = [_table(path, roots, measurements, recipes) for path in paths if is_table(path)]
+    figures = [_figure(path, roots, measurements, recipes) for path in paths if not is_table(path)]
+    own = sorted({part.claims.paper for part in (*printed, *figures)} - PAPERS.keys())
     papers = [
         Paper(
             name,
             tuple(table for table in printed if table.claims.paper == name),
             tuple(figure for figure in figures if figure.claims.paper == name),
         )
-        for name in PAPERS
+        for name in (*PAPERS, *own)
     ]
     return Page(tuple(paper for paper in papers if paper.tables or paper.figures), runner.today.code)
 
@@ -354,19 +356,10 @@ def _listed(statuses: Counter) -> str:
     return ", ".join(f"{statuses[status]} {status}" for status in STATUSES if statuses[status])
 
 
-_NAME = re.compile(r"(table|figure)(\d+)_(\w+)")
-
-
-def _order(path: Path) -> tuple[int, str]:
-    """Tables before figures, 2 before 10."""
-    name = _NAME.fullmatch(path.stem)
-    if not name or name[3] not in PAPERS:
-        raise InputError(f"{path} has another name than table<N>_<paper>.yaml and figure<N>_<paper>.yaml; rename it")
-    return name[1] == "figure", int(name[2])
-
-
-def _is_table(path: Path) -> bool:
-    return path.stem.startswith("table")
+def _order(path: Path) -> tuple[bool, float, str]:
+    """Tables before figures, 2 before 10, and those without a number behind the others."""
+    number = re.match(r"[a-z]+(\d+)", path.stem)
+    return not is_table(path), int(number[1]) if number else math.inf, path.stem
 
 
 class _Stores(Store):

@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import platform
+import signal
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -51,6 +53,7 @@ class Runner:
         self.today = Today()
         self.provenance = provenance()  # now: the checkout may have moved on by the end of a long run
         self._data: dict[tuple, datasets.DataSet] = {}
+        self._most = 0.0  # bytes that a run takes at once
 
     def missing(self, wanted: Iterable[tuple[Run, int]], counted: bool = True) -> list[tuple[Run, int]]:
         """The runs and seeds without evidence that is current, in the order in which they must be made.
@@ -73,17 +76,29 @@ class Runner:
             DataModule(data, run.recipe, seed)
             memory.check_network(run.recipe, self.device)
             _try_to_build(run, choose_backend(run.recipe, self.device, say=False), data.train.inputs.shape[-3:])
-            memory.check_run(run.recipe, data.train.inputs.shape[1:], self.device)
+            takes = memory.check_run(run.recipe, data.train.inputs.shape[1:], self.device)
+            self._most = max(self._most, takes)
             if run.parent and (run.parent.key, seed) not in needed:
                 self._start(run, seed, data)
         return list(needed.values())
+
+    def at_once(self, planned: list[tuple[Run, int]]) -> int:
+        """How many :func:`chains` of runs this machine makes at a time: on a GPU, or of several processes, one.
+
+        On a CPU as many as there are cores for, and memory for the largest run that :meth:`missing` saw.
+        """
+        if self.device != "cpu" or processes() > 1:
+            return 1
+        cores = joblib.cpu_count() // torch.get_num_threads()
+        fit = memory.available(self.device) / (self._most + _PROCESS)
+        return int(max(1, min(cores, fit, len(chains(planned)))))
 
     def make(self, planned: list[tuple[Run, int]], jobs: int = 1) -> None:
         """Train what :meth:`missing` found, with progress over the runs.
 
         Args:
             planned: runs and their seeds, ancestors first.
-            jobs: processes that each make one :func:`chain <chains>` at a time, with their share of the threads.
+            jobs: processes that each make one :func:`chain <chains>` at a time, with as many threads as this one has.
 
         Raises:
             InputError: a run cannot be made, or ``jobs`` are asked for in a job of several processes.
@@ -98,21 +113,26 @@ class Runner:
             )
         with tqdm(total=sum(_cost(run) for run, _ in planned), unit="", bar_format=_BAR, disable=rank() > 0) as bar:
             bar.set_description(f"0 of {len(planned)} runs")
-            made = self._one_by_one(planned) if jobs == 1 else self._side_by_side(planned, jobs)
-            for number, (line, cost) in enumerate(made, 1):
-                tqdm.write(one_line(line))
+            if jobs > 1:
+                self._side_by_side(planned, jobs, bar)
+                return
+            for number, (run, seed) in enumerate(planned, 1):
+                tqdm.write(_said(run, seed, self._train(run, seed)))
                 bar.set_description(f"{number} of {len(planned)} runs")
-                bar.update(cost)
+                bar.update(_cost(run))
 
-    def _one_by_one(self, planned: list[tuple[Run, int]]) -> Iterator[tuple[str, int]]:
-        """What to say of each run, and its cost."""
-        return ((f"{_named(run)}, seed {seed}: {self._train(run, seed)}", _cost(run)) for run, seed in planned)
-
-    def _side_by_side(self, planned: list[tuple[Run, int]], jobs: int) -> Iterator[tuple[str, int]]:
-        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+    def _side_by_side(self, planned: list[tuple[Run, int]], jobs: int, bar: tqdm) -> None:
+        threads = torch.get_num_threads()
         data_root = self.data_root and os.path.abspath(self.data_root)  # a process may have begun in another folder
         alike = (Store(self.store.root.absolute()), data_root, self.device, self.workers)
-        return itertools.chain.from_iterable(parallel(joblib.delayed(_make)(alike, chain) for chain in chains(planned)))
+        longest_first = sorted(chains(planned), key=self._length, reverse=True)
+        calls = (joblib.delayed(_make)(alike, threads, os.getpid(), chain) for chain in longest_first)
+        with _followed(self, planned, bar), joblib.parallel_config("loky", inner_max_num_threads=threads):
+            joblib.Parallel(n_jobs=jobs)(calls)
+
+    def _length(self, chain: list[tuple[Run, int]]) -> int:
+        """How long it takes, relatively: with the examples of an epoch."""
+        return sum(_cost(run) * len(self.load(run).train.inputs) for run, _ in chain)
 
     def _add_missing(self, run: Run, seed: int, needed: dict, counted: bool) -> None:
         if (run.key, seed) in needed or self.is_made(run, seed, counted):
@@ -243,10 +263,56 @@ def _first_ancestor(run: Run) -> Run:
     return _first_ancestor(run.parent) if run.parent else run
 
 
-def _make(alike: tuple, chain: list[tuple[Run, int]]) -> list[tuple[str, int]]:
-    """In a process of its own, whose progress nobody sees."""
+def _make(alike: tuple, threads: int, parent: int, chain: list[tuple[Run, int]]) -> None:
+    """In a process of its own, whose bars nobody sees, and which ends with the one that asked for it."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(threads)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        return list(Runner(*alike)._one_by_one(chain))
+        runner = Runner(*alike)
+        for run, seed in chain:
+            runner._train(run, seed)
+
+
+def _end_with(parent: int) -> None:
+    """A process that was killed leaves its own behind, which would hold the locks of their runs."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+@contextlib.contextmanager
+def _followed(runner: Runner, planned: list[tuple[Run, int]], bar: tqdm) -> Iterator[None]:
+    """Show how runs of other processes go: an epoch more whenever one keeps its state, and what came out at its end."""
+    over, code, left = threading.Event(), runner.today.code, dict.fromkeys(range(len(planned)), (0, None))
+
+    def look() -> None:
+        for number, (epochs, kept) in list(left.items()):
+            run, seed = planned[number]
+            if found := next((e for e in runner.store.runs(run.key) if (e.seed, e.code) == (seed, code)), None):
+                del left[number]
+                tqdm.write(_said(run, seed, summary(found)))
+                bar.set_description(f"{len(planned) - len(left)} of {len(planned)} runs")
+                bar.update(_cost(run) - epochs * run.recipe.model.time_steps)
+                continue
+            with contextlib.suppress(OSError):
+                now = runner.store.state(run.key, seed, code).stat().st_mtime_ns
+                if now != kept and epochs < run.recipe.schedule.epochs - 1:
+                    left[number] = epochs + 1, now
+                    bar.update(run.recipe.model.time_steps)
+
+    def follow() -> None:
+        while not over.wait(1.0):
+            with contextlib.suppress(InputError):  # said at the end, by the process itself
+                look()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    look()
 
 
 @contextlib.contextmanager
@@ -335,6 +401,11 @@ def _named(run: Run) -> str:
     return f"stand-in {stand_in}: {run.name}" if stand_in else run.name
 
 
+def _said(run: Run, seed: int, result: str) -> str:
+    return one_line(f"{_named(run)}, seed {seed}: {result}")
+
+
+_PROCESS = 2**30  # bytes of a process and its data, beside what a run takes
 _BAR = "{desc}{percentage:3.0f}% |{bar}| {elapsed} so far, about {remaining} left"
 
 

@@ -55,8 +55,9 @@ class Standing:
     @property
     def why(self) -> str:
         """The first difference and how many there are beside it; empty where there is none."""
-        first, *others = [*self.differences.values(), ""][:-1] or [""]
-        return f"{first} ({len(others)} more)" if others else first
+        first = next(iter(self.differences.values()), "")
+        others = len(self.differences) - 1
+        return f"{first} ({others} more)" if others > 0 else first
 
 
 class Today:
@@ -84,13 +85,9 @@ class Today:
         Raises:
             InputError: its probe is damaged.
         """
-        if self._is_same(record.code, record.versions):
-            return Standing("current")
-        recorded = store.probe(record)
-        if recorded is None:
-            return Standing("unknown")
-        if self._is_same(recorded.code, recorded.versions):
-            return Standing("current")
+        recorded = self._to_compare(record, store)
+        if isinstance(recorded, Standing):
+            return recorded
         found = probe.differences(recorded.values, self.values(record, run))
         return Standing("stale", found) if found else Standing("current")
 
@@ -111,16 +108,23 @@ class Today:
         Raises:
             InputError: a probe is damaged.
         """
-        needed = {_name(record): (record, run) for record, run in records if self._needs_values(record, store)}
+        needed = {
+            _name(record): (record, run)
+            for record, run in records
+            if isinstance(self._to_compare(record, store), Probe)
+        }
         missing = {name: needed[name] for name in needed if not (name in self._values or self._kept(name))}
         for name, values in zip(missing, self._probed(list(missing.values())), strict=True):
             self._values[name] = values
 
-    def _needs_values(self, record: Record, store: Store) -> bool:
+    def _to_compare(self, record: Record, store: Store) -> Standing | Probe:
+        """The probe to hold against what today's code does, or what is known without."""
         if self._is_same(record.code, record.versions):
-            return False
+            return Standing("current")
         recorded = store.probe(record)
-        return recorded is not None and not self._is_same(recorded.code, recorded.versions)
+        if recorded is None:
+            return Standing("unknown")
+        return Standing("current") if self._is_same(recorded.code, recorded.versions) else recorded
 
     def _is_same(self, code: str, versions: Mapping[str, str]) -> bool:
         return code == self.code and self.libraries.items() <= versions.items()

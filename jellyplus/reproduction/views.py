@@ -12,7 +12,7 @@ from jellyplus._files import below, read_file
 from jellyplus._options import NOT_OF_FIGURES, PROFILES
 from jellyplus._text import one_line
 from jellyplus.reproduction import figure_evidence, figure_view, tables, view
-from jellyplus.reproduction.claims import ClaimTable, load_claims
+from jellyplus.reproduction.claims import ClaimTable, is_table, load_claims
 from jellyplus.reproduction.evidence import Evidence, Measurement
 from jellyplus.reproduction.figure_claims import FigureClaim, load_figure
 from jellyplus.reproduction.measurements import Measurements
@@ -46,7 +46,7 @@ class Plan:
         self.views = [
             view
             for path in sorted((reproductions / "claims").glob("*.yaml"))
-            for view in (self._of_table(path) if path.stem.startswith("table") else self._of_figure(path))
+            for view in (self._of_table(path) if is_table(path) else self._of_figure(path))
         ]
 
     def _of_table(self, path: Path) -> Iterator["_TableView"]:
@@ -149,7 +149,8 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _measurements(out: Path) -> Measurements:
-    if not (out / "evidence").is_dir():
+    results = ("evidence", *PROFILES)  # a table that trains nothing has no evidence
+    if not any((out / name).is_dir() for name in results):
         raise InputError(f"there is no folder {out / 'evidence'}; give the results of a script")
     return Measurements(Runner(Store(out / "evidence"), None, "cpu"))
 

@@ -30,10 +30,12 @@ def load_checkpoint(path: Path) -> Any:
     """Load tensors and plain data onto the CPU; nothing is executed, and nothing grows beyond the file's size.
 
     Raises:
-        InputError: the file is missing, damaged or not as :func:`save_checkpoint` writes it.
+        InputError: the file is missing, damaged, not as :func:`save_checkpoint` writes it, a pipe or a device.
     """
     try:
         return read_saved(path)
+    except InputError:  # says it all
+        raise
     except Exception as error:  # whatever the damage happens to look like
         reason = str(error).partition("\n")[0]
         raise InputError(

@@ -1,15 +1,20 @@
 """The Lightning data module: deterministic order and augmentation over a data set."""
 
 import dataclasses
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
+from multiprocessing.connection import Listener
+from multiprocessing.queues import Queue
 
 import lightning
+import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader, get_worker_info
 
 from jellyplus._distributed import processes, rank
-from jellyplus._errors import InputError
+from jellyplus._errors import HandedOnError, InputError
 from jellyplus.datasets import DataSet, Split
 from jellyplus.datasets.order import AugmentedSplit, EpochOrder, EvaluationSplit, PartOfBatches, collate
 from jellyplus.datasets.transforms import augmentation, normalisation
@@ -90,10 +95,43 @@ class DataModule(lightning.LightningDataModule):
         again would become theirs alone, and so would all that the garbage collector visits, since it writes to it:
         call this before training, and with the objects there are frozen (``gc.freeze``). Those for training come last:
         once they are forked, a thread that pins their batches starts CUDA.
+
+        Raises:
+            InputError: the machine has no room for what they send batches through.
         """
-        if self.workers:
+        if not self.workers:
+            return
+        self._check_room()
+        try:
             for loader in reversed(self._loaders):
                 iter(loader)
+        except OSError as error:
+            raise InputError(f"--workers {self.workers} cannot be started ({error}): give fewer, or none") from error
+
+    def _check_room(self) -> None:
+        """Whether batches can be sent: what a worker finds out in a thread of its own, others wait for in vain."""
+        try:
+            Listener().close()
+        except OSError as error:
+            raise InputError(
+                f"--workers need sockets in the folder for temporary files ({error}): name a short folder that can be "
+                "written in $TMPDIR, or leave out --workers"
+            ) from error
+        needed = self._waiting()
+        try:
+            torch.empty(needed, dtype=torch.uint8).share_memory_()
+        except RuntimeError as error:
+            raise InputError(
+                f"--workers {self.workers} have up to {needed / 2**20:,.0f} MiB in shared memory, which has no room "
+                f"for that ({error}): make /dev/shm larger (docker run --shm-size), or give fewer --workers, or none"
+            ) from error
+
+    def _waiting(self) -> int:
+        """Bytes of the batches that all workers may have ready, and of what coordinates them."""
+        sizes = {self.train: self.recipe.data.at_once // processes(), self.test: evaluation_batch(self.recipe)}
+        ahead = 2 * self.workers  # torch's default
+        examples = sum(min(ahead * size, len(split)) for split, size in sizes.items())
+        return 4 * examples * math.prod(self.data.train.inputs.shape[1:]) + 2**20
 
     def search_batch(self, examples: int, epoch: int | None = None) -> tuple[Tensor, Tensor]:
         """A batch of training examples for Dspike's search: those that ``epoch`` begins with, as it shows them.
@@ -133,8 +171,45 @@ class DataModule(lightning.LightningDataModule):
         return inputs, labels
 
     def _loading(self) -> dict:
-        together = partial(collate, skip_unreadable=self.data.skip_unreadable)
-        return {"collate_fn": together, "num_workers": self.workers, "persistent_workers": self.workers > 0}
+        together = partial(_batch, skip_unreadable=self.data.skip_unreadable)
+        workers = {"num_workers": self.workers, "persistent_workers": True, "worker_init_fn": _send_what_fails}
+        return {"collate_fn": together} | (workers if self.workers else {})
+
+
+class _NotSentError(HandedOnError):
+    """A batch does not get from the process that loaded it to the one that trains."""
+
+
+def _not_sent(error: Exception) -> _NotSentError:
+    return _NotSentError(
+        f"a batch cannot be sent to the process that trains ({error}): give fewer --workers, or none, "
+        "or make /dev/shm larger (docker run --shm-size); the same command goes on from the last finished epoch"
+    )
+
+
+def _batch(examples: Sequence, skip_unreadable: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``collate`` makes, in shared memory where another process waits for it.
+
+    The thread that sends batches would do so, too; there torch ends the process where memory is short.
+    """
+    batch = collate(examples, skip_unreadable)
+    if get_worker_info():
+        try:
+            for tensor in batch:
+                tensor.share_memory_()
+        except RuntimeError as error:
+            raise _not_sent(error) from error
+    return batch
+
+
+def _send_what_fails(worker: int) -> None:
+    """In a process that loads data: Python's own answer is to go on without the batch, which is waited for in vain."""
+
+    def answer(queue: Queue, error: Exception, item: tuple) -> None:
+        said = _not_sent(error)
+        queue.put((item[0], ExceptionWrapper((type(said), said, None), f"in DataLoader worker process {worker}")))
+
+    Queue._on_queue_feeder_error = answer
 
 
 def _check_fit(data: DataSet, recipe: Recipe) -> None:

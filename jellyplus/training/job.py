@@ -34,16 +34,30 @@ class Launch(NamedTuple):
 
 
 def launch() -> Launch | None:
-    """How the job was started; None where it has one process. torchrun goes first: it may run inside SLURM's job."""
+    """How the job was started; None where it has one process. torchrun goes first: it may run inside SLURM's job.
+
+    Raises:
+        InputError: SLURM does not say how its processes are spread.
+    """
     if TorchElasticEnvironment.detect():
         environment, per_node = TorchElasticEnvironment(), int(os.environ["LOCAL_WORLD_SIZE"])
-    elif SLURMEnvironment.detect():
+    elif SLURMEnvironment.detect() and os.environ["SLURM_NTASKS"] != "1":
+        per_node = _tasks_per_node()
         environment = SLURMEnvironment(auto_requeue=False)  # Lightning's way to resume is not ours
-        per_node = environment.world_size() // int(os.environ["SLURM_NNODES"])
     else:
         return None
     size = environment.world_size()
     return Launch(environment, per_node, size // per_node) if size > 1 else None
+
+
+def _tasks_per_node() -> int:
+    tasks, nodes, per_node = (os.environ.get(f"SLURM_{name}", "") for name in ("NTASKS", "NNODES", "NTASKS_PER_NODE"))
+    if not all(text.isdecimal() for text in (tasks, nodes, per_node)) or int(nodes) * int(per_node) != int(tasks):
+        raise InputError(
+            f"SLURM started {tasks} processes, and {nodes or 'an unknown number of'} nodes with "
+            f"{per_node or 'an unknown number'} each are not that: state both, as in srun --nodes 1 --ntasks-per-node 2"
+        )
+    return int(per_node)
 
 
 @contextlib.contextmanager

@@ -121,17 +121,22 @@ def check_network(recipe: Recipe, device: str) -> None:
         )
 
 
-def check_run(recipe: Recipe, shape: tuple[int, ...], device: str) -> None:
-    """Raise InputError where a step, the evaluation or the temperature search does not fit; it says what to do.
+def check_run(recipe: Recipe, shape: tuple[int, ...], device: str) -> float:
+    """Return the bytes that a run needs at once: those of a step, the evaluation or the temperature search.
 
     Args:
         recipe, shape, device: see :func:`estimate`; the network fits, and runs.
+
+    Raises:
+        InputError: they do not fit; it says what to do.
     """
     memory = available(device)
-    for what, needed, advice in _uses(recipe, estimate(recipe, shape, device), memory):
+    uses = list(_uses(recipe, estimate(recipe, shape, device), memory))
+    for what, needed, advice in uses:
         if needed > memory:
             has = f"{_owner(device)} has {memory / _GIB:,.1f}"
             raise InputError(f"{what} needs about {needed / _GIB:,.1f} GiB, {has}: state {advice}")
+    return max(needed for _, needed, _ in uses)
 
 
 def _owner(device: str) -> str:

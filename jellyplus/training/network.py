@@ -28,7 +28,7 @@ def choose_backend(recipe: Recipe, device: str, say: bool = True) -> str | None:
     """What runs the recipe's neurons on ``cpu`` or ``cuda``; None for an ANN.
 
     Args:
-        recipe: ``neuron.backend`` and ``gpu_precision`` decide.
+        recipe: ``neuron.backend`` decides.
         device: ``cpu`` or ``cuda``.
         say: print what ``auto`` chose, once in a process.
 
@@ -40,8 +40,6 @@ def choose_backend(recipe: Recipe, device: str, say: bool = True) -> str | None:
     backend = recipe.neuron.backend
     if backend == "auto":
         backend, why = backends.choose(torch.device(device))
-        if backend != "torch" and device == "cuda" and recipe.gpu_precision == "bf16-mixed":
-            backend, why = "torch", "the other backends do not run bfloat16"
         if say:
             _say(_one_line(f"neurons run on backend {backend!r}: {why}"))
     elif {"cpp": "cpu", "cupy": "cuda"}.get(backend, device) != device:

@@ -407,8 +407,6 @@ class Recipe:
         surrogate = self.surrogate.name if self.surrogate else None
         if self.spiking:
             _refuse(surrogate is None, "surrogate is null, and neurons need one")
-            bfloat16 = self.gpu_precision == "bf16-mixed" and self.neuron.backend in ("cpp", "cupy")
-            _refuse(bfloat16, f"neuron.backend {self.neuron.backend} does not run bfloat16: choose auto or torch")
         else:
             self._check_ann()
         if self.norm:
@@ -520,7 +518,8 @@ def load_run(
     """Read ``<folder>/<name>.yaml``, lay the profile over it, and do the same for the runs it starts from.
 
     The overlays of a paper stand in ``<folder>/<paper>/profiles.yaml``: profile, then pattern of run names, then what
-    is replaced. All patterns that fit apply, in the order of the file.
+    is replaced. All patterns that fit apply, in the order of the file. Where there is no such file, the profile
+    ``paper`` is the recipes as they are.
 
     Args:
         name: ``<paper>/<run>``.
@@ -559,13 +558,16 @@ def has_profile(name: str, profile: str, folder: Path) -> bool:
 
 def _profiles(path: Path, folder: Path) -> dict[str, dict[str, dict]]:
     source = path.parent / "profiles.yaml"
+    if not os.path.lexists(source):
+        return {"paper": {}}  # a recipe of its own, as it is
     return from_mapping(Profiles, {"profiles": load_yaml(source, folder)}, str(source)).profiles
 
 
 def _overlays(path: Path, profile: str, folder: Path) -> list[Mapping]:
     source, profiles = path.parent / "profiles.yaml", _profiles(path, folder)
     if profile not in profiles:
-        raise InputError(f"{source} has no profile {profile}; choose from {', '.join(profiles)}")
+        where = f"{source} has" if os.path.lexists(source) else f"there is no {source}, and so"
+        raise InputError(f"{where} no profile {profile}; choose from {', '.join(profiles)}")
     return [overlay for pattern, overlay in profiles[profile].items() if fnmatch.fnmatchcase(path.stem, pattern)]
 
 

@@ -1,10 +1,12 @@
 """One run from its first to its last epoch, resumed from the last one that was finished."""
 
 import contextlib
+import functools
 import gc
 import logging
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +15,10 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from jellyplus import _compat, model
 from jellyplus._distributed import rank
@@ -83,6 +87,37 @@ def _frozen() -> Iterator[None]:
         gc.unfreeze()
 
 
+@contextlib.contextmanager
+def _watching() -> Iterator[None]:
+    """For processes that load data; torch raises wherever this one happens to be when one of them ends."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            f"a process that loads data ended ({str(error).partition(chr(10))[0]}): the same command goes on from "
+            "the last finished epoch; if it was short of memory, give fewer --workers"
+        ) from error
+
+
+@contextlib.contextmanager
+def _as_stated() -> Iterator[None]:
+    """Without the variables that Lightning takes arguments of the trainer from, and a seed: PL_TRAINER_..., PL_..."""
+    found = {name: os.environ.pop(name) for name in sorted(os.environ) if name.startswith("PL_")}
+    try:
+        if found and rank() == 0:
+            _say_ignored(", ".join(found))
+        yield
+    finally:
+        os.environ |= found
+
+
+@functools.cache  # once, however many runs there are
+def _say_ignored(names: str) -> None:
+    tqdm.write(f"jellyplus: {names} in the environment: ignored, the recipe decides what is trained", file=sys.stderr)
+
+
 def train(
     recipe: Recipe,
     data: DataSet,
@@ -112,38 +147,26 @@ def train(
         InputError: recipe and data do not fit, the state file is damaged or belongs to other data, an example cannot
             be read, the loss is not finite, a process that loads data ended, or the state cannot be written.
     """
-    with _frozen() if workers else contextlib.nullcontext():  # to collect takes as long as a short run
-        return _train(recipe, data, seed, device, state_file, initial_state, title, workers)
-
-
-def _train(
-    recipe: Recipe,
-    data: DataSet,
-    seed: int,
-    device: str,
-    state_file: Path,
-    initial_state: InitialState | None,
-    title: str,
-    workers: int,
-) -> Outcome:
-    module = DataModule(data, recipe, seed, workers, pinned=device == "cuda")
-    module.start_workers()
-    origin = {"recipe": recipe_key(as_plain_data(recipe)), "seed": seed, "data": data.fingerprint}
-    backend = choose_backend(recipe, device)
-    torch.manual_seed(seed)
-    net = build_network(recipe, backend)
-    net.to(memory_format=memory_format(net, recipe))
-    check_parts(net, recipe)
-    left_over = initialise(net, initial_state, recipe.initial_weights) if recipe.initial_weights else []
-    classifier = Classifier(net, recipe, seed)
-    trainer = _trainer(recipe, device, KeepLast(state_file, origin), title)
-    batches = len(module.train_dataloader())
-    _fit(trainer, classifier, module, once(_state, state_file, trainer, classifier, origin, batches))
-    _compat.reset_net(net)
-    _compat.set_backend(net.cpu(), "torch", Node)
-    plain = model.remove_shortcuts(net).eval()
-    operations = _operations(plain, module.test_sample(COUNTED))
-    return Outcome(plain, net.state_dict(), classifier.history, left_over, operations, backend)
+    frozen = _frozen() if workers else contextlib.nullcontext()  # to collect takes as long as a short run
+    with _as_stated(), _watching(), frozen:
+        module = DataModule(data, recipe, seed, workers, pinned=device == "cuda")
+        module.start_workers()
+        origin = {"recipe": recipe_key(as_plain_data(recipe)), "seed": seed, "data": data.fingerprint}
+        backend = choose_backend(recipe, device)
+        torch.manual_seed(seed)
+        net = build_network(recipe, backend)
+        net.to(memory_format=memory_format(net, recipe))
+        check_parts(net, recipe)
+        left_over = initialise(net, initial_state, recipe.initial_weights) if recipe.initial_weights else []
+        classifier = Classifier(net, recipe, seed)
+        trainer = _trainer(recipe, device, KeepLast(state_file, origin), title)
+        batches = len(module.train_dataloader())
+        _fit(trainer, classifier, module, once(_state, state_file, trainer, classifier, origin, batches))
+        _compat.reset_net(net)
+        _compat.set_backend(net.cpu(), "torch", Node)
+        plain = model.remove_shortcuts(net).eval()
+        operations = _operations(plain, module.test_sample(COUNTED))
+        return Outcome(plain, net.state_dict(), classifier.history, left_over, operations, backend)
 
 
 def memory_format(net: nn.Module, recipe: Recipe | None = None) -> torch.memory_format:
@@ -168,13 +191,6 @@ def _fit(trainer: lightning.Trainer, classifier: Classifier, module: DataModule,
         except SystemExit as ended:  # Lightning's answer to Ctrl-C, after which it ignores the signal (call.py:57-66)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from ended
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise InputError(
-                f"a process that loads data ended ({str(error).partition(chr(10))[0]}): the same command goes on from "
-                "the last finished epoch; if it was short of memory, give fewer --workers"
-            ) from error
 
 
 def _state(
@@ -222,7 +238,7 @@ def _trainer(recipe: Recipe, device: str, keep: KeepLast, title: str) -> lightni
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        default_root_dir=keep.path.parent,
+        default_root_dir=os.devnull,  # nothing is kept there, and no checkpoint of Lightning's own looked for
     )
 
 
@@ -234,7 +250,8 @@ def _processes() -> dict:
     """
     started = launch()
     if started is None:
-        return {"devices": 1, "plugins": [AtomicCheckpointIO()]}
+        alone = LightningEnvironment()  # whatever cluster there is: Lightning's way to requeue and resume is not ours
+        return {"devices": 1, "plugins": [AtomicCheckpointIO(), alone]}
     return {
         "devices": started.per_node,
         "num_nodes": started.nodes,

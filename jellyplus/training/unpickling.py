@@ -11,6 +11,7 @@ protocol 2, and ``<name>/data/<key>`` for every storage, whose type, key and len
 
 import io
 import math
+import os
 import pickle
 import re
 import sys
@@ -21,6 +22,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from jellyplus._files import open_file
 
 __all__ = ["read_saved"]
 
@@ -55,11 +58,11 @@ def read_saved(path: Path) -> Any:
     Raises:
         Exception: of many kinds, where the file is damaged, holds anything else, or claims more than it has.
     """
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+    with open_file(path) as file, zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise ValueError("it holds packed entries, which torch does not write")
-        size = path.stat().st_size
+        size = os.fstat(file.fileno()).st_size
         if sum(entry.file_size for entry in entries) > size:
             raise ValueError("its entries are larger than the file")
         return _Reader(archive, size).load()

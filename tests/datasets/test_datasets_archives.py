@@ -5,8 +5,10 @@ import io
 import shutil
 import stat
 import tarfile
+import threading
 import tracemalloc
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -82,6 +84,29 @@ def test_what_is_there_stays_and_what_was_interrupted_is_repeated(tmp_path):
     assert archives.unpack(archive, destination) is False
     assert (destination / "a.aedat").read_bytes() == b"mine"
     assert not leftover.exists()
+
+
+def test_two_at_once(tmp_path, monkeypatch):
+    """The second took away the first one's half, which then held what came after and was taken for whole."""
+    archive, destination = write_zip(tmp_path / "cat.zip", FILES), tmp_path / "extract" / "cat"
+    under_way, second_began, copy = threading.Event(), threading.Event(), shutil.copyfileobj
+
+    def slow_copy(source, target):
+        copy(source, target)
+        under_way.set()
+        second_began.wait(10)
+
+    monkeypatch.setattr(shutil, "copyfileobj", slow_copy)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(archives.unpack, archive, destination)
+        assert under_way.wait(10)
+        second = pool.submit(archives.unpack, archive, destination)
+        with contextlib.suppress(TimeoutError):
+            second.result(timeout=0.3)
+        second_began.set()
+        assert (first.result(), second.result()) == (True, False)
+    assert contents(destination) == {key.removeprefix("cat/"): content for key, content in FILES.items()}
+    assert [path.name for path in destination.parent.iterdir()] == ["cat"]
 
 
 @pytest.mark.parametrize(("name", "write"), WRITERS)
@@ -221,3 +246,9 @@ def test_random_damage_is_unpacked_or_refused(tmp_path):
         with contextlib.suppress(InputError):
             archives.unpack(archive, tmp_path / "out" / "cat")
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+
+def test_backslashes_of_windows_are_separators(tmp_path):
+    archive = write_zip(tmp_path / "cat.zip", {name.replace("/", "\\"): content for name, content in FILES.items()})
+    archives.unpack(archive, tmp_path / "extract" / "cat")
+    assert contents(tmp_path / "extract" / "cat") == {n.removeprefix("cat/"): content for n, content in FILES.items()}

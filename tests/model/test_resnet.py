@@ -124,6 +124,14 @@ def test_a_static_image_is_the_image_at_every_time_step():
     assert all(0.01 < rate < 0.7 for rate in rates(net, x))
 
 
+def test_batch_before_time_is_refused_before_anything_has_changed():
+    net = dspike_resnet18(time_steps=4, width=4).double()
+    with pytest.raises(ValueError, match=r"runs 4 time-steps and the input has 2.*x\.transpose\(0, 1\)"):
+        net(images(2, 4, 3, 16, 16))
+    assert net.norm1.num_batches_tracked == 0
+    assert net(images(2, 4, 3, 16, 16).transpose(0, 1)).shape[:2] == (4, 2)
+
+
 def test_four_time_steps_are_the_first_four_of_six():
     """So that time inheritance starts exactly where the longer network was."""
     six = trained(time_steps=6)

@@ -9,6 +9,9 @@ not compile, crashes, takes more than a second of processor time, or gives other
 under autograd. Memory is laid out so that an access out of range is a crash or a difference: every array ends at a page
 that cannot be touched, and what stands before it is compared.
 
+Not changed is what bfloat16 has of its own, its conversions and the CPU's block (the GPU's is that of half2): the
+parity tests compare its bits with those of float32, rounded once.
+
 The exit status is 1 where a survivor is missing in ``JUSTIFIED``, or an entry of ``JUSTIFIED`` is none any more. It
 needs Linux and g++ 12 or newer.
 """
@@ -72,7 +75,7 @@ class Kernel(NamedTuple):
         node = self.node
         if self.dtype != "CPU":
             return node.full_codes
-        head = cpp_backend._HEAD[cpp_backend._HEAD.index("#define INLINE") :]
+        head = cpp_backend._HEAD[cpp_backend._HEAD.index("#define INLINE") :] + cpp_backend._BLOCK[torch.float32]
         parameters = ", ".join(f"{ctype} {name}" for name, ctype in node.cparams.items())
         begin = f"void {node.kernel_name}({parameters}) {{ const long long i = LANES * (long long)blockIdx.x;"
         return head + kernel_code.body(node.form) + f"{begin} {kernel_code.call(self.direction)} }}"
@@ -138,8 +141,8 @@ def sources() -> dict[str, str]:
     _, _, rectifier = _in_front("backward rectified")
     return {
         "kernels.h": kernel_code._kernels(),
-        **{f"Block of {dtype}": text for dtype, text in cupy_backend._BLOCK.items()},
-        "Block of the CPU": cpp_backend._HEAD[cpp_backend._HEAD.index("constexpr int LANES") :],
+        **{f"Block of {dtype}": cupy_backend._BLOCK[dtype] for dtype in ("float", "half2")},
+        "Block of the CPU": cpp_backend._BLOCK[torch.float32],
         "index": KERNELS["forward hard"].node.head,
         **{f"call {direction}": kernel_code.call(direction) for direction in kernel_code.PARAMETERS},
         "constants": constants,

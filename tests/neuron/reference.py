@@ -1,4 +1,4 @@
-"""The slow truth of every node: SpikingJelly's own step-by-step loop under autograd."""
+"""The slow truth of every node: SpikingJelly's own charge, fire and reset, step by step under autograd."""
 
 import torch
 from spikingjelly.activation_based import neuron
@@ -10,14 +10,24 @@ def normal(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-class SlowTruth(neuron.BaseNode):
-    """Charged by one line; it keeps every H. Where it is strict, H > V_th says what fires, and nothing else changes."""
+_BaseNode = getattr(neuron, "SimpleBaseNode", neuron.BaseNode)  # 2.x calls the base with these hooks so
+
+
+class SlowTruth(_BaseNode):
+    """Charged by one line; it keeps every H and V. Where strict, H > V_th says what fires, and nothing else changes."""
 
     def __init__(self, decay, strict=False, **arguments):
         super().__init__(**arguments)
+        self.v = arguments.get("v_reset") or 0.0  # 2.x's begins at 0 whatever the reset
+        self.set_reset_value("v", self.v)
         self.decay = decay
         self.strict = strict
         self.h = []
+
+    def multi_step_forward(self, x_seq):
+        spikes, v = zip(*((self.single_step_forward(x), self.v) for x in x_seq), strict=True)
+        self.v_seq = torch.stack(v)
+        return torch.stack(spikes)
 
     def neuronal_charge(self, x):
         self.v = self.decay * self.v + x

@@ -1,5 +1,6 @@
 """The compiled CPU path: built once, kept on disk, and a sentence where there is no compiler."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -87,6 +88,39 @@ def test_a_compiler_that_is_not_there_is_named(fresh, monkeypatch):
 def test_a_compiler_that_only_fails_is_named(fresh, monkeypatch):
     monkeypatch.setenv("CXX", "false")
     assert "'false'" in cpp_backend.obstacle().reason
+
+
+@pytest.mark.parametrize("command", ['g++ "', " "])
+def test_a_compiler_that_is_no_command_leaves_torch(fresh, monkeypatch, command):
+    monkeypatch.setenv("CXX", command)
+    assert backends.choose(torch.device("cpu"))[0] == "torch"
+
+
+@needs_compiler
+def test_a_library_without_the_kernels_leaves_torch(fresh, monkeypatch):
+    monkeypatch.setattr(cpp_backend, "_source", lambda form, dtype: "int other;")
+    backend, why = backends.choose(torch.device("cpu"))
+    assert backend == "torch"
+    assert "undefined symbol: forward" in why
+
+
+@needs_compiler
+def test_a_full_disk_is_not_the_compilers_fault(fresh, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cpp_backend, "replace_file", full)
+    backend, why = backends.choose(torch.device("cpu"))
+    assert backend == "torch"
+    assert f"no room for its libraries in {fresh}: No space left on device; make it a folder" in why
+
+
+@needs_compiler
+def test_a_cache_in_which_nothing_may_run_is_named(fresh, monkeypatch):
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_NOEXEC))
+    backend, why = backends.choose(torch.device("cpu"))
+    assert backend == "torch"
+    assert f"{fresh} is mounted so that nothing in it may run (noexec); make it" in why
 
 
 @needs_compiler
@@ -179,7 +213,7 @@ def test_without_a_home_or_a_cache_that_can_be_written_runs_choose_torch(fresh, 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where neither $HOME nor the system knows one
     assert backends.choose(torch.device("cpu"))[0] == "torch"
-    assert "no folder for its libraries: Could not determine home" in cpp_backend.obstacle().reason
+    assert "no folder for its libraries: this user has no home" in cpp_backend.obstacle().reason
 
 
 @needs_compiler

@@ -13,8 +13,9 @@ from spikingjelly.activation_based import functional, neuron
 from spikingjelly.activation_based import surrogate as sj_surrogate
 from torch import nn
 
+from jellyplus import _compat
 from jellyplus.neuron import IterativeLIFNode
-from jellyplus.surrogate import Dspike, Rectangular, Triangular
+from jellyplus.surrogate import Dspike, Rectangular, Surrogate, Triangular
 
 
 class StraightThrough(torch.autograd.Function):
@@ -102,7 +103,7 @@ def test_the_sequence_equals_spikingjellys_loop_under_autograd(
     fast = IterativeLIFNode(
         0.3, surrogate_function=SURROGATES[surrogate](), store_v_seq=True, store_h_seq=True, **shape
     ).train(training)
-    slow = SlowTruth(0.3, surrogate_function=SURROGATES[surrogate](), store_v_seq=True, **shape).train(training)
+    slow = SlowTruth(0.3, surrogate_function=SURROGATES[surrogate](), **shape).train(training)
     inputs = [normal(steps, 3, 4, seed=seed) + 0.4 for seed in (1, 2)]
     check_parity(fast, slow, inputs, dtype)
 
@@ -128,8 +129,9 @@ def test_single_steps_equal_the_sequence(v_reset, detach_reset, surrogate):
     surrogate=st.sampled_from(["rectangular", "dspike"]),
 )
 def test_parity_holds_for_any_shape_and_decay(shape, v_reset, decay, surrogate):
-    node = {"v_threshold": 0.6, "v_reset": v_reset, "step_mode": "m", "store_v_seq": True}
-    fast = IterativeLIFNode(decay, surrogate_function=SURROGATES[surrogate](), store_h_seq=True, **node)
+    node = {"v_threshold": 0.6, "v_reset": v_reset, "step_mode": "m"}
+    stored = {"store_v_seq": True, "store_h_seq": True}
+    fast = IterativeLIFNode(decay, surrogate_function=SURROGATES[surrogate](), **stored, **node)
     slow = SlowTruth(decay, surrogate_function=SURROGATES[surrogate](), **node)
     inputs = [normal(*shape, seed=seed) for seed in (3, 4)]
     (outputs, grads), (expected, expected_grads) = two_calls(fast, inputs, run_fast), two_calls(slow, inputs, run_slow)
@@ -140,8 +142,8 @@ def test_parity_holds_for_any_shape_and_decay(shape, v_reset, decay, surrogate):
 @pytest.mark.parametrize("neurons", [1, 7, 12, 24], ids="blocks of {}".format)
 def test_parity_holds_when_the_neurons_run_in_several_blocks(monkeypatch, neurons):
     monkeypatch.setattr("jellyplus.neuron.torch_backend._BLOCK", neurons)
-    arguments = {"v_reset": 0.1, "surrogate_function": Dspike(2.0), "step_mode": "m", "store_v_seq": True}
-    fast = IterativeLIFNode(0.4, v_threshold=0.6, store_h_seq=True, **arguments)
+    arguments = {"v_reset": 0.1, "surrogate_function": Dspike(2.0), "step_mode": "m"}
+    fast = IterativeLIFNode(0.4, v_threshold=0.6, store_v_seq=True, store_h_seq=True, **arguments)
     slow = SlowTruth(0.4, v_threshold=0.6, **arguments)
     inputs = [normal(3, 2, 3, 4, seed=seed) for seed in (1, 2)]
     check_parity(fast, slow, inputs, torch.float64, run_b=run_slow)
@@ -178,8 +180,8 @@ def test_backward_runs_twice_and_leaves_input_and_incoming_gradients_alone(v_res
 def test_a_loss_on_one_output_alone_has_the_loops_gradient(wanted):
     """Outputs outside the loss arrive in backward as None."""
     index = ["spikes", "v_seq", "h_seq", "v"].index(wanted)
-    shape = {"v_threshold": 0.6, "v_reset": 0.1, "step_mode": "m", "store_v_seq": True}
-    fast = IterativeLIFNode(0.3, surrogate_function=Dspike(2.0), store_h_seq=True, **shape)
+    shape = {"v_threshold": 0.6, "v_reset": 0.1, "step_mode": "m"}
+    fast = IterativeLIFNode(0.3, surrogate_function=Dspike(2.0), store_v_seq=True, store_h_seq=True, **shape)
     slow = SlowTruth(0.3, surrogate_function=Dspike(2.0), **shape)
     grads = []
     for node, run in ((fast, run_fast), (slow, run_slow)):
@@ -208,7 +210,7 @@ def test_decay_a_quarter_is_spikingjellys_lif_with_tau_four_thirds(v_reset, mode
 def test_default_arguments_are_the_papers():
     node = IterativeLIFNode()
     assert (node.decay, node.v_threshold, node.v_reset, node.detach_reset) == (0.25, 0.5, 0.0, False)
-    assert (node.step_mode, node.backend, node.store_v_seq, node.store_h_seq) == ("s", "torch", False, False)
+    assert (node.step_mode, node.backend, node.store_v_seq, node.store_h_seq) == ("s", "auto", False, False)
     assert (type(node.surrogate_function), node.surrogate_function.width) == (Rectangular, 1.0)
 
 
@@ -346,6 +348,19 @@ def test_a_sequence_without_time_steps_raises(shape):
         IterativeLIFNode(step_mode="m")(torch.zeros(shape))
 
 
+@pytest.mark.parametrize("mode", ["s", "m"])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64], ids=str)
+def test_integers_and_booleans_are_numbers(mode, dtype):
+    x = normal(4, 3, 5).abs().round().to(dtype)
+    run = {"m": lambda node, x: node(x), "s": lambda node, x: torch.stack([node(x_t) for x_t in x])}[mode]
+    node, other = (IterativeLIFNode(0.5, step_mode=mode, v_threshold=1.2) for _ in range(2))
+    for _ in range(2):  # the second call starts from a potential
+        spikes = run(node, x)
+        assert spikes.dtype == torch.float32
+        assert torch.equal(spikes, run(other, x.float()))
+    assert 0 < spikes.mean() < 1
+
+
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n))], ids=["copy", "pickle"])
 @pytest.mark.parametrize("after_forward", [False, True])
 @pytest.mark.parametrize("mode", ["s", "m"])
@@ -383,14 +398,14 @@ def test_an_unknown_backend_raises_with_the_known_ones(mode):
     node = IterativeLIFNode(step_mode=mode)
     with pytest.raises(ValueError, match="unknown backend 'tpu'"):
         node.backend = "tpu"
-    assert node.backend == "torch"
+    assert node.backend == "auto"
 
 
 def test_the_order_of_step_mode_and_backend_does_not_matter():
     one, other = nn.Sequential(IterativeLIFNode()), nn.Sequential(IterativeLIFNode())
     functional.set_step_mode(one, "m")
-    functional.set_backend(one, "torch")
-    functional.set_backend(other, "torch")
+    _compat.set_backend(one, "torch")
+    _compat.set_backend(other, "torch")
     functional.set_step_mode(other, "m")
     assert (one[0].step_mode, one[0].backend) == (other[0].step_mode, other[0].backend) == ("m", "torch")
     assert IterativeLIFNode(step_mode="s").supported_backends == IterativeLIFNode(step_mode="m").supported_backends
@@ -409,16 +424,62 @@ class Learnable(nn.Module):
         return torch.sigmoid(self.slope * x)
 
 
-def test_parameters_of_a_surrogate_train_in_s_and_raise_in_m():
-    node = IterativeLIFNode(surrogate_function=Learnable())
-    node(torch.ones(3)).sum().backward()
-    assert node.surrogate_function.slope.grad != 0
-    functional.reset_net(node)
-    functional.set_step_mode(node, "m")
-    with pytest.raises(ValueError, match="step mode 's'"):
-        node(torch.ones(2, 3))
+class LearnableSigmoid(Surrogate):
+    """One of ours with a slope that is learnt."""
+
+    def __init__(self, slope=2.0, spiking=True):
+        super().__init__(spiking)
+        self.slope = nn.Parameter(torch.tensor(slope))
+
+    def primitive(self, x):
+        return torch.sigmoid(self.slope * x)
+
+    def gradient_(self, x):
+        rising = torch.sigmoid(self.slope * x)
+        return x.copy_(self.slope * rising * (1 - rising))
+
+    def cuda_gradient(self, x):
+        return "0.0f"
+
+
+def gradients_of(surrogate, mode, **options):
+    """Of the input and of the surrogate's slope, in float64."""
+    node = IterativeLIFNode(0.5, surrogate_function=surrogate.double(), step_mode=mode, **options)
+    torch.manual_seed(0)
+    x = (2 * torch.rand(5, 3, 7, dtype=torch.float64) - 0.4).requires_grad_()
+    spikes = node(x) if mode == "m" else torch.stack([node(step) for step in x])
+    (spikes * torch.linspace(-1, 2, spikes.numel(), dtype=spikes.dtype).view_as(spikes)).sum().backward()
+    return x.grad, surrogate.slope.grad
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("surrogate", [Learnable, LearnableSigmoid])
+def test_parameters_of_a_surrogate_train_in_both_step_modes(surrogate, backend):
+    (x, slope), (x_m, slope_m) = gradients_of(surrogate(), "s"), gradients_of(surrogate(), "m", backend=backend)
+    assert slope != 0
+    assert torch.allclose(slope, slope_m, rtol=1e-12, atol=0)
+    assert torch.allclose(x, x_m, rtol=1e-12, atol=1e-12)
+
+
+def test_the_gradient_of_a_learnt_shape_is_that_of_the_primitive_and_the_input_s_is_the_surrogate_s():
+    smooth = LearnableSigmoid().double()
+    x = torch.tensor([-0.4, 0.0, 0.3, 0.7], dtype=torch.float64, requires_grad=True)
+    assert smooth(x).tolist() == [0, 1, 1, 1]
+    smooth(x).sum().backward()
     with torch.no_grad():
-        assert node(torch.ones(2, 3)).shape == (2, 3)
+        above, below = (torch.sigmoid(slope * x).sum() for slope in (2 + 1e-6, 2 - 1e-6))
+        assert torch.allclose(smooth.slope.grad, (above - below) / 2e-6, rtol=1e-8)
+        assert torch.equal(x.grad, smooth.gradient(x))
+    soft = LearnableSigmoid(spiking=False).double()
+    assert torch.equal(soft(x), soft.primitive(x))
+    assert torch.autograd.gradcheck(soft, (x,))
+
+
+def test_kernels_train_no_parameter_of_a_surrogate_and_say_so():
+    node = IterativeLIFNode(surrogate_function=LearnableSigmoid(), step_mode="m")
+    node._backend = "cpp"  # whether or not there is a compiler
+    with pytest.raises(ValueError, match="does not train parameters of the surrogate itself: use backend='auto'"):
+        node(torch.ones(2, 3))
 
 
 def dspike_slope(x, b):

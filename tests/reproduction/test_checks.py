@@ -232,6 +232,7 @@ def test_two_pieces_of_one_seed_by_code_that_does_the_same_show_both_values(row)
         found = row()
     assert found.status == "conflict"
     assert "seed 0 has 92.90 (code 000000000000, cpu) and 92.40 (code" in found.note
+    assert "--root FOLDER` shows those of one folder" in found.note
 
 
 def test_a_curve_of_evidence_that_contradicts_itself_is_not_drawn(sound, tmp_path):

@@ -80,9 +80,9 @@ def tree(tmp_path, monkeypatch):
 
 
 def call(tree, *options):
-    """Run main in this process; return the exit code."""
+    """Run main in this process, one run at a time unless the options say otherwise; return the exit code."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [SCRIPT, *map(str, options)])
+        patch.setattr(sys, "argv", [SCRIPT, "--jobs", "1", *map(str, options)])
         patch.chdir(tree)
         try:
             return main(str(tree / "reproductions" / SCRIPT))
@@ -241,6 +241,29 @@ def test_jobs_make_what_one_process_makes(tree, finished, capsys):
     ours, theirs = (json.loads(evidence_file(place, "cifar10_t6").read_text()) for place in (tree, finished))
     assert ours["key"] == theirs["key"]
     assert [epoch["samples"] for epoch in ours["history"]] == [epoch["samples"] for epoch in theirs["history"]]
+
+
+def test_how_many_runs_are_made_at_a_time_is_chosen_by_the_machine_and_said_once(tree, finished, monkeypatch, capsys):
+    monkeypatch.setattr(runner.joblib, "cpu_count", lambda: 2)
+    monkeypatch.setattr(sys, "argv", [SCRIPT, "--rows", "cifar10-t6", "dvs-t10"])
+    monkeypatch.chdir(tree)
+    assert main(str(tree / "reproductions" / SCRIPT)) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines().count("2 runs at a time, each with 1 thread") == 1
+    assert numbers(tree / "results")["dspike/cifar10_t6"] == numbers(finished / "results")["dspike/cifar10_t6"]
+    assert call(tree, "--rows", "cifar10-t6", "dvs-t10") == 0
+    assert "at a time" not in capsys.readouterr().out  # nothing is left to make
+
+
+@pytest.mark.parametrize("option", ["--threads", "--jobs", "--workers", "--seeds", "--epochs"])
+def test_what_is_no_number_is_said_in_words(tree, capsys, option):
+    assert call(tree, option, "two") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"{SCRIPT}: error: argument {option}: 'two' is no whole number"
+
+
+def test_no_threads_are_refused(tree, capsys):
+    assert call(tree, "--threads", "0") == 2
+    assert "0 processes or threads make no run; give 1 or more" in capsys.readouterr().err
 
 
 def test_bad_input_in_a_job_is_one_sentence(tree, capsys):

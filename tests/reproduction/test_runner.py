@@ -8,6 +8,7 @@ import json
 import os
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -316,7 +317,7 @@ def test_the_summary_line_tells_the_share_of_the_search(tmp_path, capsys):
 # --- Stale, absent and damaged -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("does", [{"loss of step": [2.0, 1.0 + 1e-6]}, {"loss of step": [2.0]}, {}])
+@pytest.mark.parametrize("does", [{"loss of step": [2.0, 1.0 + 1e-5]}, {"loss of step": [2.0]}, {}])
 def test_code_that_does_something_else_trains_again_says_so_and_keeps_the_old_evidence(
     tmp_path, monkeypatch, capsys, does
 ):
@@ -472,14 +473,16 @@ def test_evidence_that_contradicts_itself_is_neither_made_nor_a_parent(made, tmp
             make(tmp_path, asked)
 
 
-def test_a_state_whose_history_was_edited_is_not_resumed_from(tmp_path, monkeypatch):
-    def full(*_):
-        raise InputError("no space")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "write", full)
+def stopped_before_evidence(folder):
+    """Run 1 is trained, and the disk is full when its evidence is written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "write", Mock(side_effect=InputError("no space")))
         with pytest.raises(InputError, match="no space"):
-            make(tmp_path, 1)
+            make(folder, 1)
+
+
+def test_a_state_whose_history_was_edited_is_not_resumed_from(tmp_path):
+    stopped_before_evidence(tmp_path)
     (state,) = (tmp_path / "evidence").glob("*/seed*.partial")
     content = load_checkpoint(state)
     for entry in content["history"]:
@@ -492,13 +495,7 @@ def test_a_state_whose_history_was_edited_is_not_resumed_from(tmp_path, monkeypa
 
 
 def test_a_failure_after_the_checkpoint_leaves_no_evidence_and_the_next_call_finishes(tmp_path, monkeypatch):
-    def full(*_):
-        raise InputError("no space")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "write", full)
-        with pytest.raises(InputError, match="no space"):
-            make(tmp_path, 1)
+    stopped_before_evidence(tmp_path)
     checkpoint = Store(tmp_path / "evidence").checkpoint(runs()[1].key, 0, code_digest())
     assert sorted(path.suffix for path in checkpoint.parent.iterdir()) == [".ckpt", ".partial"]
     steps = []
@@ -516,3 +513,55 @@ def test_a_full_disk_leaves_neither_checkpoint_nor_evidence(tmp_path, monkeypatc
     with pytest.raises(InputError, match="No space left on device"):
         make(tmp_path, 1)
     assert files_below(tmp_path) == {}
+
+
+# --- Side by side ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize(
+    ("cores", "threads", "memory", "device", "expected"),
+    [
+        (8, 1, 2**40, "cpu", 3),  # as many as there are chains
+        (2, 1, 2**40, "cpu", 2),
+        (4, 2, 2**40, "cpu", 2),
+        (1, 2, 2**40, "cpu", 1),
+        (8, 1, 2.5 * 2**30, "cpu", 2),  # a process and its data take one GiB
+        (8, 1, 2**20, "cpu", 1),
+        (8, 1, 2**40, "cuda", 1),
+    ],
+)
+def test_as_many_runs_at_once_as_cores_and_memory_allow(
+    tmp_path, monkeypatch, cores, threads, memory, device, expected
+):
+    started = runner_in(tmp_path)
+    planned = started.missing(pairs([runs()[6]], (0, 1, 2)))
+    torch.set_num_threads(threads)
+    started.device = device
+    monkeypatch.setattr(module.joblib, "cpu_count", lambda: cores)
+    monkeypatch.setattr(module.memory, "available", lambda device: memory)
+    assert started.at_once(planned) == expected
+
+
+def test_processes_of_one_job_make_one_run_at_a_time(tmp_path, monkeypatch):
+    started = runner_in(tmp_path)
+    planned = started.missing(pairs([runs()[6]], (0, 1)))
+    monkeypatch.setattr(module, "processes", lambda: 2)
+    assert started.at_once(planned) == 1
+
+
+def test_the_longest_chain_begins_first(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(module, "_make", lambda alike, threads, parent, chain: begun.append([run for run, _ in chain]))
+    monkeypatch.setattr(module.joblib, "Parallel", lambda n_jobs: lambda calls: [f(*args) for f, args, _ in calls])
+    short, long = runs()[1], shrunk(runs()[6], epochs=40)
+    runner_in(tmp_path).make([(short, 0), (long.parent, 1), (long, 1)], jobs=2)
+    assert begun == [[long.parent, long], [short]]

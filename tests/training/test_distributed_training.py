@@ -360,6 +360,24 @@ def test_the_environment_says_how_processes_are_spread(monkeypatch, variables, s
     assert started is None or started.environment.global_rank() == 5
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SLURM_NTASKS": "2", "SLURM_NNODES": "1"},  # srun -n 2
+        {"SLURM_NTASKS": "2"},
+        SLURM | {"SLURM_NTASKS": "4"},  # srun -n 4 in a job of other numbers
+        SLURM | {"SLURM_NTASKS_PER_NODE": "none"},
+    ],
+)
+def test_slurm_must_say_how_processes_are_spread(monkeypatch, variables):
+    for name in (*TORCHRUN, *SLURM, "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"SLURM started . processes, and .* as in srun --nodes 1"), job.joined("cpu"):
+        pass
+
+
 def test_processes_that_never_come_are_not_waited_for_forever(monkeypatch):
     for name, value in (TORCHRUN | {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}).items():
         monkeypatch.setenv(name, value)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from runs import Interruption, ahead, numbers, recipe_of, run, scale_losses, spy_on_steps, stop_after_epoch, tiny
 from torch import nn
+from torch.utils.data import get_worker_info
 
 from jellyplus._errors import InputError
 from jellyplus.datasets import Split
@@ -23,6 +24,8 @@ from jellyplus.datasets.base import UnreadableError
 from jellyplus.datasets.splits import manifest_digest
 from jellyplus.reproduction.runner import Runner, _only_one
 from jellyplus.reproduction.store import Store
+from jellyplus.training import data as data_module
+from jellyplus.training import train as training
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.classifier import Classifier
 from jellyplus.training.not_finite import origin
@@ -214,6 +217,56 @@ def test_a_loading_process_that_dies_ends_in_a_sentence(tmp_path, monkeypatch, w
         message = refusal(tmp_path, workers=1)
     assert re.match(r"a process that loads data ended \(DataLoader worker \(pid.*same command goes on", message)
     assert numbers(run(tmp_path, RECIPE)) == whole
+
+
+def test_a_folder_for_sockets_with_a_long_name_is_a_sentence(tmp_path, monkeypatch):
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setitem(multiprocessing.process.current_process()._config, "tempdir", str(folder))
+    message = refusal(tmp_path, workers=2)
+    assert re.match(r"--workers need sockets in .* \(AF_UNIX path too long\): name a short folder .*\$TMPDIR", message)
+
+
+def test_shared_memory_without_room_for_the_batches_is_a_sentence(tmp_path, monkeypatch):
+    asked = []
+
+    def refuse(tensor):
+        asked.append(tensor.nbytes)
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
+    message = refusal(tmp_path, workers=2)
+    assert re.match(r"--workers 2 have up to 1 MiB in shared memory, .* No space left .* give fewer --workers", message)
+    examples = 64 + 32  # which are no more than two batches for each of two workers
+    assert asked == [4 * tiny().train.inputs[0].numel() * examples + 2**20]
+
+
+def test_shared_memory_that_fills_up_while_training_is_a_sentence(tmp_path, monkeypatch):
+    share = torch.Tensor.share_memory_
+
+    def full(tensor):
+        if get_worker_info():
+            raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+        return share(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    message = refusal(tmp_path, workers=1)
+    assert message.startswith("a batch cannot be sent to the process that trains (unable to allocate shared memory(")
+
+
+def test_a_batch_that_cannot_be_sent_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_module, "_batch", lambda *_, **__: lambda: None)  # which no process can send to another
+    message = refusal(tmp_path, workers=1)
+    assert message.startswith("a batch cannot be sent to the process that trains (Can't pickle")
+
+
+def test_a_loading_process_that_dies_before_training_ends_in_a_sentence(tmp_path, monkeypatch):
+    def kill_and_build(*_):
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        time.sleep(5)
+
+    monkeypatch.setattr(training, "build_network", kill_and_build)
+    assert refusal(tmp_path, workers=1).startswith("a process that loads data ended (DataLoader worker (pid")
 
 
 def test_a_clock_that_goes_backwards_changes_nothing(tmp_path, monkeypatch, whole):

@@ -79,7 +79,7 @@ CALLED = {
         {"hidden": "model.initialisation", "decoding": "model.decoding_initialisation"},
         "net",
     ),
-    model.attach_shortcuts: ({"weight": "shortcut.weight"}, "net"),
+    model.attach_shortcuts: ({"weight": "shortcut.weight"}, "net after num_classes"),
     loss.IMLoss: ({name: f"im_loss.{name}" for name in ("weight", "variant", "per_channel")}, "net nodes"),
     functional.search_temperature: (
         {

@@ -437,16 +437,12 @@ def test_what_is_only_checked_is_not_said(without_compiler, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_bfloat16_runs_on_torch(monkeypatch, capsys):
-    network_module._say.cache_clear()
+@pytest.mark.parametrize("backend", ["auto", "cupy"])
+def test_bfloat16_runs_on_kernels(monkeypatch, backend):
     monkeypatch.setattr(backends, "choose", lambda device: ("cupy", "the fastest on cuda"))
-    recipe = recipe_of("cifar10_t2")
+    monkeypatch.setattr(backends, "obstacle", lambda name: None)
+    recipe = dataclasses.replace(recipe_of("cifar10_t2", neuron={"backend": backend}), gpu_precision="bf16-mixed")
     assert choose_backend(recipe, "cuda") == "cupy"
-    assert choose_backend(dataclasses.replace(recipe, gpu_precision="bf16-mixed"), "cuda") == "torch"
-    assert "do not run bfloat16" in capsys.readouterr().out
-    for backend in ("cpp", "cupy"):
-        with pytest.raises(ValueError, match="does not run bfloat16"):
-            dataclasses.replace(recipe_of("cifar10_t2", neuron={"backend": backend}), gpu_precision="bf16-mixed")
 
 
 def test_an_ann_needs_none():

@@ -583,9 +583,12 @@ def test_a_missing_ancestor_is_named(recipes):
     assert str(recipes / "dspike/cifar10_t4.yaml") in refused(recipes, "dspike/cifar10_t2")
 
 
-def test_missing_profiles_are_named(recipes):
+def test_without_profiles_a_recipe_is_what_it_says_and_another_profile_is_named(recipes):
+    with_them = load_run("dspike/cifar10_t6", "paper", recipes)
     (recipes / "dspike/profiles.yaml").unlink()
-    assert str(recipes / "dspike/profiles.yaml") in refused(recipes)
+    assert load_run("dspike/cifar10_t6", "paper", recipes) == with_them
+    sentence = refused(recipes, profile="small")
+    assert f"there is no {recipes / 'dspike/profiles.yaml'}, and so no profile small; choose from paper" in sentence
 
 
 @pytest.mark.parametrize("run", ["dspike/cifar10_t6", "dspike/cifar10_t2"])
@@ -640,7 +643,6 @@ def test_a_run_that_starts_from_itself_is_refused(recipes, run):
         ({"initial_weights__ann_bias": "drop"}, "'initial_weights.ann_bias' is 'drop'"),
         ({"gpu_precision": "8"}, "'gpu_precision' is '8'"),
         ({"neuron__backend": "jax"}, "'neuron.backend' is 'jax'"),
-        ({"neuron__backend": "cupy", "gpu_precision": "bf16-mixed"}, "neuron.backend cupy does not run bfloat16"),
         ({"model__architecture": "os.system"}, "model: there is no architecture 'os.system'; choose from"),
         ({"model__architecture": {"class_path": "os.system", "init_args": {"command": "x"}}}, "'model.architecture'"),
         ({"model": {"class_path": "os.system"}}, "'model.class_path'"),

@@ -74,6 +74,39 @@ def test_a_run_interrupted_within_an_epoch_repeats_that_epoch(tmp_path, monkeypa
     assert min(seen) == (stop_at[0], 0)
 
 
+def test_lightnings_variables_change_nothing_and_are_named_once(tmp_path, monkeypatch, whole, capfd):
+    variables = {"PL_TRAINER_LIMIT_TRAIN_BATCHES": "1", "PL_TRAINER_FAST_DEV_RUN": "True", "PL_GLOBAL_SEED": "7"}
+    variables |= {"PL_TRAINER_GRADIENT_CLIP_VAL": "1e-9", "PL_TRAINER_OVERFIT_BATCHES": "1", "PL_SEED_WORKERS": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert numbers(run(tmp_path / "a")) == whole
+    run(tmp_path / "b", recipe_of(schedule={"epochs": 1}))
+    said = [line for line in capfd.readouterr().err.splitlines() if "PL_TRAINER_FAST_DEV_RUN" in line]
+    assert len(said) == 1
+    assert all(name in said[0] for name in variables)
+    assert {name: os.environ.get(name) for name in variables} == variables  # they are the user's
+
+
+@pytest.mark.parametrize("tasks", ["1", None])
+def test_slurm_does_not_requeue_a_run_and_what_it_left_is_not_resumed_from(tmp_path, monkeypatch, whole, tasks):
+    variables = {"SLURM_NTASKS": tasks, "SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    for name, value in variables.items():
+        if tasks:
+            monkeypatch.setenv(name, value)
+    (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"of an earlier version")
+    (tmp_path / "hpc_ckpt_x.ckpt").write_bytes(b"")
+    asked, step = [], Classifier.training_step
+
+    def look(self, batch):
+        asked.append(signal.getsignal(signal.SIGUSR1))
+        return step(self, batch)
+
+    monkeypatch.setattr(Classifier, "training_step", look)
+    assert numbers(run(tmp_path)) == whole
+    assert set(asked) == {signal.SIG_DFL}
+    assert {path.name for path in tmp_path.iterdir()} == {"hpc_ckpt_1.ckpt", "hpc_ckpt_x.ckpt", "state"}
+
+
 def die_in_epoch_1(folder):
     """For the subprocess of the next test: no handler, no clean-up."""
     step = Classifier.training_step

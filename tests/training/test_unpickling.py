@@ -1,6 +1,7 @@
 """Checkpoints from elsewhere make nothing that is larger than they are, whatever they claim."""
 
 import io
+import os
 import pickle
 import re
 import struct
@@ -132,3 +133,9 @@ def test_bytes_that_changed_are_noticed(tmp_path):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(InputError, match="Bad CRC-32"):
         load_checkpoint(tmp_path / "a")
+
+
+def test_a_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "net.pt")
+    with pytest.raises(InputError, match=r"^cannot read .*net.pt: it is not a file but a pipe"):
+        load_checkpoint(tmp_path / "net.pt")

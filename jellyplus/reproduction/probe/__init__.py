@@ -43,7 +43,9 @@ from jellyplus.training.train import COUNTED, Outcome, train
 __all__ = ["OPERATIONS", "TOLERANCE", "Values", "differences", "of_measure", "of_run"]
 
 OPERATIONS = "operations, "  #: begins the names of what counting has to do with, and training has not
-TOLERANCE = 1e-8  #: relative; threads and orders of sums have differed by 4e-12
+#: Relative. Threads and orders of sums have differed by 4e-12, another processor by 2e-7: nine steps of training at a
+#: high rate (dspike/cifar10_ann) make that much of a last bit.
+TOLERANCE = 1e-6
 _LEAST = 1e-12  # of a number: what is smaller is rounding
 
 _WIDTH, _TIME_STEPS, _BATCH, _EPOCHS, _SEED = 2, 3, 4, 3, 0

@@ -31,11 +31,22 @@ _FLAGS = ("-std=c++17", "-O1", "-shared", "-fPIC", "-ffp-contract=off", "-Wall",
 _WORDS = """
 #include <cmath>
 #include <cstddef>
+#include <cstring>
 #define __global__
 #define __device__
 #define __forceinline__ inline
 struct Index { unsigned x, y, z; };
 static thread_local Index blockIdx, blockDim, threadIdx;
+inline float __uint_as_float(unsigned bits) {
+    float f;
+    std::memcpy(&f, &bits, sizeof f);
+    return f;
+}
+inline unsigned __float_as_uint(float f) {
+    unsigned bits;
+    std::memcpy(&bits, &f, sizeof bits);
+    return bits;
+}
 """
 _LAUNCH = """
 extern "C" void launch(unsigned blocks, unsigned threads, void **arguments) {{

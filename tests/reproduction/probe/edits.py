@@ -114,11 +114,11 @@ FAULTS = {
         {"ann", "search", "residual", *SRIF, "shortcut", "dvs"},
     ),
     "tdBN's eps": (
-        ["layer.py", "self.training, self.momentum, self.eps\n", "self.training, self.momentum, 2 * self.eps\n"],
+        ["layer.py", "self.training, momentum, self.eps)", "self.training, momentum, 2 * self.eps)"],
         NORMED,
     ),
     "running statistics": (
-        ["layer.py", "self.training, self.momentum, self.eps\n", "self.training, 0.11, self.eps\n"],
+        ["layer.py", "self.training, momentum, self.eps)", "self.training, 0.11, self.eps)"],
         NORMED,
     ),
     "K one epoch early": (

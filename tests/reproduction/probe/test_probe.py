@@ -81,7 +81,8 @@ def test_what_is_measured_on_a_trained_network_has_the_training_of_the_run():
     ("recorded", "today", "said"),
     [
         ({"a": 1.0}, {"a": 1.0 + 1e-9}, {}),
-        ({"a": 1.0}, {"a": 1.0 + 1e-7}, {"a": "a: 1, now 1.0000001"}),
+        ({"a": 1.0}, {"a": 1.0 + probe.TOLERANCE / 2}, {}),
+        ({"a": 1.0}, {"a": 1.0 + 4 * probe.TOLERANCE}, {"a": "a: 1, now 1.000004"}),
         ({"a": 0.0}, {"a": 1e-13}, {}),
         ({"a": 2.0}, {"a": 2}, {}),
         ({"a": 2}, {"a": 3}, {"a": "a: 2, now 3"}),
