@@ -180,10 +180,11 @@ def worker_killed(trial: Trial) -> None:
 
 def started_twice(trial: Trial) -> None:
     """A second process makes the same run at the same time."""
-    first = trial.start()
-    while not (trial.folder / "epochs").exists():
-        time.sleep(0.001)
+    refused = trial.folder / "refused"
+    first = trial.start(sabotage=lambda: at_call(training.Classifier, "training_step", 1, lambda: wait_for(refused)))
+    wait_for(trial.folder / "epochs")
     trial.refused(trial.run(), "another process")
+    refused.touch()
     trial.finish(first)
 
 
@@ -235,16 +236,22 @@ def state_damaged(trial: Trial) -> None:
         (trial.folder / "epochs").unlink()  # by hand, so they are not lost by us
 
 
-def at_call(module, name: str, at: int, action: Callable[[], None]) -> None:
+def wait_for(path: Path) -> None:
+    """Until there is such a file."""
+    while not path.exists():
+        time.sleep(0.001)
+
+
+def at_call(owner, name: str, at: int, action: Callable[[], None]) -> None:
     """Before call number ``at`` of a function, do something else first."""
-    function, calls = getattr(module, name), iter(range(1, 10**6))
+    function, calls = getattr(owner, name), iter(range(1, 10**6))
 
     def counted(*arguments, **named):
         if next(calls) == at:
             action()
         return function(*arguments, **named)
 
-    setattr(module, name, counted)
+    setattr(owner, name, counted)
 
 
 def no_space() -> None:

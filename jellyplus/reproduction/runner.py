@@ -106,7 +106,7 @@ class Runner:
         if jobs > 1 and processes() > 1:
             raise InputError("--jobs are processes of one machine beside torchrun's or SLURM's: give one or the other")
         once(_remove_states, self.store)
-        if old := sum(any(e.seed == seed for e in self.store.runs(run.key)) for run, seed in planned):
+        if old := sum(self._has_older(run, seed) for run, seed in planned):
             print(
                 f"{old} of {len(planned)} runs have evidence of code that did something else: it is kept (--render "
                 "shows it as stale)"
@@ -120,6 +120,10 @@ class Runner:
                 tqdm.write(_said(run, seed, self._train(run, seed)))
                 bar.set_description(f"{number} of {len(planned)} runs")
                 bar.update(_cost(run))
+
+    def _has_older(self, run: Run, seed: int) -> bool:
+        """Whether other code made it; today's may have just now, in another process."""
+        return any(e.seed == seed and e.code != self.today.code for e in self.store.runs(run.key))
 
     def _side_by_side(self, planned: list[tuple[Run, int]], jobs: int, bar: tqdm) -> None:
         threads = torch.get_num_threads()
