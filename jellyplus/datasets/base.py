@@ -127,17 +127,40 @@ class DataSet:
         Raises:
             InputError: there are fewer than classes, or inputs are read from files one by one.
         """
+        self._check_drawn("examples", examples)
+        train, test = (split.at(split.drawn(examples, seed)) for split in (self.train, self.test))
+        return dataclasses.replace(self, train=train, test=test, manifest=None)
+
+    def held_out(self, examples: int) -> "DataSet":
+        """So many training examples in place of the test split, and the others as the training split, as they lie.
+
+        They are drawn with classes in turns (:meth:`Split.drawn`). The test split is not in it.
+
+        Raises:
+            InputError: there are fewer than classes, none is left to train with, or inputs are read from files.
+        """
+        self._check_drawn("validation", examples)
+        if examples >= len(self.train):
+            raise InputError(
+                f"data.validation is {examples} and {self.name} has {len(self.train)} training examples: state fewer, "
+                "so that some are left to train with"
+            )
+        held = self.train.drawn(examples, seed=0)
+        left = torch.ones(len(self.train), dtype=torch.bool)
+        left[held] = False
+        train = self.train.at(left.nonzero().flatten())
+        return dataclasses.replace(self, train=train, test=self.train.at(held), manifest=None)
+
+    def _check_drawn(self, name: str, examples: int) -> None:
         if not isinstance(self.train.inputs, Tensor):
             raise InputError(
-                f"data.examples is for data sets in memory, and {self.name} is read from files: state null"
+                f"data.{name} is for data sets in memory, and {self.name} is read from files: state null"
             )
         if examples < self.classes:
             raise InputError(
-                f"data.examples is {examples} and {self.name} has {self.classes} classes: state as many or more, so "
+                f"data.{name} is {examples} and {self.name} has {self.classes} classes: state as many or more, so "
                 "that none is left out"
             )
-        train, test = (split.at(split.drawn(examples, seed)) for split in (self.train, self.test))
-        return dataclasses.replace(self, train=train, test=test, manifest=None)
 
     @cached_property
     def fingerprint(self) -> str:

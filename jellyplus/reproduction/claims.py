@@ -159,6 +159,11 @@ class ClaimTable:
     datasets: dict[str, Split]
     rows: tuple[Claim, ...]
 
+    @property
+    def is_comparison(self) -> bool:
+        """Whether nothing is printed that ours could be held against: rows are compared with each other."""
+        return all(row.paper is None for row in self.rows)
+
     def __post_init__(self):
         for row_id, count in Counter(row.id for row in self.rows).items():
             if count > 1:
@@ -177,14 +182,14 @@ class ClaimTable:
 
 
 def is_table(path: Path) -> bool:
-    """Whether the claims of this file are a table's; they are a figure's otherwise.
+    """Whether the claims of this file are a table's, or of a comparison of our own; they are a figure's otherwise.
 
     Raises:
-        InputError: its name says neither.
+        InputError: its name says none of these.
     """
-    if not path.stem.startswith(("table", "figure")):
-        raise InputError(f"{path}: the names of claims begin with table or figure; rename it")
-    return path.stem.startswith("table")
+    if not path.stem.startswith(("table", "compare", "figure")):
+        raise InputError(f"{path}: the names of claims begin with table, compare or figure; rename it")
+    return not path.stem.startswith("figure")
 
 
 def load_claims(path: str | os.PathLike) -> ClaimTable:

@@ -14,7 +14,7 @@ def presentation(recipe: Recipe) -> dict:
 
 
 def load(recipe: Recipe, root: str | None) -> datasets.DataSet:
-    """The whole data set; ``data.examples`` of it are taken by :func:`taken`.
+    """The whole data set; what the recipe takes of it is taken by :func:`taken`.
 
     Raises:
         InputError: the data are missing or damaged.
@@ -23,6 +23,12 @@ def load(recipe: Recipe, root: str | None) -> datasets.DataSet:
 
 
 def taken(data: datasets.DataSet, recipe: Recipe) -> datasets.DataSet:
-    """What the recipe takes of its data set: all of it, or ``data.examples`` of each split."""
+    """What the recipe takes of its data set: all of it, or ``data.examples`` of each split; then ``data.validation``.
+
+    Raises:
+        InputError: there are too few, or inputs are read from files one by one.
+    """
     settings = recipe.data
-    return data.first(settings.examples, settings.examples_seed) if settings.examples else data
+    if settings.examples:
+        data = data.first(settings.examples, settings.examples_seed)
+    return data.held_out(settings.validation) if settings.validation else data

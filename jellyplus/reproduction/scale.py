@@ -82,6 +82,8 @@ def _scale(run: Run, paper: Run, stand_in: bool, number: int, all_of_them: int |
 def _data(made: Recipe, other: Recipe, stand_in: bool) -> Iterator[str]:
     """Name and size."""
     yield made.data.dataset
+    if made.data.validation:
+        yield f"tested on {made.data.validation:,} of its training images"
     side = _side(made)
     if side and (stand_in or side != _side(other)):
         yield f"{side}x{side}"

@@ -98,6 +98,7 @@ class Data:
     events: EventSettings | None = None
     examples: int | None = None
     examples_seed: int = 0
+    validation: int | None = None
     micro_batch: int | None = None
     normalisation: Normalisation | None = None
     cutout_before_normalisation: bool = False
@@ -114,6 +115,8 @@ class Data:
             _refuse(not self.drop_last, "micro_batch divides whole batches only: state drop_last: true, or null for it")
         if self.examples is not None:
             _at_least(self, "examples", 1)
+        if self.validation is not None:
+            _at_least(self, "validation", 1)
         _refuse(
             self.examples is None and self.examples_seed != 0,
             "examples_seed is for examples: state them, or leave it out",

@@ -31,8 +31,10 @@ _CIFAR10_DVS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", 
 def few(recipe: Recipe) -> Iterator[DataSet]:
     """Some training and test examples of the recipe's data set, as the recipe presents them, evenly over the classes.
 
-    Of events there are as many frames as the recipe has time-steps. Files are there within the context.
+    Of events there are as many frames as the recipe has time-steps. Files are there within the context. None are held
+    out for validation: which ones those are, the evidence records by the fingerprint.
     """
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, validation=None))
     with tempfile.TemporaryDirectory() as folder:
         if write := _LAYOUTS.get(recipe.data.dataset):
             write(Path(folder), RandomState(0))  # whose stream numpy has frozen
