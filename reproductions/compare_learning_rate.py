@@ -1,8 +1,8 @@
 """The learning rate of the comparison of methods, chosen on its baseline and a validation split.
 
-    python reproductions/compare_learning_rate.py                # stand-in data, some minutes on two cores
-    python reproductions/compare_learning_rate.py --profile small --data-root FOLDER --seeds 0 1 2   # all of CIFAR-10, on a CPU
-    python reproductions/compare_learning_rate.py --profile paper --data-root FOLDER --seeds 0 1 2 --device cuda   # full width
+    python reproductions/compare_learning_rate.py  # stand-in data, some minutes on two cores
+    python reproductions/compare_learning_rate.py --profile small --data-root FOLDER --seeds 0 1 2  # a CPU's
+    python reproductions/compare_learning_rate.py --profile paper --data-root FOLDER --seeds 0 1 2 --device cuda
 
 The rows stand in claims/compare_learning_rate.yaml, how each is made in recipes/compare/.
 """

@@ -1,8 +1,8 @@
 """One fair comparison of the five papers' methods: everything else equal, which helps, by how much, at what cost?
 
-    python reproductions/compare_methods.py                # stand-in data, some minutes on two cores
-    python reproductions/compare_methods.py --profile small --data-root FOLDER --seeds 0 1 2   # all of CIFAR-10, on a CPU
-    python reproductions/compare_methods.py --profile paper --data-root FOLDER --seeds 0 1 2 --device cuda   # full width
+    python reproductions/compare_methods.py  # stand-in data, some minutes on two cores
+    python reproductions/compare_methods.py --profile small --data-root FOLDER --seeds 0 1 2  # a CPU's
+    python reproductions/compare_methods.py --profile paper --data-root FOLDER --seeds 0 1 2 --device cuda
 
 The rows stand in claims/compare_methods.yaml, how each is made in recipes/compare/.
 """

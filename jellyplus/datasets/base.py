@@ -153,9 +153,7 @@ class DataSet:
 
     def _check_drawn(self, name: str, examples: int) -> None:
         if not isinstance(self.train.inputs, Tensor):
-            raise InputError(
-                f"data.{name} is for data sets in memory, and {self.name} is read from files: state null"
-            )
+            raise InputError(f"data.{name} is for data sets in memory, and {self.name} is read from files: state null")
         if examples < self.classes:
             raise InputError(
                 f"data.{name} is {examples} and {self.name} has {self.classes} classes: state as many or more, so "

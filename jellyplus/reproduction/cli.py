@@ -77,7 +77,7 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
 
 def _reproduce(path: Path, options: argparse.Namespace) -> None:
     # Lightning and pandas come after the options are parsed, so that a mistyped option answers at once
-    from jellyplus.reproduction import tables, view
+    from jellyplus.reproduction import tables
     from jellyplus.reproduction.claims import load_claims
     from jellyplus.reproduction.measurements import Measurements
     from jellyplus.reproduction.runner import Runner
@@ -105,10 +105,9 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
         once(tables.measure, table, wanted, measurements, made)
     if rank() > 0:
         return
-    frame = view.build(table, tables.results(table, runs, measurements, recipes), options.profile)
     folder = below(options.out / options.profile / path.stem, options.out)
-    view.write(frame, table, folder, options.profile)
-    print(view.summary(frame))
+    frame, summary = tables.write(table, runs, measurements, recipes, options.profile, folder)
+    print(summary)
     print(f"\nWritten: {folder}/table.csv, table.md, table.png")
     if (frame["status"] == "stand-in").any():
         print(about_stand_ins(path))

@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
+import pandas as pd
+
 from jellyplus._errors import InputError
-from jellyplus.reproduction import checks, scale
+from jellyplus.reproduction import checks, comparison, scale, view
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.measurements import Measurements
@@ -14,7 +16,7 @@ from jellyplus.reproduction.today import Standing
 from jellyplus.reproduction.view import Result
 from jellyplus.training.recipe import Run, has_profile, load_run
 
-__all__ = ["measure", "offers", "results", "runs", "shortened"]
+__all__ = ["measure", "offers", "results", "runs", "shortened", "write"]
 
 
 def offers(table: ClaimTable, profile: str, recipes: Path) -> bool:
@@ -121,6 +123,35 @@ def results(
         elif row.follows:
             found[row.id] = [Result(row.measures.of(*(cells[name] for name in row.operands)))]
     return found
+
+
+def write(
+    table: ClaimTable,
+    made: dict[str, Run],
+    measurements: Measurements,
+    recipes: Path,
+    profile: str,
+    folder: Path,
+    draw: bool = True,
+) -> tuple[pd.DataFrame, str]:
+    """Write the view of a table to ``folder``: beside the paper, or as a comparison where no paper prints anything.
+
+    Args:
+        table, made, measurements, recipes: as of :func:`results`.
+        profile: that of ``made``.
+        folder: of the view.
+        draw: the picture too.
+
+    Returns:
+        The rows, and what a terminal shows of them.
+
+    Raises:
+        InputError: as :func:`results`, or the folder cannot be written.
+    """
+    of = comparison if table.is_comparison else view
+    frame = of.build(table, results(table, made, measurements, recipes), profile)
+    of.write(frame, table, folder, profile, draw)
+    return frame, of.summary(frame)
 
 
 def _checked(row: Claim, results: list[Result], run: Run, recipes: Path, store: Store) -> list[Result]:

@@ -20,7 +20,7 @@ from jellyplus.reproduction.quantities import QUANTITIES
 from jellyplus.reproduction.scale import STAND_IN, STAND_INS, Scale, together
 from jellyplus.reproduction.today import Standing
 
-__all__ = ["COLUMNS", "Result", "build", "made_by", "summary", "write"]
+__all__ = ["COLUMNS", "PROFILES", "Result", "alike", "build", "displayed", "headed", "made_by", "summary", "write"]
 
 COLUMNS = (
     "dataset",
@@ -77,7 +77,7 @@ _GAINS = """\
 profile, both current or by one code; `gain_p` is the p-value of a paired, two-sided t-test that it is 0, from two
 seeds on. `paper_gain` is the printed difference.
 """
-_PROFILES = {
+PROFILES = {
     "smoke": "This is a test of the chain, a few steps on a few images: no number here means anything.",
     "embedded": "This is stand-in data on narrow nets: no number of ours here is a claim about the paper.",
     "small": "This is real data on narrow nets: no number here is a claim about the paper.",
@@ -126,7 +126,7 @@ def build(table: ClaimTable, results: Mapping[str, Sequence[Result]], profile: s
         profile: the profile asked for.
     """
     claims = {claim.id: claim for claim in table.rows}
-    shown = {claim.id: _shown(results.get(claim.id, ())) for claim in table.rows}
+    shown = {claim.id: displayed(results.get(claim.id, ())) for claim in table.rows}
     rows = [
         _row(claim, table.datasets[claim.dataset], shown[claim.id], profile)
         | (_gain(claim, claims[claim.baseline], shown) if claim.baseline else {})
@@ -146,12 +146,16 @@ def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: s
         InputError: the folder cannot be written.
     """
     folder = Path(folder)
-    title = f"{table.title}\nprofile: {profile}{_ASIDE.get(profile, '')}"
     cells = _cells(frame).map(csv_cell)
     write_atomically(folder / "table.csv", cells.to_csv(index=False, lineterminator="\n").encode())
     write_atomically(folder / "table.md", _markdown(frame, table, profile).encode())
     if draw:
-        write_atomically(folder / "table.png", picture.draw(frame, title))
+        write_atomically(folder / "table.png", picture.draw(frame, headed(table, profile)))
+
+
+def headed(table: ClaimTable, profile: str) -> str:
+    """The title of a picture."""
+    return f"{table.title}\nprofile: {profile}{_ASIDE.get(profile, '')}"
 
 
 _WIDEST = 44  # characters of a column
@@ -190,7 +194,7 @@ def _apart(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return cells, stand_ins
 
 
-def _shown(results: Sequence[Result]) -> list[Result]:
+def displayed(results: Sequence[Result]) -> list[Result]:
     """Those that are current, one a seed, the last one made, or else those of the code with the most seeds."""
     if current := {r.evidence.seed if r.evidence else None: r for r in results if r.standing.is_current}:
         return list(current.values())
@@ -305,7 +309,7 @@ def _gain(claim: Claim, baseline: Claim, shown: Mapping[str, Sequence[Result]]) 
 
     Runs of two profiles, or of which one is current, differ by more than the row's method, so they are not compared.
     """
-    ours, theirs = ({_alike(r): r.value for r in shown[row.id] if r.evidence} for row in (claim, baseline))
+    ours, theirs = ({alike(r): r.value for r in shown[row.id] if r.evidence} for row in (claim, baseline))
     differences = [ours[run] - theirs[run] for run in sorted(ours.keys() & theirs.keys())]
     printed = None if None in (claim.paper, baseline.paper) else claim.paper - baseline.paper
     gain = {"paper_gain": printed, "gain_n": len(differences)}
@@ -316,7 +320,7 @@ def _gain(claim: Claim, baseline: Claim, shown: Mapping[str, Sequence[Result]]) 
     return gain
 
 
-def _alike(result: Result) -> tuple[str, str, int]:
+def alike(result: Result) -> tuple[str, str, int]:
     """What a run and its baseline have in common."""
     code = "" if result.standing.is_current else result.evidence.code
     return result.evidence.profile, code, result.evidence.seed
@@ -361,7 +365,7 @@ def _texts(row: dict) -> dict:
 def _markdown(frame: pd.DataFrame, table: ClaimTable, profile: str) -> str:
     cells, stand_ins = _apart(frame)
     gains = any(_cells(frame)[name].any() for name in ("paper_gain", "gain"))
-    about = _PROFILES[profile] if any(row.trained for row in table.rows) else "Nothing here needs training."
+    about = PROFILES[profile] if any(row.trained for row in table.rows) else "Nothing here needs training."
     origin = f"{markdown_cell(table.printed_in)}. Profile: `{profile}`. {about}"
     parts = [f"# {markdown_cell(table.title)}", origin, _filled(cells)]
     if not stand_ins.empty:

@@ -11,7 +11,7 @@ from jellyplus._errors import InputError
 from jellyplus._files import below, read_file
 from jellyplus._options import NOT_OF_FIGURES, PROFILES
 from jellyplus._text import one_line
-from jellyplus.reproduction import figure_evidence, figure_view, tables, view
+from jellyplus.reproduction import figure_evidence, figure_view, tables
 from jellyplus.reproduction.claims import ClaimTable, is_table, load_claims
 from jellyplus.reproduction.evidence import Evidence, Measurement
 from jellyplus.reproduction.figure_claims import FigureClaim, load_figure
@@ -100,8 +100,7 @@ class _TableView(NamedTuple):
         store = measurements.runner.store
         if not (any(store.runs(run.key) for run in self.runs.values()) if self.runs else asked):
             return False
-        frame = view.build(self.table, tables.results(self.table, self.runs, measurements, recipes), self.profile)
-        view.write(frame, self.table, folder, self.profile, draw)
+        tables.write(self.table, self.runs, measurements, recipes, self.profile, folder, draw)
         return True
 
 

@@ -122,3 +122,25 @@ def test_a_data_set_in_files_has_no_subset(digits):
     listed = dataclasses.replace(digits, train=Split(Files(), torch.zeros(8)))
     with pytest.raises(InputError, match=r"data\.examples is for data sets in memory, and digits is read from files"):
         listed.first(10)
+
+
+def test_what_is_held_out_takes_the_place_of_the_test_split_and_is_not_trained_with(digits):
+    held = digits.held_out(200)
+    assert (len(held.train), len(held.test)) == (len(digits.train) - 200, 200)
+    assert held.counts()["test"]["per_class_min"] == 20
+    train, test, whole = (sorted(shown(split)) for split in (held.train, held.test, digits.train))
+    assert sorted(train + test) == whole
+    assert held.fingerprint != digits.fingerprint
+    assert digits.held_out(200).fingerprint == held.fingerprint
+
+
+def test_what_trains_beside_a_validation_split_lies_as_before(digits):
+    left = shown(digits.held_out(100).train)
+    positions = iter(shown(digits.train))
+    assert all(example in positions for example in left)  # a subsequence
+
+
+@pytest.mark.parametrize(("examples", "reason"), [(9, "classes: state as many or more"), (10**6, "state fewer")])
+def test_too_few_or_too_many_to_hold_out_are_refused(digits, examples, reason):
+    with pytest.raises(InputError, match=rf"data\.validation is {examples} and digits has .*{reason}"):
+        digits.held_out(examples)

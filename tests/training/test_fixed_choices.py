@@ -179,7 +179,16 @@ def test_only_what_came_later_has_a_default(settings):
         return
     later = {
         "Data": {
-            *("images", "events", "examples", "examples_seed", "micro_batch", "normalisation", "drop_last"),
+            *(
+                "images",
+                "events",
+                "examples",
+                "examples_seed",
+                "validation",
+                "micro_batch",
+                "normalisation",
+                "drop_last",
+            ),
             *("cutout_before_normalisation", "autoaugment_fill", "autoaugment_interpolation"),
         },
         "Model": {"initialisation", "decoding_initialisation"},

@@ -86,9 +86,9 @@ def differing(one, other, profile="paper"):
 # --- What the recipes say ----------------------------------------------------------------------------------------
 
 
-def test_every_paper_has_recipes_and_dspike_has_those_of_its_tables():
+def test_every_paper_and_the_comparison_have_recipes_and_dspike_has_those_of_its_tables():
     papers = [name.split("/")[0] for name in NAMES]
-    assert set(papers) == {"dspike", "imloss", "inflor", "shortcut", "tdbn"}
+    assert set(papers) == {"compare", "dspike", "imloss", "inflor", "shortcut", "tdbn"}
     of_tables = [name for name in NAMES if name.startswith(("dspike/cifar", "dspike/mnist"))]
     assert len(of_tables) == 10 + 2 + 1  # Table 2's rows with their ANNs, Table 1's two, and Fig. 2's ANN
 
@@ -507,6 +507,16 @@ def test_no_limit_of_examples_leaves_the_key_and_a_limit_changes_it():
         load_run("dspike/cifar10_ann", "paper", RECIPES, {"data": {"examples": 64, "examples_seed": s}}) for s in (0, 1)
     ]
     assert seeds[0].key == limited.key != seeds[1].key
+
+
+def test_no_validation_split_leaves_the_key_and_one_changes_it(recipes):
+    plain = original("dspike/cifar10_ann")
+    assert "validation" not in plain.resolved["data"]
+    held_out = load_run("dspike/cifar10_ann", "paper", RECIPES, {"data": {"validation": 5000}})
+    assert held_out.resolved["data"]["validation"] == 5000
+    assert held_out.key != plain.key
+    edit(recipes, "cifar10_t6", data__validation=0)
+    assert "validation is 0; it must be at least 1" in refused(recipes)
 
 
 def test_a_seed_of_examples_without_examples_is_refused(recipes):

@@ -1,0 +1,225 @@
+"""Comparison: rows of one table held against its baseline, seed by seed, where no paper prints what they should be."""
+
+import io
+import math
+import statistics
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+import scipy.stats
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jellyplus._files import write_atomically
+from jellyplus._text import csv_cell, markdown_cell, one_line
+from jellyplus.reproduction import view
+from jellyplus.reproduction.claims import ClaimTable
+from jellyplus.reproduction.view import Result
+
+__all__ = ["COLUMNS", "build", "holm", "summary", "write"]
+
+_CONFIDENCE, _LEAST_PAIRS = 0.95, 3
+_NUMBERS = {
+    "accuracy": ".2f",
+    "accuracy_std": ".2f",
+    "difference": "+.2f",
+    "difference_low": "+.2f",
+    "difference_high": "+.2f",
+    "p": ".3f",
+    "p_holm": ".3f",
+    "time_ratio": ".2f",
+    "firing_rate": ".3f",
+    "energy_uj": ".4g",
+}
+COLUMNS = (
+    "row", "method", "timesteps", "accuracy", "accuracy_std", "n_seeds", "difference", "difference_low",
+    "difference_high", "pairs", "p", "p_holm", "verdict", "time_ratio", "firing_rate", "energy_uj", "status", "data",
+    "recipe", "commit", "versions", "note",
+)  # fmt: skip
+_LEGEND = f"""\
+`accuracy` is the mean over seeds of the last epoch's top-1 accuracy in percent, `accuracy_std` its sample standard
+deviation. `difference` is the mean over `pairs` of seeds of the difference to the baseline with the same seed,
+`difference_low` and `difference_high` its {100 * _CONFIDENCE:.0f} % confidence interval (Student's t), for each row by
+itself. `p` is that of the paired two-sided t-test that the difference is 0, from {_LEAST_PAIRS} pairs on, and `p_holm`
+the same after Holm's correction for all rows tested. `verdict` is `better` or `worse` where `p_holm` is below
+{1 - _CONFIDENCE:.2f}, and `undecided` otherwise; with fewer than {_LEAST_PAIRS} pairs it is `too few seeds`, whatever
+the difference.
+
+`time_ratio` is the training time of an epoch against the baseline's, of the same seeds; others may have used the
+machine meanwhile. `firing_rate` is the mean over neurons and time-steps; `energy_uj` is of one inference over all
+time-steps, by the default convention of `jellyplus.op_counter`. The memory that training takes is not recorded.
+`status` is as in the papers' tables: no row here is a statement about a paper.
+"""
+
+
+def build(table: ClaimTable, results: Mapping[str, Sequence[Result]], profile: str) -> pd.DataFrame:
+    """One row for each of ``table``, the columns of ``COLUMNS``, values not rounded.
+
+    Args:
+        table: rows for which nothing is printed; see :attr:`ClaimTable.is_comparison`.
+        results: by the id of the row, as far as there are any.
+        profile: the profile asked for.
+    """
+    frame = view.build(table, results, profile)
+    seen = {row.id: _by_seed(results.get(row.id, ())) for row in table.rows}
+    rows = [
+        {"row": number, "accuracy": values["ours_mean"], "accuracy_std": values["ours_std"], **values}
+        | _costs(seen[claim.id])
+        | (_against(seen[claim.id], seen[claim.baseline]) if claim.baseline else {"verdict": "baseline"})
+        for number, (claim, values) in enumerate(zip(table.rows, frame.to_dict("records"), strict=True), 1)
+    ]
+    built = pd.DataFrame(rows, columns=list(COLUMNS))
+    built["p_holm"] = holm(built["p"].astype("float64"))
+    decided = built["p_holm"] < 1 - _CONFIDENCE
+    built.loc[decided, "verdict"] = np.where(built.loc[decided, "difference"] > 0, "better", "worse")
+    whole = dict.fromkeys(("timesteps", "n_seeds", "pairs"), "Int64")
+    return built.astype({**dict.fromkeys(_NUMBERS, "float64"), **whole})
+
+
+def holm(p: pd.Series) -> pd.Series:
+    """Holm's step-down adjusted p-values (Holm, 1979); those that are nan stay so, and count for nothing."""
+    known = p.dropna().sort_values()
+    factors = np.arange(len(known), 0, -1)
+    return (known * factors).cummax().clip(upper=1).reindex(p.index)
+
+
+def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: str, draw: bool = True) -> None:
+    """Write ``table.csv``, ``table.md`` and, to ``draw``, ``table.png`` to ``folder``; equal frames give equal bytes.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    folder, cells = Path(folder), _cells(frame)
+    csv = cells.map(csv_cell).to_csv(index=False, lineterminator="\n")
+    filled = cells[[name for name in cells if cells[name].any()]].map(markdown_cell)
+    about = f"{markdown_cell(table.printed_in)}. Profile: `{profile}`. {view.PROFILES[profile]}"
+    shown = filled.to_markdown(index=False, disable_numparse=True)
+    text = f"# {markdown_cell(table.title)}\n\n{about}\n\n{shown}\n\n{_LEGEND}"
+    write_atomically(folder / "table.csv", csv.encode())
+    write_atomically(folder / "table.md", text.encode())
+    if draw:
+        write_atomically(folder / "table.png", _draw(frame, view.headed(table, profile)))
+
+
+def summary(frame: pd.DataFrame) -> str:
+    """What a terminal shows of it."""
+    columns = [
+        "row",
+        "method",
+        "accuracy",
+        "accuracy_std",
+        "n_seeds",
+        "difference",
+        "verdict",
+        "time_ratio",
+        "energy_uj",
+    ]
+    return _cells(frame)[[*columns, "status"]].to_markdown(index=False, disable_numparse=True)
+
+
+def _by_seed(results: Sequence[Result]) -> dict[tuple, Result]:
+    """What is shown of a row, by what it has in common with its counterpart of the baseline."""
+    told = (result for result in view.displayed(results) if result.evidence and result.value is not None)
+    return {view.alike(result): result for result in told if not result.faults}
+
+
+def _costs(found: Mapping[tuple, Result]) -> dict:
+    operations = [result.evidence.operations for result in found.values()]
+    rates = [counted["firing_rate"] for counted in operations if counted.get("firing_rate") is not None]
+    return {
+        "energy_uj": statistics.fmean(counted["energy_uj"] for counted in operations) if operations else None,
+        "firing_rate": statistics.fmean(rates) if rates else None,
+    }
+
+
+def _against(ours: Mapping[tuple, Result], theirs: Mapping[tuple, Result]) -> dict:
+    pairs = [(ours[run], theirs[run]) for run in sorted(ours.keys() & theirs.keys())]
+    if not pairs:
+        return {"pairs": 0}
+    differences = [one.value - other.value for one, other in pairs]
+    found = {
+        "pairs": len(pairs),
+        "difference": statistics.fmean(differences),
+        "time_ratio": statistics.fmean(_epoch_s(one) / _epoch_s(other) for one, other in pairs),
+        "verdict": "undecided" if len(pairs) >= _LEAST_PAIRS else "too few seeds",
+    }
+    if len(set(differences)) < 2:  # no deviation, and t no value
+        return found
+    error = statistics.stdev(differences) / math.sqrt(len(pairs))
+    reach = error * scipy.stats.t.ppf((1 + _CONFIDENCE) / 2, len(pairs) - 1)
+    low, high = found["difference"] - reach, found["difference"] + reach
+    p = float(scipy.stats.ttest_1samp(differences, 0).pvalue)
+    tested = len(pairs) >= _LEAST_PAIRS
+    return found | {"difference_low": low, "difference_high": high, "p": p if tested else None}
+
+
+def _epoch_s(result: Result) -> float:
+    """Seconds of an epoch: the median, since the first one compiles."""
+    return statistics.median(entry["time_s"] for entry in result.evidence.history)
+
+
+def _cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """As text, so that every writer rounds alike."""
+    texts = frame.astype(object).where(frame.notna(), "").map(lambda value: one_line(str(value)))
+    for name, form in _NUMBERS.items():
+        texts[name] = ["" if pd.isna(value) else format(value, form) for value in frame[name]]
+    return texts
+
+
+_COLOURS = {"better": "#009e73", "worse": "#d55e00", "baseline": "black"}
+
+
+def _draw(frame: pd.DataFrame, title: str) -> bytes:
+    """Differences with their intervals, and accuracy against energy and against the cost of training."""
+    with matplotlib.style.context("default", after_reset=True):
+        figure = Figure(figsize=(13.5, 1.8 + 0.4 * len(frame)), dpi=130, layout="constrained")
+        left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1))
+        _draw_differences(left.subplots(), frame)
+        energy, time = right.subplots(2)
+        _draw_costs(energy, frame, "energy_uj", "energy of an inference (uJ)")
+        _draw_costs(time, frame, "time_ratio", "training time of an epoch / the baseline's")
+        figure.suptitle(title, fontsize=11)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _draw_differences(panel: Axes, frame: pd.DataFrame) -> None:
+    seeds = f"seeds: {', '.join(map(str, sorted(set(frame['n_seeds'].dropna()) - {0}))) or 'none'}"
+    panel.set_xlabel(f"accuracy minus the baseline's (points), {100 * _CONFIDENCE:.0f} % interval\n{seeds}")
+    panel.set_yticks(range(len(frame)), [f"{textwrap.fill(row.method, 36)}  {row.row}" for row in frame.itertuples()])
+    panel.tick_params(axis="y", length=0, labelsize=9)
+    panel.set_ylim(len(frame) - 0.5, -0.5)
+    panel.axvline(0, color="0.6", linewidth=1)
+    panel.grid(axis="x", color="0.9")
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right", "left"]].set_visible(False)
+    for y, row in enumerate(frame.itertuples()):
+        colour = _COLOURS.get(row.verdict, "0.4")
+        shown = 0.0 if row.verdict == "baseline" else row.difference
+        if pd.isna(shown) or pd.isna(row.accuracy):
+            panel.annotate("not run", (0, y), (4, 0), textcoords="offset points", va="center", color="0.6", fontsize=8)
+            continue
+        panel.plot([row.difference_low, row.difference_high], [y, y], color=colour, linewidth=2)
+        panel.plot(shown, y, "o", color=colour, markersize=5)
+        text = f"{row.accuracy:.2f} %  {row.verdict}"
+        panel.annotate(text, (1, y), (4, 0), ("axes fraction", "data"), "offset points", va="center", fontsize=8)
+
+
+def _draw_costs(panel: Axes, frame: pd.DataFrame, cost: str, label: str) -> None:
+    panel.set_xlabel(label)
+    panel.set_ylabel("accuracy (%)")
+    panel.grid(color="0.9")
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+    for row in frame.itertuples():
+        x = 1.0 if cost == "time_ratio" and row.verdict == "baseline" else getattr(row, cost)
+        if pd.isna(x) or pd.isna(row.accuracy):
+            continue
+        colour = _COLOURS.get(row.verdict, "0.4")
+        panel.errorbar(x, row.accuracy, yerr=row.accuracy_std, fmt="o", color=colour, markersize=4, elinewidth=1)
+        panel.annotate(str(row.row), (x, row.accuracy), (4, 3), textcoords="offset points", fontsize=8)

@@ -1,0 +1,160 @@
+"""Rows held against a baseline, seed by seed: numbers against plain loops, and what may not be compared."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from jellyplus.reproduction import comparison, tables
+from jellyplus.reproduction.claims import Claim, ClaimTable, Split, load_claims
+from jellyplus.reproduction.scale import Scale
+from jellyplus.reproduction.today import Standing
+from jellyplus.reproduction.view import Result
+from jellyplus.training.recipe import load_run
+
+ROOT = Path(__file__).parents[2]
+CLAIMS = ROOT / "reproductions/claims"
+NAMES = ("compare_methods", "compare_learning_rate")
+
+
+def claim(name, **other):
+    base = {"dataset": "d", "method": name, "kind": "own", "architecture": "n", "timesteps": 2, "note": ""}
+    return Claim(id=name, paper=None, paper_std=None, recipe="compare/r", **(base | other))
+
+
+TABLE = ClaimTable(
+    "t",
+    "compare",
+    "here",
+    {"d": Split(10, 10)},
+    (claim("base"), claim("a", baseline="base"), claim("b", baseline="base")),
+)
+
+
+@pytest.fixture
+def results(make_evidence):
+    def make(accuracies, epoch_s=2.0, standing="current", profile="small"):
+        def one(seed, accuracy):
+            entry = {"epoch": 0, "accuracy": accuracy, "time_s": epoch_s + seed}
+            named = {"accuracy_last": accuracy, "accuracy_best": accuracy, "history": (entry,), "profile": profile}
+            evidence = make_evidence(seed=seed, **named)
+            return Result(accuracy, evidence, Standing(standing), scale=Scale(("cifar10",)))
+
+        return [one(seed, accuracy) for seed, accuracy in accuracies.items()]
+
+    return make
+
+
+def built(results):
+    return comparison.build(TABLE, results, "small").set_index("method")
+
+
+def test_difference_interval_and_p_are_those_of_the_seeds_in_common(results):
+    base, better = {0: 50.0, 1: 52.0, 2: 51.0, 3: 10.0}, {2: 56.5, 1: 56.0, 0: 55.0, 7: 99.0}
+    row = built({"base": results(base), "a": results(better, epoch_s=5.0)}).loc["a"]
+    differences = [better[seed] - base[seed] for seed in (0, 1, 2)]
+    mean = sum(differences) / 3
+    deviation = math.sqrt(sum((d - mean) ** 2 for d in differences) / 2)
+    reach = 4.302652729911275 * deviation / math.sqrt(3)  # t of 97.5 % with two degrees of freedom, from a table
+    assert row["pairs"] == 3
+    assert row["difference"] == pytest.approx(mean)
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx((mean - reach, mean + reach))
+    t = mean / (deviation / math.sqrt(3))
+    assert row["p"] == pytest.approx(2 * scipy.stats.t.sf(t, 2))
+    assert row["time_ratio"] == pytest.approx(np.mean([(5 + s) / (2 + s) for s in (0, 1, 2)]))
+    assert row["verdict"] == "better"
+
+
+def test_worse_undecided_and_too_few_seeds(results):
+    base = results({0: 50.0, 1: 50.0, 2: 50.0})
+    frame = built({"base": base, "a": results({0: 45.0, 1: 45.1, 2: 44.9}), "b": results({0: 40.0, 1: 62.0, 2: 55.0})})
+    assert frame["verdict"].tolist() == ["baseline", "worse", "undecided"]
+    frame = built({"base": base, "a": results({0: 45.0, 1: 45.1}), "b": results({5: 40.0})})
+    assert frame["verdict"].fillna("").tolist() == ["baseline", "too few seeds", ""]
+    assert frame["p"].isna().all()
+    assert frame.loc["a", "difference_low"] < -5 < frame.loc["a", "difference_high"]
+    assert frame.loc["b", "pairs"] == 0
+
+
+def test_the_correction_can_take_a_verdict_away(results):
+    """Alone p is 0.035; of two rows tested, twice that."""
+    base = results({0: 50.0, 1: 50.0, 2: 50.0})
+    alone = {"base": base, "a": results({0: 51.0, 1: 51.5, 2: 52.0})}
+    assert built(alone).loc["a", "p"] == pytest.approx(0.0351, abs=1e-4)
+    assert built(alone).loc["a", "verdict"] == "better"
+    frame = built(alone | {"b": results({0: 40.0, 1: 62.0, 2: 55.0})})
+    assert frame.loc["a", "p_holm"] == pytest.approx(2 * frame.loc["a", "p"])
+    assert frame.loc["a", "verdict"] == "undecided"
+
+
+def test_holm_is_that_of_the_definition():
+    """Holm (1979): the smallest p times m, the next times m - 1, never below the one before; nan counts for nothing."""
+    p = pd.Series([0.01, math.nan, 0.04, 0.03, 0.005])
+    assert comparison.holm(p).tolist() == pytest.approx([0.03, math.nan, 0.06, 0.06, 0.02], nan_ok=True)
+    assert comparison.holm(pd.Series([0.9, 0.8])).tolist() == [1.0, 1.0]
+
+
+def test_what_is_of_other_code_or_another_profile_is_not_compared(results):
+    base = results({0: 50.0, 1: 50.0, 2: 50.0})
+    stale = results({0: 60.0, 1: 61.0, 2: 62.0}, standing="stale")
+    assert built({"base": base, "a": stale}).loc["a", "pairs"] == 0
+    assert built({"base": base, "a": results({0: 60.0}, profile="paper")}).loc["a", "pairs"] == 0
+
+
+def test_files_say_what_was_found_and_equal_frames_give_equal_bytes(results, tmp_path):
+    made = {"base": results({0: 50.0, 1: 50.0, 2: 50.0}), "a": results({0: 45.0, 1: 45.1, 2: 44.9})}
+    frame = comparison.build(TABLE, made, "small")
+    for folder in ("one", "two"):
+        comparison.write(frame, TABLE, tmp_path / folder, "small")
+    names = ("table.csv", "table.md", "table.png")
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted(names)
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    text = (tmp_path / "one/table.md").read_text()
+    assert "| 2     | a        |" in text
+    assert "-5.00" in text and "worse" in text
+    written = pd.read_csv(tmp_path / "one/table.csv")
+    assert written.columns.tolist() == list(comparison.COLUMNS)
+    assert written["accuracy"].tolist()[:2] == [50.0, 45.0]
+    assert "worse" in comparison.summary(frame)
+
+
+def test_a_table_that_prints_something_is_no_comparison():
+    assert all(load_claims(CLAIMS / f"{name}.yaml").is_comparison for name in NAMES)
+    assert not any(load_claims(path).is_comparison for path in CLAIMS.glob("table*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("profile", ["paper", "small"])
+def test_rows_differ_in_what_their_names_say_and_in_nothing_else(name, profile):
+    """Data, schedule, first weights and optimizer are the baseline's in every row."""
+    table = load_claims(CLAIMS / f"{name}.yaml")
+    runs = tables.runs(table, profile, ROOT / "recipes")
+    first = runs[table.rows[0].id].resolved
+    may = {
+        "compare_methods": {"neuron", "surrogate", "norm", "temperature_search", "evolution", "im_loss", "shortcut"},
+        "compare_learning_rate": {"optimizer"},
+    }[name]
+    assert len({run.key for run in runs.values()}) == len(table.rows)
+    for row in table.rows[1:]:
+        resolved = runs[row.id].resolved
+        differing = {part for part in first | resolved if first.get(part) != resolved.get(part)}
+        if row.id == "relu":
+            steps = resolved["model"] | {"time_steps": first["model"]["time_steps"]}
+            assert steps == first["model"]
+            assert differing == {"model", "neuron", "surrogate"}
+        else:
+            assert differing <= may
+        assert row.baseline == table.rows[0].id
+
+
+def test_the_learning_rate_is_chosen_on_images_that_the_comparison_trains_with():
+    """And on nothing else that differs from its baseline."""
+    chosen, baseline = (
+        load_run(f"compare/cifar10_resnet20_t2{of}", "paper", ROOT / "recipes").resolved for of in ("_validation", "")
+    )
+    assert chosen["data"].pop("validation") == 5000
+    assert chosen == baseline
