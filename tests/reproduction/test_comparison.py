@@ -115,7 +115,8 @@ def test_files_say_what_was_found_and_equal_frames_give_equal_bytes(results, tmp
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     text = (tmp_path / "one/table.md").read_text()
     assert "| 2     | a        |" in text
-    assert "-5.00" in text and "worse" in text
+    assert "-5.00" in text
+    assert "worse" in text
     written = pd.read_csv(tmp_path / "one/table.csv")
     assert written.columns.tolist() == list(comparison.COLUMNS)
     assert written["accuracy"].tolist()[:2] == [50.0, 45.0]
