@@ -31,6 +31,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # fields of named tuples are described once
 
 
 def _inline(translator, node: nodes.math) -> None:
@@ -43,6 +44,11 @@ def _block(translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def _escape_shapes(app, what, name, obj, options, lines: list[str]) -> None:
+    """Shapes such as [T, N, *] end in a star, which reStructuredText would take for emphasis."""
+    lines[:] = [line.replace("*]", "\\*]") for line in lines]
+
+
 def _generate(app) -> None:
     folder = HERE / "_generated"
     folder.mkdir(exist_ok=True)
@@ -53,4 +59,5 @@ def _generate(app) -> None:
 def setup(app) -> None:
     """Browsers show MathML themselves, so pages need no script from elsewhere."""
     app.add_html_math_renderer("mathml", inline_renderers=(_inline, None), block_renderers=(_block, None))
+    app.connect("autodoc-process-docstring", _escape_shapes)
     app.connect("builder-inited", _generate)

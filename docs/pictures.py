@@ -102,10 +102,9 @@ def draw_all(folder: Path) -> None:
     matplotlib.use("Agg")
     with plt.rc_context({"svg.hashsalt": "jellyplus", "font.size": 9}), torch.no_grad():
         for name, draw in PICTURES.items():
-            figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
+            figure, (left, right) = plt.subplots(1, 2, figsize=(6, 2.8), layout="constrained")
             draw(left, right)
             for axes in (left, right):
                 axes.legend(fontsize=7)
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
             plt.close(figure)
-
