@@ -23,6 +23,7 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # what is included begins at a heading of its own level
 html_theme = "furo"
+pygments_dark_style = "monokai"
 html_title = "jellyplus"
 html_math_renderer = "mathml"
 html_static_path = ["style.css"]

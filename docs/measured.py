@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 PROFILES = {
     "paper": "The paper's own data and settings",
@@ -22,7 +23,8 @@ def write_all(views: Path, folder: Path) -> None:
 
 
 def _part(view: Path) -> Iterator[str]:
-    yield f"### `{view.name}`"
+    claims = yaml.safe_load((view.parents[2] / "claims" / f"{view.name}.yaml").read_text())
+    yield f"### {claims['title']}"
     if (view / "table.csv").exists():
         yield _table(pd.read_csv(view / "table.csv", dtype=str, keep_default_na=False), view.parent.name)
     else:

@@ -1,11 +1,12 @@
 """The picture of each method, drawn with the package's own functions when the pages are built."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from jellyplus import functional, surrogate
@@ -71,13 +72,13 @@ def inflor(left: Axes, right: Axes) -> None:
     left.plot(u, functional.membrane_potential_rectify(u), label="rectified")
     left.plot(u, u, linestyle="--", label="as it was")
     left.set(title="MPR", xlabel="membrane potential")
-    current = torch.full((12, 1), 0.9)
+    current = torch.rand(12, 1, generator=torch.Generator().manual_seed(0))
     nodes = {"hard reset": IterativeLIFNode(decay=1.0, v_threshold=V_TH), "soft reset": SRIFNode(v_threshold=V_TH)}
     for name, node in nodes.items():
         node.step_mode, node.store_h_seq = "m", True
         spikes = node(current)
         right.plot(node.h_seq.flatten().detach(), marker="o", label=f"{name}: {spikes.sum():.0f} spikes")
-    right.set(title="potential before reset, input 0.9", xlabel="time-step")
+    right.set(title="potential before reset, equal inputs", xlabel="time-step")
 
 
 def shortcut(left: Axes, right: Axes) -> None:
@@ -97,14 +98,18 @@ PICTURES: dict[str, Callable[[Axes, Axes], None]] = {
 }
 
 
+def _named(axes: Axes) -> Iterator[tuple[Artist, str]]:
+    return zip(*axes.get_legend_handles_labels(), strict=True)
+
+
 def draw_all(folder: Path) -> None:
     """One SVG a method, equal bytes for equal code."""
     matplotlib.use("Agg")
     with plt.rc_context({"svg.hashsalt": "jellyplus", "font.size": 9}), torch.no_grad():
         for name, draw in PICTURES.items():
-            figure, (left, right) = plt.subplots(1, 2, figsize=(6, 2.8), layout="constrained")
+            figure, (left, right) = plt.subplots(1, 2, figsize=(6, 3), layout="constrained")
             draw(left, right)
-            for axes in (left, right):
-                axes.legend(fontsize=7)
+            named = {label: handle for axes in (left, right) for handle, label in _named(axes)}
+            figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=2, frameon=False)
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
             plt.close(figure)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from jellyplus import surrogate
+from jellyplus import op_counter, surrogate
 from jellyplus.neuron import backends
 
 ROOT = Path(__file__).parents[1]
@@ -205,6 +205,12 @@ def test_accuracies_on_the_methods_pages_are_printed_by_the_papers():
 def test_the_page_of_what_was_measured_types_no_result():
     text = (ROOT / "docs" / "measured.md").read_text()
     assert not re.findall(r"\d [%s]|\d\.\d+ (?!on the node)", text.replace("test_fuzz.py 5.5", ""))
+
+
+def test_the_energy_of_an_operation_is_that_of_the_code():
+    counted = op_counter.Convention
+    text = (ROOT / "docs" / "energy.md").read_text()
+    assert f"{counted.pj_per_addition} pJ an addition, {counted.pj_per_multiplication} pJ a multiplication" in text
 
 
 def test_limits_that_the_guarantees_name_are_those_of_the_code():
