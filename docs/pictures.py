@@ -78,7 +78,7 @@ def inflor(left: Axes, right: Axes) -> None:
         node.step_mode, node.store_h_seq = "m", True
         spikes = node(current)
         right.plot(node.h_seq.flatten().detach(), marker="o", label=f"{name}: {spikes.sum():.0f} spikes")
-    right.set(title="potential before reset, equal inputs", xlabel="time-step")
+    right.set(title="potential before reset", xlabel="time-step")
 
 
 def shortcut(left: Axes, right: Axes) -> None:
