@@ -1,25 +1,36 @@
+"""README and docs: examples run, links lead somewhere, and what is counted in them is what is there."""
+
+import configparser
+import contextlib
 import importlib
 import re
 import runpy
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from jellyplus import surrogate
+from jellyplus import op_counter, surrogate
 from jellyplus.neuron import backends
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "methods").glob("*.md"))]
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    """Of all pages."""
+    found = (re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S) for page in PAGES)
+    return [block for of_page in found for block in of_page]
 
 
 def example(beginning: str) -> str:
-    """The code block behind the line that begins like this."""
-    (found,) = re.findall(rf"^{re.escape(beginning)}.*?^```python\n(.*?)^```", README.read_text(), re.M | re.S)
+    """The code block behind the line of any page that begins like this."""
+    pattern = rf"^{re.escape(beginning)}.*?^```python\n(.*?)^```"
+    (found,) = (block for page in PAGES for block in re.findall(pattern, page.read_text(), re.M | re.S))
     return found
 
 
@@ -32,9 +43,9 @@ def run(*beginnings: str) -> dict:
     return scope
 
 
-PLUGIN, BACKENDS = "## Use it as a plugin", "### Backends"
+PLUGIN, BACKENDS = "## Use it as a plugin", "# Backends"
 TDBN, DSPIKE, IM_LOSS = "tdBN: a residual", "Dspike: the temperature", "IM-Loss and ESG: a network"
-OWN = "### In your own network"
+OWN = "[examples/own_network.py](examples/own_network.py) runs them all"
 INFLOR, SHORTCUT, OPERATIONS = "InfLoR: soft-reset", "Shortcut back-propagation: branches", "Operations and energy, of"
 
 
@@ -60,7 +71,7 @@ def test_the_example_of_another_backend_switches_the_same_network():
 
 def test_the_lines_for_an_own_network_are_those_of_the_example_script():
     torch.manual_seed(0)
-    script = runpy.run_path(str(README.parent / "examples" / "own_network.py"))
+    script = runpy.run_path(str(ROOT / "examples" / "own_network.py"))
     x, y = script["digits"]()[:2]
     rest = {"images": x[:4], "error": lambda logits: script["error"](y[:4], logits)}
     rest |= {"epoch": 1, "epochs": 4, "step": 3, "steps": 4}
@@ -108,14 +119,112 @@ def test_the_shortcut_and_operation_examples(capsys):
     assert "mean of 8, standard error" in out
 
 
-def test_every_row_and_option_that_is_shown_exists():
-    shown = " ".join(blocks("bash"))
-    script = README.parent / "reproductions" / "table2_dspike.py"
-    assert script.exists()
+def test_every_row_that_is_shown_exists():
+    script = ROOT / "reproductions" / "table2_dspike.py"
     claims = (script.parent / "claims" / "table2_dspike.yaml").read_text()
-    rows = re.findall(r"--rows (\S+)", shown)
+    rows = re.findall(r"--rows (\S+)", " ".join(blocks("bash")))
     assert rows
     assert all(f"- id: {row}\n" in claims for row in rows)
+
+
+SET_UP = {"python3 -m venv .venv", ".venv/bin/python -m pytest -n auto --dist worksteal"}  # .ci/run runs them
+INSTALL = re.compile(r"\.venv/bin/pip install --quiet --editable \"\.\[(\w+)]\"")
+
+
+def options_of_script(path: Path, words: list[str], monkeypatch) -> None:
+    """Parses what a script of a table or figure is given, and does not make it."""
+    from jellyplus.reproduction import cli
+
+    monkeypatch.setattr(sys, "argv", [path.name, *words])
+    monkeypatch.setattr(cli, "_job", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(cli, "use_threads", lambda _: None)
+    add = cli._add_rows if path.stem.startswith("table") else (lambda _: None)
+    assert cli.run(str(path), "", lambda *_: None, add) == 0
+
+
+@pytest.mark.parametrize("line", sorted({line for block in blocks("bash") for line in block.splitlines()} - SET_UP))
+def test_every_command_that_is_shown_is_understood(line, monkeypatch):
+    """Program, options and files are there; set-up, tests and two scripts are run by CI as they stand."""
+    from jellyplus import __main__
+
+    words = shlex.split(line)
+    if found := INSTALL.fullmatch(line):
+        extras = configparser.ConfigParser()
+        extras.read(ROOT / "setup.cfg")
+        assert found[1] in extras["options.extras_require"]
+    elif "jellyplus" in words or words[0].endswith("/jellyplus"):
+        (start,) = (i for i, word in enumerate(words) if Path(word).name == "jellyplus")
+        options = __main__._parser().parse_args(words[start + 1 :])
+        assert not hasattr(options, "recipe") or (ROOT / options.recipe).exists()
+    elif words[1] == "examples/own_network.py":
+        script = runpy.run_path(str(ROOT / words[1]))
+        assert set(words[words.index("--methods") + 1 :]) <= set(script["METHODS"])
+    else:
+        assert words[0] == ".venv/bin/python"
+        assert (ROOT / words[1]).exists()
+        options_of_script(ROOT / words[1], words[2:], monkeypatch)
+
+
+def test_the_readme_is_two_pages():
+    assert len(README.read_text().split()) <= 900
+
+
+def slugs(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_and_included_files_exist(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^```{\w+} (\S+\.\w+)$", text, re.M):
+        file, _, anchor = target.partition("#")
+        if file.startswith("https:") or "_generated/" in file:  # made when the pages are built
+            continue
+        led_to = page.parent / file if file else page
+        assert led_to.exists(), target
+        assert not anchor or anchor in slugs(led_to), target
+
+
+def test_every_page_is_in_the_table_of_contents():
+    index = (ROOT / "docs" / "index.md").read_text()
+    names = {str(page.relative_to(ROOT / "docs").with_suffix("")) for page in PAGES[1:]} - {"index"}
+    listed = re.findall(r"^[\w/]+$", index, re.M)
+    assert sorted(listed) == sorted(names)
+
+
+def test_accuracies_on_the_methods_pages_are_printed_by_the_papers():
+    """Nothing measured is typed there."""
+    printed = "".join(path.read_text() for path in (ROOT / "reproductions" / "claims").glob("*.yaml"))
+    for page in (ROOT / "docs" / "methods").glob("*.md"):
+        prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+        for number in re.findall(r"\d+\.\d+", prose.replace("2401.04486", "")):
+            assert number in printed, (page.name, number)
+
+
+def test_the_page_of_what_was_measured_types_no_result():
+    text = (ROOT / "docs" / "measured.md").read_text()
+    assert not re.findall(r"\d [%s]|\d\.\d+ (?!on the node)", text.replace("test_fuzz.py 5.5", ""))
+
+
+def test_the_energy_of_an_operation_is_that_of_the_code():
+    counted = op_counter.Convention
+    text = (ROOT / "docs" / "energy.md").read_text()
+    assert f"{counted.pj_per_addition} pJ an addition, {counted.pj_per_multiplication} pJ a multiplication" in text
+
+
+def test_limits_that_the_guarantees_name_are_those_of_the_code():
+    from jellyplus.datasets import archives, images, mnist, npz
+    from jellyplus.training import recipe, unpickling
+
+    text = " ".join((ROOT / "docs" / "guarantees.md").read_text().split())
+    assert f"at most {recipe._MOST_EPOCHS:,} epochs" in text
+    assert f"of which {unpickling.LARGEST_PICKLE // 2**20} MiB are read" in text
+    assert f"({images._BYTES} bytes a pixel)" in text
+    assert f"{images._LARGEST_RATIO:,} pixels a byte, or a million" in text
+    assert f"{npz._AN_EVENT} bytes an event" in text
+    assert f"and to {archives.LARGEST_RATIO} times its size, or {mnist._ALWAYS // 2**20} MiB" in text
+    assert f"every member as {archives._BLOCK // 1024} KiB at least" in text
 
 
 PAPERS = {"tdBN": "tdbn", "Dspike": "dspike", "IM-Loss": "imloss", "InfLoR": "inflor", "shortcut": "shortcut"}
@@ -125,14 +234,16 @@ SCHEMATIC = {"tdbn": [1, 5], "dspike": [1], "imloss": [1], "inflor": [1], "short
 
 def test_the_figures_that_are_shown_are_those_that_have_a_script():
     """Table and script alike have every printed figure but the schematic ones, which the text names and counts."""
-    text = README.read_text()
+    text = (ROOT / "docs" / "reproduce.md").read_text()
     for title, paper in PAPERS.items():
         ((_, figures),) = re.findall(rf"^\| {title} \| (`table.*) \| (`figure.*) \|$", text, re.M)
         shown = sorted(map(int, re.findall(r"`(?:figure)?(\d)(?:_\w+)?`", figures)))
-        scripts = sorted(int(path.stem[6]) for path in (README.parent / "reproductions").glob(f"figure*_{paper}.py"))
+        scripts = sorted(int(path.stem[6]) for path in (ROOT / "reproductions").glob(f"figure*_{paper}.py"))
         drawn = [n for n in range(1, PRINTED_FIGURES[paper] + 1) if n not in SCHEMATIC[paper]]
         assert shown == scripts == drawn
-    assert "16 of their 22 figures" in " ".join(text.split())
+    tables, figures = (len([*(ROOT / "reproductions").glob(f"{kind}*.py")]) for kind in ("table", "figure"))
+    counted = f"the papers' {tables} tables and {figures} of their {sum(PRINTED_FIGURES.values())} figures"
+    assert counted in " ".join(README.read_text().split())
     assert "Figs. 1 and 5 of tdBN, and Fig. 1 of each other paper" in text
 
 
@@ -141,7 +252,8 @@ def test_the_table_of_architectures_is_what_the_definitions_give(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "model"))
     definitions = importlib.import_module("definitions").ARCHITECTURES
     expected = {(f"{a.parameters:,}", f"{a.macs}M") for key, a in definitions.items() if key not in UNPRINTED}
-    rows = re.findall(r"^\| `\w+`[^|]* \|[^|]*\|[^|]*\| ([\d,]+) \| ([\d.]+M) \|$", README.read_text(), re.M)
+    text = (ROOT / "docs" / "architectures.md").read_text()
+    rows = re.findall(r"^\| `\w+`[^|]* \|[^|]*\|[^|]*\| ([\d,]+) \| ([\d.]+M) \|$", text, re.M)
     assert set(rows) == expected
     assert len(rows) == 19
 
