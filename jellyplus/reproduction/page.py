@@ -5,23 +5,27 @@ Like the tables it is a view: claims and evidence decide it, and nothing else do
 
 import argparse
 import base64
+import io
 import math
 import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
 import jinja2
 import pandas as pd
+from PIL import Image
 
 from jellyplus._errors import InputError
-from jellyplus._files import below, read_file, write_atomically
+from jellyplus._files import below, write_atomically
 from jellyplus._options import NOT_OF_FIGURES
 from jellyplus._text import one_line
+from jellyplus.datasets.images import read_image
 from jellyplus.reproduction import figure_evidence, tables, view
 from jellyplus.reproduction.claims import Claim, ClaimTable, is_table, load_claims
 from jellyplus.reproduction.evidence import Evidence
@@ -74,6 +78,7 @@ CURVES = STATUSES | {
 }
 COMPARED = ("reproduced", "below", "above", "differs")
 _MEANS = {"paper": "", "ours": "_mean"}
+_LONGEST = 16383  # pixels of a side, the most that WebP has
 
 
 @dataclass(frozen=True)
@@ -164,10 +169,28 @@ class Picture:
         """Whether it shows data in place of the papers'."""
         return self.scale == "embedded"
 
+    @cached_property
+    def _image(self) -> Image.Image:
+        """In 16 levels of each colour, which are enough for a drawing, and take a fifth of the bytes of its file."""
+        image = Image.fromarray(read_image(self.path, "RGB")).point(lambda value: round(value / 17) * 17)
+        image.thumbnail((_LONGEST, _LONGEST))
+        return image
+
     @property
     def uri(self) -> str:
-        """The PNG itself."""
-        return "data:image/png;base64," + base64.b64encode(read_file(self.path)).decode()
+        """The picture itself.
+
+        Raises:
+            InputError: the file holds no picture, or half of one.
+        """
+        buffer = io.BytesIO()
+        self._image.save(buffer, "webp", lossless=True)
+        return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+    @property
+    def width(self) -> int:
+        """In CSS pixels, 96 to the inch of a table's 150: its letters are as large as those beside it, or larger."""
+        return round(self._image.width * 96 / 150)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import base64
 import configparser
+import io
 import re
 import shutil
 import subprocess
@@ -9,8 +10,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from checkout import NASTY, PNG, Checkout, as_of_today
+from PIL import Image
 
 from jellyplus.__main__ import main
 from jellyplus._errors import InputError
@@ -261,13 +264,66 @@ def test_pictures_are_inside_the_page(build, checkout):
     checkout.draw("embedded", "figure3_dspike")
     files = build()
     sources = [attributes["src"] for tag, attributes in Rows(files["html"]).elements if tag == "img"]
-    prefix = "data:image/png;base64,"
-    assert [base64.b64decode(source.removeprefix(prefix)) for source in sources] == [PNG + b"embedded", PNG + b"small"]
+    assert [decoded(source).size for source in sources] == [(1, 1)] * 2
+    links = [unquote(attributes["href"]) for tag, attributes in Rows(files["html"]).elements if tag == "a"]
+    assert [link for link in links if link.endswith(".png")] == [
+        "embedded/figure3_dspike/figure.png",
+        "small/table2_imloss/table.png",
+    ]
     for link in re.findall(r"\]\(([^)]*png)\)", files["md"]):
         assert (checkout.results / re.sub(r"\\(.)", r"\1", unquote(link))).is_file()
     assert "Our curves: 1 computed, 1 stand-in, 1 not-run." in files["md"]
     assert "Measured on embedded: stand-in data" in files["md"]
     assert "\n[Picture on stand-in data](embedded/figure3" in files["md"]
+
+
+def decoded(source):
+    """The picture of an ``src``, whole."""
+    content = base64.b64decode(source.removeprefix("data:image/webp;base64,"), validate=True)
+    return Image.open(io.BytesIO(content), formats=["WEBP"]).convert("RGB")
+
+
+def drawings():
+    """Those that are committed, each once."""
+    root = Path(page.__file__).parents[2] / "reproductions/measured"
+    profiles = [profile for profile in page.SCALES if (root / profile).is_dir()]
+    found = {path.parent.name: path for profile in profiles[::-1] for path in (root / profile).glob("*/*e.png")}
+    return list(found.values())
+
+
+def test_pictures_look_as_their_files_do():
+    for path in drawings()[::8]:
+        picture = page.Picture(path, "small")
+        seen, drawn = np.asarray(decoded(picture.uri), int), np.asarray(Image.open(path).convert("RGB"), int)
+        assert seen.shape == drawn.shape
+        assert picture.width == round(drawn.shape[1] * 0.64)
+        assert abs(seen - drawn).max() <= 8  # of 255: half the distance of 16 levels
+        assert (seen[drawn == 255] == 255).all()  # white grounds and black letters stay what they are
+        assert (seen[drawn == 0] == 0).all()
+
+
+def test_the_page_of_the_committed_results_is_small():
+    """2 MB: what its pictures take, and 0.6 MB of text, more than it has."""
+    pictures = [page.Picture(path, "small").uri for path in drawings()]
+    assert len(pictures) >= 36
+    assert sum(map(len, pictures)) < 1.5e6
+
+
+def test_a_picture_that_is_longer_than_webp_can_be_is_made_smaller(tmp_path):
+    Image.new("RGB", (20, 20000), "red").save(tmp_path / "table.png")
+    image = decoded(page.Picture(tmp_path / "table.png", "small").uri)
+    assert image.height == 16383  # the most that the format has
+    assert image.getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"<svg onload='alert(1)'/>", PNG[:40]])
+def test_what_is_no_picture_is_one_sentence_and_no_page(checkout, capsys, content):
+    checkout.draw("small", "table2_imloss").write_bytes(content)
+    assert main(["report", "--out", "out"]) == 2
+    error = capsys.readouterr().err
+    assert "cannot read the image results/small/table2_imloss/table.png" in error
+    assert error.count("\n") == 1
+    assert not Path("out").exists()
 
 
 def test_numbers_on_stand_ins_are_behind_a_switch_that_is_off_and_in_no_text(build, checkout):

@@ -155,6 +155,10 @@ def test_on_a_phone_nothing_sticks_out(shown):
     for size in (DESKTOP, TABLET, PHONE):
         resize(shown, size)
         assert shown.execute_script("return document.documentElement.scrollWidth") <= size[0]
+    assert not any(
+        shown.execute_script("return arguments[0].scrollWidth > arguments[0].clientWidth", table)
+        for table in find(shown, ".wide")
+    )
     assert methods(shown) == ["Their", "Bare", "Full", "Never", "50% &"]
     (label,) = {
         shown.execute_script("return getComputedStyle(arguments[0], '::before').content", cell)

@@ -81,7 +81,7 @@ def test_a_picture_that_is_a_link_within_the_folder_is_shown(checkout):
     picture.rename(checkout.results / "kept.png")
     picture.symlink_to("../../kept.png")
     report(checkout)
-    assert "data:image/png;base64," in (checkout.results / "index.html").read_text()
+    assert "data:image/webp;base64," in (checkout.results / "index.html").read_text()
 
 
 def test_results_that_are_themselves_a_link_are_the_users_choice(checkout):
