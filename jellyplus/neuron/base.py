@@ -49,7 +49,7 @@ class Node(_compat.BaseNode):
 
     v_seq = h_seq = None
     _is_first_call = True  # whether the last call, those of torch.utils.checkpoint aside, started from a reset
-    _reset_by = _run_again_by = None  # the recomputations that last did so
+    _set_by = _run_again_by = None  # the recomputations that last gave it a potential, and ran it again from a reset
     _carried_until = 0  # autograd nodes with smaller numbers may be of calls that carried the potential on
 
     def __init__(
@@ -114,14 +114,13 @@ class Node(_compat.BaseNode):
             self._is_first_call = not isinstance(self.v, Tensor)
             if torch.compiler.is_compiling() and not self._is_first_call:
                 self.v = operators.carried(self.v)
-        elif self._reset_by != recomputed:
+        elif self._set_by != recomputed:
             return self._forward_again(x, recomputed)
         return super().forward(x)
 
     def reset(self) -> None:
         """As SpikingJelly's; the sequences go too."""
-        self._reset_by = _recomputation()
-        if self._reset_by is None and not self._is_first_call and not torch.compiler.is_compiling():
+        if not (torch.compiler.is_compiling() or self._is_first_call) and _recomputation() is None:
             self._carried_until = torch._C._autograd._get_sequence_nr()
         self._start_anew()
 
@@ -130,8 +129,14 @@ class Node(_compat.BaseNode):
         super().detach()
         self.v_seq, self.h_seq = _without_graph(self.v_seq), _without_graph(self.h_seq)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "v":
+            self._set_by = _recomputation()
+        super().__setattr__(name, value)
+
     def _start_anew(self) -> None:
         super().reset()
+        self._set_by = _recomputation()
         self.v_seq = self.h_seq = None
 
     def _forward_again(self, x: Tensor, recomputed: tuple[int, int]) -> Tensor:
@@ -150,6 +155,7 @@ class Node(_compat.BaseNode):
         finally:
             self._memories.update(memories)
             self.v_seq, self.h_seq = sequences
+            self._set_by = None
             self._run_again_by = recomputed
 
     def single_step_forward(self, x: Tensor) -> Tensor:
