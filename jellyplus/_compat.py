@@ -2,8 +2,8 @@
 
 Features are looked for, never versions, which neither line states. What the lines do not share:
 
-* ``BaseNode`` of 2.x takes its arguments by name, has no ``backend``, keeps ``v_seq`` outside its memories and wants a
-  step without state: all that is in neuron/base.py;
+* ``BaseNode`` of 2.x takes its arguments by name, has no ``backend``, keeps ``v_seq`` outside its memories, as ours do
+  on both lines, and wants a step without state: all that is in neuron/base.py;
 * ``functional.set_backend``, the base of surrogates with named parameters, the text of CUDA kernels and CuPy's device
   guard are in 0.0.0.0.14 only;
 * ``reset_net`` of 2.x remembers which modules it found.

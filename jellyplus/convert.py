@@ -99,7 +99,7 @@ def convert(
 
     Outputs, membrane potentials and gradients are equal up to rounding; a spike may flip where a potential lies within
     rounding of its threshold. In evaluation SpikingJelly 0.0.0.0.14's nodes have no gradient, and ours have. Kept are
-    thresholds, resets, surrogate functions, step modes, ``store_v_seq`` (ours store it in step mode 'm' only),
+    thresholds, resets, surrogate functions, step modes, ``store_v_seq`` (ours store it in step mode 's' too),
     backends that can run here, training modes, hooks, the sharing of modules, types and devices, and the names in the
     state dict. The copy starts as after ``reset_net``.
 

@@ -34,9 +34,11 @@ class Node(_compat.BaseNode):
             surrogate: kernels, or torch, which is said once. ``"torch"`` runs everything everywhere; ``"cpp"`` runs
             float32 and bfloat16 on the CPU, compiled when first used; ``"cupy"`` runs float32, float16 and bfloat16 on
             CUDA. Kernels keep the potential in float32 whatever the type. They differ by rounding.
-        store_v_seq: leave V of every time-step on ``v_seq``, [T, N, *] (step mode 'm').
+        store_v_seq: leave V of every time-step on ``v_seq``, [T, N, *]: in step mode 'm' of the last sequence, in 's'
+            of all time-steps since the reset, as SpikingJelly 2.0.0 does, which copies the sequence each time.
         store_h_seq: leave H of every time-step, before reset, on ``h_seq``, [T, N, *] (step mode 'm').
-            Both sequences are attached to the graph and dropped by ``reset_net``.
+            Both sequences are attached to the graph and dropped by ``reset_net``. They are no state, so none of
+            SpikingJelly's memories.
         strict: fire at H > V_th alone, as the papers' equations and inflor's and imloss's public code have it; without
             it H = V_th fires too, which is SpikingJelly's rule.
 
@@ -45,8 +47,9 @@ class Node(_compat.BaseNode):
             whose shape or type is not that of the state left from the call before.
     """
 
+    v_seq = h_seq = None
     _is_first_call = True  # whether the last call, those of torch.utils.checkpoint aside, started from a reset
-    _reset_by = _run_again_by = None  # the recomputations that last did so
+    _set_by = _run_again_by = None  # the recomputations that last gave it a potential, and ran it again from a reset
     _carried_until = 0  # autograd nodes with smaller numbers may be of calls that carried the potential on
 
     def __init__(
@@ -65,10 +68,6 @@ class Node(_compat.BaseNode):
         surrogate_function = Rectangular() if surrogate_function is None else surrogate_function
         constants = {"v_threshold": v_threshold, "v_reset": v_reset, "surrogate_function": surrogate_function}
         super().__init__(**constants, detach_reset=detach_reset, step_mode=step_mode, store_v_seq=store_v_seq)
-        if "v_seq" in vars(self):  # SpikingJelly 2.x keeps it outside the memories
-            del self.v_seq
-            self.register_memory("v_seq", None)
-        self.register_memory("h_seq", None)
         self.backend = backend
         self.decay = decay
         self.store_h_seq = store_h_seq
@@ -115,16 +114,30 @@ class Node(_compat.BaseNode):
             self._is_first_call = not isinstance(self.v, Tensor)
             if torch.compiler.is_compiling() and not self._is_first_call:
                 self.v = operators.carried(self.v)
-        elif self._reset_by != recomputed:
+        elif self._set_by != recomputed:
             return self._forward_again(x, recomputed)
         return super().forward(x)
 
     def reset(self) -> None:
-        """As SpikingJelly's."""
-        self._reset_by = _recomputation()
-        if self._reset_by is None and not self._is_first_call and not torch.compiler.is_compiling():
+        """As SpikingJelly's; the sequences go too."""
+        if not (torch.compiler.is_compiling() or self._is_first_call) and _recomputation() is None:
             self._carried_until = torch._C._autograd._get_sequence_nr()
+        self._start_anew()
+
+    def detach(self) -> None:
+        """As SpikingJelly's; the sequences are cut from the graph too."""
+        super().detach()
+        self.v_seq, self.h_seq = _without_graph(self.v_seq), _without_graph(self.h_seq)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "v":
+            self._set_by = _recomputation()
+        super().__setattr__(name, value)
+
+    def _start_anew(self) -> None:
         super().reset()
+        self._set_by = _recomputation()
+        self.v_seq = self.h_seq = None
 
     def _forward_again(self, x: Tensor, recomputed: tuple[int, int]) -> Tensor:
         """The only call since a reset once more; what it left stays as it is."""
@@ -135,18 +148,23 @@ class Node(_compat.BaseNode):
                 "it was reset, so the potential that it started from is gone: reset it with reset_net(net) at the "
                 "beginning of the function given to checkpoint, or checkpoint whole sequences in step mode 'm'"
             )
-        memories = self._memories.copy()
-        super().reset()
+        memories, sequences = self._memories.copy(), (self.v_seq, self.h_seq)
+        self._start_anew()
         try:
             return super().forward(x)
         finally:
             self._memories.update(memories)
+            self.v_seq, self.h_seq = sequences
+            self._set_by = None
             self._run_again_by = recomputed
 
     def single_step_forward(self, x: Tensor) -> Tensor:
         """X[t] to S[t], both [N, *]; V[t] stays on ``v``."""
         self._check_state(x)
         spike, self.v = self._transition(x, self.v)
+        if self.store_v_seq:
+            before = () if self.v_seq is None else (self.v_seq,)
+            self.v_seq = torch.cat((*before, self.v[None]))
         return spike
 
     def charge(self, x: Tensor, v: Tensor | float) -> Tensor:
@@ -163,7 +181,7 @@ class Node(_compat.BaseNode):
 
         Args:
             inputs: X[t], [N, *].
-            states: V[t - 1], a number or [N, *], and the other memories, which stay as they are.
+            states: V[t - 1], a number or [N, *], and a subclass's other memories, which stay as they are.
 
         Returns:
             (S[t],) and (V[t], the others).
@@ -216,7 +234,8 @@ class Node(_compat.BaseNode):
             )
 
     def __getstate__(self) -> dict:
-        return _compat.state_without_graph(self)
+        sequences = {"v_seq": _without_graph(self.v_seq), "h_seq": _without_graph(self.h_seq)}
+        return _compat.state_without_graph(self) | sequences
 
     def extra_repr(self) -> str:
         """SpikingJelly's line, the decay, and whether firing is strict."""
@@ -230,6 +249,10 @@ def _recomputation() -> tuple[int, int] | None:
     """
     node = None if torch.compiler.is_compiling() else torch._C._current_autograd_node()
     return None if node is None else (torch._C._current_graph_task_id(), node._sequence_nr())
+
+
+def _without_graph(sequence: Tensor | None) -> Tensor | None:
+    return None if sequence is None else sequence.detach()
 
 
 def _kind(tensor: Tensor) -> str:

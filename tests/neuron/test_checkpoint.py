@@ -41,7 +41,7 @@ def from_reset(net, x):
 
 
 def memories(net):
-    return [memory for node in (net[1], net[3]) for memory in node.memories()]
+    return [kept for node in (net[1], net[3]) for kept in (*node.memories(), node.v_seq, node.h_seq)]
 
 
 @NODES
