@@ -1,15 +1,13 @@
 """The command line: ``jellyplus`` or ``python -m jellyplus``."""
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 
 from jellyplus._command import answer
-from jellyplus._errors import InputError
+from jellyplus._extra import with_extra
 from jellyplus._options import PROFILES, add_run_options, count
 
 __all__ = ["main"]
@@ -47,10 +45,30 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", type=Path, help="a file like recipes/tdbn/cifar10_resnet19_t2.yaml")
     add_run_options(train, profile="paper")
     train.set_defaults(run=_train)
+    _add_compare_command(commands)
     _add_data_commands(commands)
     _add_render_command(commands)
     _add_report_command(commands)
     return parser
+
+
+def _add_compare_command(commands: argparse._SubParsersAction) -> None:
+    summary = "show runs beside each other: settings that differ, accuracy, energy, time, and courses"
+    compare = commands.add_parser("compare", help=summary, description=f"{summary.capitalize()}.")
+    compare.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="the name of a recipe, as in dspike/cifar10_t6, its file, the file of a run's evidence, or their folder",
+    )
+    compare.add_argument("--profile", choices=PROFILES, help="only runs of it; default: of all")
+    compare.add_argument(
+        "--root", type=Path, metavar="FOLDER", default=Path("results"), help="results of named recipes"
+    )
+    compare.add_argument(
+        "--out", type=Path, metavar="FOLDER", default=Path("results/compare"), help="for compare.csv and compare.png"
+    )
+    compare.set_defaults(run=_compare)
 
 
 def _add_data_commands(commands: argparse._SubParsersAction) -> None:
@@ -103,16 +121,20 @@ def _doctor(options: argparse.Namespace) -> int:
     return doctor.main()
 
 
+def _compare(options: argparse.Namespace) -> int:
+    return with_extra("jellyplus.reproduction.compare", "compare").main(options)
+
+
 def _check_data(options: argparse.Namespace) -> int:
-    return _with_extra("jellyplus.datasets.command", "data").check(options.root)
+    return with_extra("jellyplus.datasets.command", "data").check(options.root)
 
 
 def _prepare_data(options: argparse.Namespace) -> int:
-    command = _with_extra("jellyplus.datasets.command", "data")
+    command = with_extra("jellyplus.datasets.command", "data")
     if not options.recipe:
         command.unpack(options.root)
         return 0
-    recipe = _with_extra("jellyplus.training.recipe", "data").load_file(options.recipe, options.profile).recipe
+    recipe = with_extra("jellyplus.training.recipe", "data").load_file(options.recipe, options.profile).recipe
     command.unpack(options.root)
     command.prepare_frames(
         options.root, recipe.data.dataset, recipe.data.events, recipe.model.time_steps, max(options.workers, 1)
@@ -121,22 +143,15 @@ def _prepare_data(options: argparse.Namespace) -> int:
 
 
 def _render(options: argparse.Namespace) -> int:
-    return _with_extra("jellyplus.reproduction.views", "render").main(options)
+    return with_extra("jellyplus.reproduction.views", "render").main(options)
 
 
 def _train(options: argparse.Namespace) -> int:
-    return _with_extra("jellyplus.reproduction.cli", "train").train(options)
+    return with_extra("jellyplus.reproduction.cli", "train").train(options)
 
 
 def _report(options: argparse.Namespace) -> int:
-    return _with_extra("jellyplus.reproduction.page", "report").report(options)
-
-
-def _with_extra(module: str, command: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise InputError(f'{command} needs {error.name}: pip install -e ".[reproduce]" has it') from error
+    return with_extra("jellyplus.reproduction.page", "report").report(options)
 
 
 if __name__ == "__main__":

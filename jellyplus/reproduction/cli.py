@@ -189,6 +189,13 @@ def _train(options: argparse.Namespace) -> None:
         course.write(evidence, of, folder)
         print(one_line(f"{of}; seed {seed}: {summary(evidence)}"))
     print(one_line(f"Written: {folder}/seed*.csv, seed*.png; evidence and checkpoint: {runner.store.folder(run.key)}"))
+    print(one_line(_what_next(runner.store.folder(run.key), options.seeds[0])))
+
+
+def _what_next(folder: Path, seed: int) -> str:
+    return (
+        f'Load it: jellyplus.load("{folder}", seed={seed}); compare it with other runs: jellyplus compare {folder} RUN'
+    )
 
 
 def use_threads(options: argparse.Namespace) -> None:
