@@ -15,7 +15,7 @@ import joblib
 import torch
 from tqdm import tqdm
 
-from jellyplus import datasets
+from jellyplus import _bars, datasets
 from jellyplus._distributed import processes, rank
 from jellyplus._errors import InputError
 from jellyplus._text import one_line
@@ -112,7 +112,8 @@ class Runner:
                 f"{old} of {len(planned)} runs have evidence of code that did something else: it is kept (--render "
                 "shows it as stale)"
             )
-        with tqdm(total=sum(_cost(run) for run, _ in planned), unit="", bar_format=_BAR, disable=rank() > 0) as bar:
+        whole = sum(_cost(run) for run, _ in planned)
+        with _bars.bar(total=whole, unit="", bar_format=_BAR, disable=rank() > 0) as bar:
             bar.set_description(f"0 of {len(planned)} runs")
             if jobs > 1:
                 self._side_by_side(planned, jobs, bar)
