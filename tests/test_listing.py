@@ -92,7 +92,7 @@ def commands(parser=None, words=()):
         yield from commands(child, (*words, name))
 
 
-@pytest.mark.parametrize(("name", "parser"), commands(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(("name", "parser"), [*commands()], ids=lambda value: value if isinstance(value, str) else "")
 def test_the_examples_of_a_commands_help_are_ones_of_it(name, parser):
     lines = parser.format_help().partition("examples:\n")[2].splitlines()
     assert lines
