@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         "jellyplus train recipes/tdbn/cifar10_resnet19_t2.yaml --profile paper --data-root DATA --seeds 0 1 2",
     )
     train.add_argument("recipe", type=Path, help="a file like recipes/tdbn/cifar10_resnet19_t2.yaml")
-    add_run_options(train, "embedded, or paper where the recipe's folder has no profiles.yaml")
+    add_run_options(train, "embedded, or paper where the recipe has no such profile")
     train.set_defaults(run=_train)
     _add_list_command(commands)
     _add_compare_command(commands)
