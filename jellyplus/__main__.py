@@ -1,16 +1,15 @@
 """The command line: ``jellyplus`` or ``python -m jellyplus``."""
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 
+from jellyplus._bars import be_quiet
 from jellyplus._command import answer
-from jellyplus._errors import InputError
-from jellyplus._options import PROFILES, add_run_options, count
+from jellyplus._extra import with_extra
+from jellyplus._options import PROFILES, Help, add_quiet, add_run_options, count, examples
 
 __all__ = ["main"]
 
@@ -32,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    be_quiet(getattr(options, "quiet", False))
     return options.run(options)
 
 
@@ -40,28 +40,97 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"jellyplus {metadata.version('jellyplus')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     summary = "print versions, the backends that work here, and what to do about those that do not"
-    doctor = commands.add_parser("doctor", help=summary, description=f"{summary.capitalize()}.")
+    doctor = _command(commands, "doctor", summary, "jellyplus doctor")
     doctor.set_defaults(run=_doctor)
     summary = "train the network of one recipe, and record what was measured"
-    train = commands.add_parser("train", help=summary, description=f"{summary.capitalize()}.")
+    train = _command(
+        commands,
+        "train",
+        summary,
+        "jellyplus train recipes/imloss/cifar10_cifarnet_t4.yaml",
+        "jellyplus train recipes/tdbn/cifar10_resnet19_t2.yaml --profile paper --data-root DATA --seeds 0 1 2",
+    )
     train.add_argument("recipe", type=Path, help="a file like recipes/tdbn/cifar10_resnet19_t2.yaml")
-    add_run_options(train, profile="paper")
+    add_run_options(train, "embedded, or paper where the recipe has no such profile")
     train.set_defaults(run=_train)
+    _add_list_command(commands)
+    _add_compare_command(commands)
     _add_data_commands(commands)
     _add_render_command(commands)
     _add_report_command(commands)
     return parser
 
 
+def _command(actions: argparse._SubParsersAction, name: str, summary: str, *lines: str) -> argparse.ArgumentParser:
+    return actions.add_parser(
+        name, help=summary, description=f"{summary.capitalize()}.", epilog=examples(*lines), formatter_class=Help
+    )
+
+
+def _add_list_command(commands: argparse._SubParsersAction) -> None:
+    summary = "list recipes, methods (nodes, surrogates, norms, losses), architectures, and runs"
+    listing = _command(
+        commands, "list", summary, "jellyplus list", "jellyplus list architectures", "jellyplus list runs"
+    )
+    listing.add_argument(
+        "kinds", nargs="*", metavar="KIND", type=_kind, help=f"{', '.join(_KINDS)}; default: all but runs"
+    )
+    listing.add_argument("--recipes", type=Path, metavar="FOLDER", default=Path("recipes"), help="of all recipes")
+    listing.add_argument("--root", type=Path, metavar="FOLDER", default=Path("results"), help="results, for runs")
+    listing.set_defaults(run=_list)
+
+
+_KINDS = ("recipes", "methods", "architectures", "runs")
+
+
+def _kind(text: str) -> str:
+    if text not in _KINDS:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be listed; choose from {', '.join(_KINDS)}")
+    return text
+
+
+def _add_compare_command(commands: argparse._SubParsersAction) -> None:
+    summary = "show runs beside each other: settings that differ, accuracy, energy, time, and courses"
+    compare = _command(
+        commands,
+        "compare",
+        summary,
+        "jellyplus compare dspike/cifar10_t6 tdbn/cifar10_resnet19_t6",
+        "jellyplus compare dspike/cifar10_t2 dspike/cifar10_t4 --profile embedded --root reproductions/measured",
+    )
+    compare.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="the name of a recipe, as in dspike/cifar10_t6, its file, the file of a run's evidence, or their folder",
+    )
+    compare.add_argument("--profile", choices=PROFILES, help="only runs of it; default: of all")
+    compare.add_argument(
+        "--root", type=Path, metavar="FOLDER", default=Path("results"), help="results of named recipes"
+    )
+    compare.add_argument(
+        "--out", type=Path, metavar="FOLDER", default=Path("results/compare"), help="for compare.csv and compare.png"
+    )
+    compare.set_defaults(run=_compare)
+
+
 def _add_data_commands(commands: argparse._SubParsersAction) -> None:
     data = commands.add_parser("data", help="check a folder of data, or make it ready for training")
     actions = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
     summary = "read every data set in a folder: examples by class beside the published counts, unreadable files by name"
-    check = actions.add_parser("check", help=summary, description=f"{summary.capitalize()}.")
+    check = _command(actions, "check", summary, "jellyplus data check DATA")
+    add_quiet(check)
     check.add_argument("root", type=Path, help="what --data-root would be")
     check.set_defaults(run=_check_data)
     summary = "unpack the archives in a folder, and make the frames of a recipe; what is there already is left as it is"
-    prepare = actions.add_parser("prepare", help=summary, description=f"{summary.capitalize()}.")
+    prepare = _command(
+        actions,
+        "prepare",
+        summary,
+        "jellyplus data prepare DATA",
+        "jellyplus data prepare DATA --recipe recipes/tdbn/cifar10dvs_resnet19_t10.yaml",
+    )
+    add_quiet(prepare)
     prepare.add_argument("root", type=Path, help="what --data-root would be")
     prepare.add_argument("--recipe", type=Path, help="make its frames; without it, unpack only")
     prepare.add_argument("--profile", choices=PROFILES, default="paper", help="of the recipe")
@@ -71,7 +140,10 @@ def _add_data_commands(commands: argparse._SubParsersAction) -> None:
 
 def _add_render_command(commands: argparse._SubParsersAction) -> None:
     summary = "write every table and figure of a results folder again from its evidence, or check that they are as then"
-    render = commands.add_parser("render", help=summary, description=f"{summary.capitalize()}.")
+    render = _command(
+        commands, "render", summary, "jellyplus render", "jellyplus render --check --out reproductions/measured"
+    )
+    add_quiet(render)
     render.add_argument("--out", type=Path, metavar="FOLDER", default=Path("results"), help="the results folder")
     render.add_argument(
         "--reproductions", type=Path, metavar="FOLDER", default=Path("reproductions"), help="where claims/ is"
@@ -82,7 +154,10 @@ def _add_render_command(commands: argparse._SubParsersAction) -> None:
 
 def _add_report_command(commands: argparse._SubParsersAction) -> None:
     summary = "write one page that has every table and figure of the papers beside what was measured"
-    report = commands.add_parser("report", help=summary, description=f"{summary.capitalize()}.")
+    report = _command(
+        commands, "report", summary, "jellyplus report", "jellyplus report --root results other/results --out page"
+    )
+    add_quiet(report)
     report.add_argument(
         "--root",
         nargs="+",
@@ -103,16 +178,26 @@ def _doctor(options: argparse.Namespace) -> int:
     return doctor.main()
 
 
+def _list(options: argparse.Namespace) -> int:
+    from jellyplus import _listing  # it loads the plugin, which no help needs
+
+    return _listing.main(options)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    return with_extra("jellyplus.reproduction.compare", "compare").main(options)
+
+
 def _check_data(options: argparse.Namespace) -> int:
-    return _with_extra("jellyplus.datasets.command", "data").check(options.root)
+    return with_extra("jellyplus.datasets.command", "data").check(options.root)
 
 
 def _prepare_data(options: argparse.Namespace) -> int:
-    command = _with_extra("jellyplus.datasets.command", "data")
+    command = with_extra("jellyplus.datasets.command", "data")
     if not options.recipe:
         command.unpack(options.root)
         return 0
-    recipe = _with_extra("jellyplus.training.recipe", "data").load_file(options.recipe, options.profile).recipe
+    recipe = with_extra("jellyplus.training.recipe", "data").load_file(options.recipe, options.profile).recipe
     command.unpack(options.root)
     command.prepare_frames(
         options.root, recipe.data.dataset, recipe.data.events, recipe.model.time_steps, max(options.workers, 1)
@@ -121,22 +206,15 @@ def _prepare_data(options: argparse.Namespace) -> int:
 
 
 def _render(options: argparse.Namespace) -> int:
-    return _with_extra("jellyplus.reproduction.views", "render").main(options)
+    return with_extra("jellyplus.reproduction.views", "render").main(options)
 
 
 def _train(options: argparse.Namespace) -> int:
-    return _with_extra("jellyplus.reproduction.cli", "train").train(options)
+    return with_extra("jellyplus.reproduction.cli", "train").train(options)
 
 
 def _report(options: argparse.Namespace) -> int:
-    return _with_extra("jellyplus.reproduction.page", "report").report(options)
-
-
-def _with_extra(module: str, command: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise InputError(f'{command} needs {error.name}: pip install -e ".[reproduce]" has it') from error
+    return with_extra("jellyplus.reproduction.page", "report").report(options)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,17 @@
 import argparse
 from pathlib import Path
 
-__all__ = ["NOT_OF_FIGURES", "PROFILES", "add_run_options", "add_table_options", "count", "epochs"]
+__all__ = [
+    "NOT_OF_FIGURES",
+    "PROFILES",
+    "Help",
+    "add_quiet",
+    "add_run_options",
+    "add_table_options",
+    "count",
+    "epochs",
+    "examples",
+]
 
 PROFILES = ("smoke", "embedded", "small", "gpu", "official", "paper")
 
@@ -11,15 +21,42 @@ PROFILES = ("smoke", "embedded", "small", "gpu", "official", "paper")
 NOT_OF_FIGURES = {"gpu": "a figure has its own epochs", "official": "the public code makes no figure"}
 
 
-def add_run_options(parser: argparse.ArgumentParser, profile: str) -> None:
-    """Add what decides how runs are made; ``profile`` is the default one."""
+class Help(argparse.HelpFormatter):
+    """Every option with its default, where it has one that its help does not tell; examples as they are written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        said, default = action.help or "", action.default
+        if default is None or default is False or default == argparse.SUPPRESS or "default" in said:
+            return said
+        words = " ".join(map(str, default)) if isinstance(default, list) else default
+        return f"{said} (default: {words})"
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(_EXAMPLES) else super()._fill_text(text, width, indent)
+
+
+_EXAMPLES = "examples:\n"
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help."""
+    return _EXAMPLES + "\n".join(f"  {line}" for line in lines)
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Add what turns progress bars off."""
+    parser.add_argument("--quiet", action="store_true", help="show no progress bars; results are printed all the same")
+
+
+def add_run_options(parser: argparse.ArgumentParser, default: str = "embedded") -> None:
+    """Add what decides how runs are made; ``default`` is in words what there is without ``--profile``."""
+    add_quiet(parser)
     parser.add_argument(
         "--profile",
         choices=PROFILES,
-        default=profile,
         help="smoke: a few steps on a few images; embedded: stand-in data, narrow nets; small: real data, narrow nets; "
         "gpu: as printed but for the number of epochs; official: as in the authors' public code (imloss, inflor); "
-        "paper: as printed",
+        f"paper: as printed (default: {default})",
     )
     parser.add_argument("--data-root", metavar="FOLDER", help="folder that holds the real data sets, e.g. cifar10/")
     parser.add_argument("--seeds", nargs="+", type=_seed, metavar="SEED", default=[0], help="one run for each")
@@ -43,14 +80,14 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=_positive,
         metavar="N",
-        help="runs that are made at a time, each in a process of its own; None: on a CPU as many as cores and memory "
-        "allow, on a GPU one",
+        help="runs that are made at a time, each in a process of its own; default: on a CPU as many as cores and "
+        "memory allow, on a GPU one",
     )
     parser.add_argument(
         "--shard",
         type=_shard,
         metavar="I/N",
-        default=(1, 1),
+        default="1/1",
         help="only the I-th of N parts of the runs, for job arrays over one --out",
     )
     parser.add_argument("--render", action="store_true", help="write the views from the evidence there is; no training")

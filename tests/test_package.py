@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import jellyplus
 from jellyplus import _compat
+from jellyplus._errors import InputError
 
 SPIKINGJELLYS = ["neuron", "surrogate", "layer", "functional", "model"]  # its monitor needs tensorboard to import
 PLUGIN = [*SPIKINGJELLYS, "loss", "monitor", "op_counter"]
@@ -49,8 +50,16 @@ def test_importing_adds_jellyplus_and_parts_of_torch_alone(added):
     assert not {name for name in own if name.split(".")[1:2] in (["training"], ["datasets"], ["reproduction"])}
 
 
+def test_loading_a_run_says_what_it_needs(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("jellyplus.reproduction")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match=r'load needs pandas: pip install -e ".\[reproduce\]" has it'):
+        jellyplus.load("dspike/cifar10_t6")
+
+
 def test_the_modules_are_spikingjellys():
-    assert set(jellyplus.__all__) == set(PLUGIN)
+    assert set(jellyplus.__all__) == {*PLUGIN, "load", "runs"}
     for name in SPIKINGJELLYS:
         importlib.import_module(f"spikingjelly.activation_based.{name}")
         assert inspect.ismodule(getattr(jellyplus, name))

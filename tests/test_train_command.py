@@ -76,9 +76,26 @@ def test_a_second_call_trains_nothing_again(tree, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[-2:] == first
 
 
-def test_the_paper_profile_is_the_default(tree, capsys):
+def test_the_embedded_profile_is_the_default_as_of_the_scripts(tree):
+    assert call(NAME) == 0
+    assert [path.name for path in (tree / "results").iterdir() if path.name != "evidence"] == ["embedded"]
+
+
+def test_a_recipe_without_overlays_is_trained_as_it_is(tree, capsys):
+    (tree / "recipes/imloss/profiles.yaml").unlink()
     assert call(NAME) == 2
     assert "cifar10 is read from disk; say where it lies with --data-root" in capsys.readouterr().err
+
+
+def test_quiet_shows_no_bar_and_prints_the_same(tree, capsys):
+    assert call(NAME) == 0
+    loud = capsys.readouterr()
+    assert "batch" in loud.err
+    shutil.rmtree(tree / "results")
+    assert call(NAME, "--quiet") == 0
+    quiet = capsys.readouterr()
+    assert quiet.err == ""
+    assert quiet.out.splitlines()[-1] == loud.out.splitlines()[-1]
 
 
 def _no_such_file(tree):

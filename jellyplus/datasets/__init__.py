@@ -5,9 +5,10 @@ from jellyplus.datasets import cifar, cifar10_dvs, dvs128_gesture, embedded, eve
 from jellyplus.datasets.base import DataSet, Split
 from jellyplus.datasets.settings import EventSettings, ImageSettings
 
-__all__ = ["DataSet", "EventSettings", "ImageSettings", "Split", "load"]
+__all__ = ["CONSTANTS", "EMBEDDED", "DataSet", "EventSettings", "ImageSettings", "Split", "load"]
 
-_EMBEDDED = {
+#: Those that ship with a dependency.
+EMBEDDED = {
     "digits": embedded.digits,
     "digit_pairs": embedded.digit_pairs,
     "moving_digits": embedded.moving_digits,
@@ -19,6 +20,8 @@ _OF_EVENTS = {  # (root, events, time_steps)
     "dvs128_gesture": dvs128_gesture.dvs128_gesture,
     "event_camera": event_camera.event_camera,
 }
+#: Mean and deviation of each channel in the 0..1 scale, of the images that have published ones.
+CONSTANTS = cifar.CONSTANTS | {"mnist": (mnist.MEAN, mnist.STD), "imagenet": (imagenet.MEAN, imagenet.STD)}
 
 
 def load(
@@ -45,14 +48,14 @@ def load(
     >>> load("moving_digits").counts()["train"]
     {'examples': 1437, 'per_class_min': 139, 'per_class_max': 146}
     """
-    known = [*_EMBEDDED, *_ON_DISK, *_OF_IMAGES, *_OF_EVENTS]
+    known = [*EMBEDDED, *_ON_DISK, *_OF_IMAGES, *_OF_EVENTS]
     if name not in known:
         raise InputError(f"there is no data set {name!r}; choose from {', '.join(known)}")
     for part, given, needed in (("images", images, _OF_IMAGES), ("events", events, _OF_EVENTS)):
         if (given is None) == (name in needed):
             raise InputError(f"data.{part} {'is missing for' if given is None else 'must be left out for'} {name}")
-    if name in _EMBEDDED:
-        return _EMBEDDED[name]()
+    if name in EMBEDDED:
+        return EMBEDDED[name]()
     if name in _ON_DISK:
         return _ON_DISK[name](root)
     if name in _OF_IMAGES:

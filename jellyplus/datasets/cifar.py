@@ -37,6 +37,10 @@ _CIFAR10 = _Published("cifar10", 10, tv.CIFAR10, (0.4914, 0.4822, 0.4465), (0.24
 _CIFAR100 = _Published("cifar100", 100, tv.CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 
 
+#: Mean and deviation of each channel in the 0..1 scale, as published.
+CONSTANTS = {published.name: (published.mean, published.std) for published in (_CIFAR10, _CIFAR100)}
+
+
 def cifar10(root: str | None) -> DataSet:
     """CIFAR-10, images 3x32x32, from ``root``, in one of two layouts.
 

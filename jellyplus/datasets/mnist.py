@@ -23,6 +23,7 @@ from jellyplus.datasets.survey import File, Survey
 
 SIDE = 28  # pixels
 CLASSES = 10
+MEAN, STD = (0.1307,), (0.3081,)  # in the 0..1 scale
 PUBLISHED = {"train": 60_000, "test": 10_000}  # examples
 
 _ALWAYS = 2**20  # bytes unpacked, however few they are packed
@@ -48,9 +49,7 @@ def mnist(root: str | None) -> DataSet:
     if raw is None:
         raise folders.absence("mnist", _EXPECTED, folder)
     splits = {name: _split(raw, prefix) for name, prefix in _PREFIXES.items()}
-    return DataSet(
-        "mnist", CLASSES, **splits, kind="images", stand_in=False, mean=(0.1307,), std=(0.3081,), source=_SOURCE
-    )
+    return DataSet("mnist", CLASSES, **splits, kind="images", stand_in=False, mean=MEAN, std=STD, source=_SOURCE)
 
 
 def survey(root: Path) -> Survey | None:

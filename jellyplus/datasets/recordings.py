@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from jellyplus._bars import bar
 from jellyplus._errors import InputError
 from jellyplus._files import below, read_file, write_atomically
 from jellyplus.datasets.base import Split
@@ -160,7 +160,7 @@ def _in_parallel(
     work: Callable[[Source], object], sources: Sequence[Source], workers: int | None, description: str
 ) -> Iterator[tuple[Source, object]]:
     with ThreadPoolExecutor(workers) as pool:
-        done = tqdm(pool.map(work, sources), description, len(sources), unit="file", leave=False, mininterval=1)
+        done = bar(pool.map(work, sources), description, len(sources), unit="file", leave=False, mininterval=1)
         yield from zip(sources, done, strict=True)
 
 

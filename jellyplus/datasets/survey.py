@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tqdm import tqdm
-
+from jellyplus._bars import bar
 from jellyplus._errors import InputError
 
 __all__ = ["File", "Finding", "Survey", "inspect"]
@@ -83,7 +82,7 @@ def inspect(survey: Survey) -> Finding:
     unreadable = []
     with ThreadPoolExecutor() as pool:
         classes = _read_all(pool, survey.files)
-        progress = tqdm(classes, total=len(survey.files), desc=survey.dataset, unit="file", leave=False, mininterval=1)
+        progress = bar(classes, total=len(survey.files), desc=survey.dataset, unit="file", leave=False, mininterval=1)
         for file, found in zip(survey.files, progress, strict=True):
             if isinstance(found, InputError):
                 unreadable.append(str(found))

@@ -12,13 +12,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from jellyplus._errors import InputError
 from jellyplus._files import open_file
 from jellyplus.datasets.order import EpochOrder
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.scale import STAND_INS
 from jellyplus.reproduction.today import Standing
 
-__all__ = ["among", "disagreements", "faults"]
+__all__ = ["among", "disagreements", "faults", "refuse_faults"]
 
 
 def faults(evidence: Evidence, checkpoint: Path | None = None) -> list[str]:
@@ -31,6 +32,21 @@ def faults(evidence: Evidence, checkpoint: Path | None = None) -> list[str]:
     found = [*_epochs(evidence), *_accuracies(evidence), *_data(evidence)]
     found = found or [*_samples(evidence)]  # which need a sound history
     return [*found, *_checkpoint(evidence, checkpoint)]
+
+
+def refuse_faults(evidence: Evidence, path: Path, checkpoint: Path) -> None:
+    """Raise InputError where :func:`faults` finds any.
+
+    Args:
+        evidence: of a run.
+        path: its file.
+        checkpoint: beside it, which need not be there.
+    """
+    if found := faults(evidence, checkpoint):
+        raise InputError(
+            f"{path} with its checkpoint {checkpoint} contradicts itself: {found[0]}; it was left alone: delete both "
+            "to make the run again"
+        )
 
 
 def among(evidence: Sequence[Evidence]) -> list[str]:

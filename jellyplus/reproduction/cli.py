@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jellyplus._bars import be_quiet
 from jellyplus._command import answer
 from jellyplus._distributed import rank
 from jellyplus._errors import InputError
 from jellyplus._files import below
-from jellyplus._options import add_run_options, add_table_options, epochs
+from jellyplus._options import Help, add_run_options, add_table_options, epochs, examples
 from jellyplus._text import one_line
-from jellyplus.training.recipe import Run, load_file
+from jellyplus.training.recipe import Run, default_profile, load_file
 
 if TYPE_CHECKING:
     from jellyplus.reproduction.claims import Claim
@@ -49,15 +50,22 @@ def run(
     parser = argparse.ArgumentParser(
         prog=path.name,
         description=f"Without options: {default}.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=examples(
+            f"python reproductions/{path.name}",
+            f"python reproductions/{path.name} --profile paper --data-root DATA --seeds 0 1 2",
+            f"python reproductions/{path.name} --render",
+        ),
+        formatter_class=Help,
     )
-    add_run_options(parser, profile="embedded")
+    add_run_options(parser)
+    parser.set_defaults(profile="embedded")
     add_table_options(parser)
     add_options(parser)
 
     def command() -> int:
         options = parser.parse_args()
         with _job(options):
+            be_quiet(options.quiet)
             use_threads(options)
             reproduce(path, options)
         return 0
@@ -176,7 +184,8 @@ def _train(options: argparse.Namespace) -> None:
     from jellyplus.training.job import once
 
     check_out(options.out)
-    run, paper = (load_file(options.recipe, profile) for profile in (options.profile, None))
+    profile = options.profile or default_profile(options.recipe)
+    run, paper = (load_file(options.recipe, overlay) for overlay in (profile, None))
     runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
     runner.make(once(runner.missing, [(run, seed) for seed in dict.fromkeys(options.seeds)]))
     if rank() > 0:
@@ -188,6 +197,13 @@ def _train(options: argparse.Namespace) -> None:
         course.write(evidence, of, folder)
         print(one_line(f"{of}; seed {seed}: {summary(evidence)}"))
     print(one_line(f"Written: {folder}/seed*.csv, seed*.png; evidence and checkpoint: {runner.store.folder(run.key)}"))
+    print(one_line(_what_next(runner.store.folder(run.key), options.seeds[0])))
+
+
+def _what_next(folder: Path, seed: int) -> str:
+    return (
+        f'Load it: jellyplus.load("{folder}", seed={seed}); compare it with other runs: jellyplus compare {folder} RUN'
+    )
 
 
 def use_threads(options: argparse.Namespace) -> None:

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
+from jellyplus._bars import bar
 from jellyplus.reproduction import checks, scale
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.figure_claims import FigureClaim, Panel, Series
@@ -71,7 +70,7 @@ def measure(planned: Sequence[Planned], measurements: Measurements, seed: int, s
         if series.measures_network
     }
     asked = list(needed.values())[number - 1 :: shards]  # no two parts have one in common
-    for run, series in tqdm(asked, "measuring", unit="series", leave=False, disable=not asked):
+    for run, series in bar(asked, "measuring", unit="series", leave=False, disable=not asked):
         there = not series.needs_training or measurements.runner.is_made(run, seed, counted=False)
         if there and not measurements.is_made(run, series.measure, series.settings, seed):
             measurements.make(run, series.measure, series.settings, seed)

@@ -19,7 +19,7 @@ from jellyplus.reproduction.figure_claims import FigureClaim, Panel, Series
 from jellyplus.reproduction.picture import mark_stand_in, wrapped
 from jellyplus.reproduction.scale import Scale
 
-__all__ = ["Shown", "frame", "summary", "write"]
+__all__ = ["COLORS", "LINES", "STYLE", "Shown", "frame", "summary", "write"]
 
 _COLUMNS = ("panel", "series", "x", "y", "profile", "status", "data")
 
@@ -87,7 +87,7 @@ def write(claim: FigureClaim, view: View, folder: Path, profile: str, draw: bool
 
 # --- The picture: readable in grey, at the width of a column ---------------------------------------------------------
 
-_STYLE = {
+STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.linewidth": 0.6,
@@ -102,8 +102,8 @@ _STYLE = {
     "figure.dpi": 200,
 }
 _METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}
-_COLORS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#999999")  # Okabe and Ito: for colour-blind eyes
-_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+COLORS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#999999")  # Okabe and Ito: for colour-blind eyes
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "x")
 _FILLS = (("0.82", ""), ("none", "////"), ("none", "...."), ("none", "xxxx"), ("none", "\\\\\\\\"), ("none", "oo"))
 _WIDTHS = {1: 3.6, 2: 3.4, 3: 2.7}  # of a panel, in inches, by their number
@@ -112,7 +112,7 @@ _LETTERS = 16  # of a legend or title, for each inch
 
 
 def _pictures(claim: FigureClaim, view: View, profile: str) -> dict[str, bytes]:
-    with matplotlib.style.context("default", after_reset=True), matplotlib.rc_context(_STYLE):
+    with matplotlib.style.context("default", after_reset=True), matplotlib.rc_context(STYLE):
         number = len(claim.panels)
         width = _WIDTHS.get(number, 2.5)
         figure = Figure(figsize=(number * width, 3.2), layout="constrained")
@@ -188,12 +188,12 @@ def _numbers(shown: Shown) -> str:
 
 def _draw_line(ax: Axes, shown: Shown, number: int, label: str) -> None:
     marked = {"marker": _MARKERS[number % len(_MARKERS)]} if len(shown.x) <= _MANY else {}
-    style = {"linestyle": _LINES[number % len(_LINES)], "color": _COLORS[number % len(_COLORS)]}
+    style = {"linestyle": LINES[number % len(LINES)], "color": COLORS[number % len(COLORS)]}
     ax.plot(shown.x, shown.y, label=label, **style, **marked, **_hollow(shown))
 
 
 def _draw_points(ax: Axes, shown: Shown, number: int, label: str) -> None:
-    style = {"marker": _MARKERS[number % len(_MARKERS)], "color": _COLORS[number % len(_COLORS)]}
+    style = {"marker": _MARKERS[number % len(_MARKERS)], "color": COLORS[number % len(COLORS)]}
     ax.plot(shown.x, shown.y, linestyle="none", markersize=6, label=label, **style, **_hollow(shown))
 
 
@@ -210,14 +210,14 @@ def _fill(shown: Shown, number: int) -> tuple[str, str]:
 def _draw_bars(ax: Axes, shown: Shown, number: int, label: str) -> None:
     width = 0.8 * _spacing(shown.x)
     fill, hatch = _fill(shown, number)
-    ax.bar(shown.x, shown.y, width, facecolor=fill, hatch=hatch, edgecolor=_COLORS[number % len(_COLORS)], label=label)
+    ax.bar(shown.x, shown.y, width, facecolor=fill, hatch=hatch, edgecolor=COLORS[number % len(COLORS)], label=label)
 
 
 def _draw_histogram(ax: Axes, shown: Shown, number: int, label: str) -> None:
     half = _spacing(shown.x) / 2
     edges = [shown.x[0] - half, *(x + half for x in shown.x)]
     fill, hatch = _fill(shown, number)
-    style = {"facecolor": fill, "hatch": hatch, "edgecolor": _COLORS[number % len(_COLORS)], "linewidth": 0.9}
+    style = {"facecolor": fill, "hatch": hatch, "edgecolor": COLORS[number % len(COLORS)], "linewidth": 0.9}
     ax.stairs(shown.y, edges, fill=True, label=label, **style)
 
 

@@ -15,17 +15,18 @@ import joblib
 import torch
 from tqdm import tqdm
 
-from jellyplus import datasets
+from jellyplus import _bars, datasets
 from jellyplus._distributed import processes, rank
 from jellyplus._errors import InputError
 from jellyplus._text import one_line
 from jellyplus.reproduction import checks, loading, operations, scale
 from jellyplus.reproduction.evidence import Evidence, evidence_of
+from jellyplus.reproduction.runs import weights_of
 from jellyplus.reproduction.source import provenance
 from jellyplus.reproduction.store import Store
 from jellyplus.reproduction.today import Today
 from jellyplus.training import memory
-from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
+from jellyplus.training.checkpoint import save_checkpoint
 from jellyplus.training.data import DataModule
 from jellyplus.training.job import once
 from jellyplus.training.network import InitialState, build_network, check_parts, choose_backend, initialise
@@ -111,7 +112,8 @@ class Runner:
                 f"{old} of {len(planned)} runs have evidence of code that did something else: it is kept (--render "
                 "shows it as stale)"
             )
-        with tqdm(total=sum(_cost(run) for run, _ in planned), unit="", bar_format=_BAR, disable=rank() > 0) as bar:
+        whole = sum(_cost(run) for run, _ in planned)
+        with _bars.bar(total=whole, unit="", bar_format=_BAR, disable=rank() > 0) as bar:
             bar.set_description(f"0 of {len(planned)} runs")
             if jobs > 1:
                 self._side_by_side(planned, jobs, bar)
@@ -171,11 +173,8 @@ class Runner:
             raise InputError(
                 f"the evidence of {run.name} has no checkpoint {checkpoint}: put it there, or delete the evidence"
             )
-        if found and (faults := checks.faults(found, checkpoint)):
-            raise InputError(
-                f"{self.store.path(found)} with its checkpoint {checkpoint} contradicts itself: {faults[0]}; it was "
-                "left alone: delete both to make the run again"
-            )
+        if found:
+            checks.refuse_faults(found, self.store.path(found), checkpoint)
         return found is not None
 
     def _checkpoint(self, evidence: Evidence) -> Path:
@@ -237,22 +236,7 @@ class Runner:
             InputError: there is no checkpoint, or it is damaged, another run's or seed's, or not what the run left.
         """
         evidence = self.current(run, seed, counted=False)
-        path = self._checkpoint(evidence)
-        content = load_checkpoint(path)
-        own = isinstance(content, dict) and content.get("key") == run.key and content.get("seed", seed) == seed
-        if not own or not _are_weights(content.get("weights")) or checks.faults(evidence, path):
-            raise InputError(
-                f"{path} is not the checkpoint of {run.name}, seed {seed}; it was left alone: delete it and its "
-                "evidence"
-            )
-        return content["weights"]
-
-
-def _are_weights(value: object) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(name, str) and isinstance(weight, torch.Tensor) and bool(weight.isfinite().all())
-        for name, weight in value.items()
-    )
+        return weights_of(evidence, self._checkpoint(evidence))
 
 
 def chains(planned: Iterable[tuple[Run, int]]) -> list[list[tuple[Run, int]]]:

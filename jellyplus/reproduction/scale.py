@@ -9,7 +9,7 @@ from jellyplus.reproduction.claims import Split
 from jellyplus.reproduction.evidence import Evidence, Measurement
 from jellyplus.training.recipe import Recipe, Run, load_run
 
-__all__ = ["STAND_IN", "STAND_INS", "Scale", "in_short", "of_evidence", "of_measurement", "printed", "together"]
+__all__ = ["STAND_IN", "STAND_INS", "Scale", "in_short", "of_evidence", "of_measurement", "printed", "side", "together"]
 
 #: The first words of what is said of one, and its status.
 STAND_IN = "stand-in"
@@ -84,12 +84,13 @@ def _data(made: Recipe, other: Recipe, stand_in: bool) -> Iterator[str]:
     yield made.data.dataset
     if made.data.validation:
         yield f"tested on {made.data.validation:,} of its training images"
-    side = _side(made)
-    if side and (stand_in or side != _side(other)):
-        yield f"{side}x{side}"
+    pixels = side(made)
+    if pixels and (stand_in or pixels != side(other)):
+        yield f"{pixels}x{pixels}"
 
 
-def _side(recipe: Recipe) -> int | None:
+def side(recipe: Recipe) -> int | None:
+    """Height and width of what the network sees, pixels; None where nobody knows."""
     settings = recipe.data.images or recipe.data.events
     return settings.side if settings else _SIDES.get(recipe.data.dataset)
 

@@ -67,6 +67,15 @@ class Store:
         found = [self.read(path, Evidence) for path in self.files(key, "seed*-*.json")]
         return sorted((e for e in found if e.key == key), key=lambda e: (e.seed, e.code))
 
+    def all_runs(self) -> list[Evidence]:
+        """Return the evidence of all recipes, by name, profile, seed and code.
+
+        Raises:
+            InputError: a file is damaged or of another schema; it is left alone.
+        """
+        found = [self.read(self._own(path), Evidence) for path in self.root.glob("*/seed*-*.json")]
+        return sorted(found, key=lambda e: (e.recipe_name, e.profile, e.key, e.seed, e.code))
+
     def measurements(self, key: str, measure: str, settings: Mapping[str, Any], seed: int) -> list[Measurement]:
         """Return what was measured on a run's network, whatever the code.
 

@@ -11,8 +11,8 @@ from typing import Literal
 
 import joblib
 from joblib.externals.loky import get_reusable_executor
-from tqdm import tqdm
 
+from jellyplus._bars import bar
 from jellyplus._distributed import processes
 from jellyplus._errors import InputError
 from jellyplus._files import user_cache, write_atomically
@@ -135,7 +135,7 @@ class Today:
         made = joblib.Parallel(n_jobs=jobs, return_as="generator")(
             joblib.delayed(_probe)(*subject) for subject in wanted
         )
-        found = list(tqdm(made, "what today's code does", len(wanted), unit="probe", leave=False, disable=jobs == 1))
+        found = list(bar(made, "what today's code does", len(wanted), unit="probe", leave=False, disable=jobs == 1))
         if jobs > 1:
             get_reusable_executor().shutdown()  # or a process that ends waits until joblib's have idled for minutes
         for (record, _), values in zip(wanted, found, strict=True):

@@ -3,6 +3,8 @@
 import lightning
 from tqdm import tqdm
 
+from jellyplus._bars import bar
+
 __all__ = ["RunProgress"]
 
 _EVOLVING = {"temperature": "b", "k": "K", "shortcut_weight": "lambda"}
@@ -19,7 +21,7 @@ class RunProgress(lightning.Callback):
         """Open the bar where the run starts or resumes."""
         batches = trainer.num_training_batches
         total, done = trainer.max_epochs * batches, trainer.current_epoch * batches
-        self.bar = tqdm(total=total, initial=done, desc=self.title, unit="batch", leave=False, mininterval=1)
+        self.bar = bar(total=total, initial=done, desc=self.title, unit="batch", leave=False, mininterval=1)
 
     def on_train_batch_end(self, *_: object) -> None:
         """One more."""

@@ -53,7 +53,7 @@ from jellyplus._errors import InputError
 from jellyplus._strict import from_mapping, load_yaml
 from jellyplus.datasets.settings import EventSettings, ImageSettings
 
-__all__ = ["Recipe", "Run", "as_plain_data", "has_profile", "load_file", "load_run", "recipe_key"]
+__all__ = ["Recipe", "Run", "as_plain_data", "default_profile", "has_profile", "load_file", "load_run", "recipe_key"]
 
 _LARGEST = 2**16  # no network of the papers is near it
 _MOST_EPOCHS = 10_000  # the papers have 400 at most; evidence of more would be larger than its reader takes
@@ -509,6 +509,16 @@ def load_file(path: Path, profile: str | None) -> Run:
     """:func:`load_run` of a recipe given as a file, ``<recipes>/<paper>/<run>.yaml``."""
     path = Path(os.path.realpath(path))  # resolve() has a traceback for links that lead in a circle
     return load_run(f"{path.parent.name}/{path.stem}", profile, path.parent.parent)
+
+
+def default_profile(path: Path) -> str:
+    """What a recipe given as a file is trained under: ``embedded``, or ``paper`` where there are no overlays.
+
+    Raises:
+        InputError: the paper's profiles cannot be read.
+    """
+    path = Path(os.path.realpath(path))
+    return "embedded" if "embedded" in _profiles(path, path.parent.parent) else "paper"
 
 
 def load_run(

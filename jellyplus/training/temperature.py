@@ -8,9 +8,12 @@ import time
 
 import lightning
 import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
 
 from jellyplus import functional
-from jellyplus._distributed import alone, from_first
+from jellyplus._bars import bar
+from jellyplus._distributed import alone, from_first, rank
 from jellyplus.training.classifier import Classifier, read_out, time_first
 from jellyplus.training.recipe import TemperatureSearch
 
@@ -32,11 +35,16 @@ class SearchTemperature(lightning.Callback):
         net = pl_module.net
         mode = net.training
         net.train(self.settings.statistics == "train")
-        with alone():
+        with alone(), self._shown(pl_module) as progress:
+
+            def loss(y_seq: Tensor) -> Tensor:
+                progress.update()
+                return F.cross_entropy(read_out(y_seq), labels)
+
             found = functional.search_temperature(
                 net,
                 self.settings.parameter,
-                lambda y_seq: F.cross_entropy(read_out(y_seq), labels),
+                loss,
                 time_first(x),
                 self.settings.epsilon,
                 self.settings.step,
@@ -45,3 +53,9 @@ class SearchTemperature(lightning.Callback):
         net.train(mode)
         functional.set_temperature(net, found.temperature)
         pl_module.record(**found._asdict(), search_time_s=time.monotonic() - started)
+
+    def _shown(self, pl_module: Classifier) -> tqdm:
+        """A bar over the passes, two for each element of the parameter, since the run's own stands still meanwhile."""
+        passes = 2 * pl_module.net.get_parameter(self.settings.parameter).numel()
+        said = f"temperature search of epoch {pl_module.current_epoch + 1}"
+        return bar(total=passes, desc=said, unit="pass", leave=False, mininterval=1, disable=rank() > 0)
