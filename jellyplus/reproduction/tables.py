@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from jellyplus._errors import InputError
-from jellyplus.reproduction import checks, comparison, scale, view
+from jellyplus.reproduction import checks, comparison_view, scale, view
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.measurements import Measurements
@@ -148,7 +148,7 @@ def write(
     Raises:
         InputError: as :func:`results`, or the folder cannot be written.
     """
-    of = comparison if table.is_comparison else view
+    of = comparison_view if table.is_comparison else view
     frame = of.build(table, results(table, made, measurements, recipes), profile)
     of.write(frame, table, folder, profile, draw)
     return frame, of.summary(frame)

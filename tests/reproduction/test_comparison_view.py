@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from jellyplus.reproduction import comparison, tables
+from jellyplus.reproduction import comparison_view, tables
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split, load_claims
 from jellyplus.reproduction.scale import Scale
 from jellyplus.reproduction.today import Standing
@@ -49,7 +49,7 @@ def results(make_evidence):
 
 
 def built(results):
-    return comparison.build(TABLE, results, "small").set_index("method")
+    return comparison_view.build(TABLE, results, "small").set_index("method")
 
 
 def test_difference_interval_and_p_are_those_of_the_seeds_in_common(results):
@@ -93,8 +93,8 @@ def test_the_correction_can_take_a_verdict_away(results):
 def test_holm_is_that_of_the_definition():
     """Holm (1979): the smallest p times m, the next times m - 1, never below the one before; nan counts for nothing."""
     p = pd.Series([0.01, math.nan, 0.04, 0.03, 0.005])
-    assert comparison.holm(p).tolist() == pytest.approx([0.03, math.nan, 0.06, 0.06, 0.02], nan_ok=True)
-    assert comparison.holm(pd.Series([0.9, 0.8])).tolist() == [1.0, 1.0]
+    assert comparison_view.holm(p).tolist() == pytest.approx([0.03, math.nan, 0.06, 0.06, 0.02], nan_ok=True)
+    assert comparison_view.holm(pd.Series([0.9, 0.8])).tolist() == [1.0, 1.0]
 
 
 def test_what_is_of_other_code_or_another_profile_is_not_compared(results):
@@ -106,9 +106,9 @@ def test_what_is_of_other_code_or_another_profile_is_not_compared(results):
 
 def test_files_say_what_was_found_and_equal_frames_give_equal_bytes(results, tmp_path):
     made = {"base": results({0: 50.0, 1: 50.0, 2: 50.0}), "a": results({0: 45.0, 1: 45.1, 2: 44.9})}
-    frame = comparison.build(TABLE, made, "small")
+    frame = comparison_view.build(TABLE, made, "small")
     for folder in ("one", "two"):
-        comparison.write(frame, TABLE, tmp_path / folder, "small")
+        comparison_view.write(frame, TABLE, tmp_path / folder, "small")
     names = ("table.csv", "table.md", "table.png")
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted(names)
     for name in names:
@@ -118,9 +118,9 @@ def test_files_say_what_was_found_and_equal_frames_give_equal_bytes(results, tmp
     assert "-5.00" in text
     assert "worse" in text
     written = pd.read_csv(tmp_path / "one/table.csv")
-    assert written.columns.tolist() == list(comparison.COLUMNS)
+    assert written.columns.tolist() == list(comparison_view.COLUMNS)
     assert written["accuracy"].tolist()[:2] == [50.0, 45.0]
-    assert "worse" in comparison.summary(frame)
+    assert "worse" in comparison_view.summary(frame)
 
 
 def test_a_table_that_prints_something_is_no_comparison():
