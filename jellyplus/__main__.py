@@ -10,7 +10,7 @@ from types import ModuleType
 
 from jellyplus._command import answer
 from jellyplus._errors import InputError
-from jellyplus._options import PROFILES, add_run_options, count
+from jellyplus._options import PROFILES, add_plugin_option, add_run_options, count
 
 __all__ = ["main"]
 
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if "plugin" in options:
+        _with_extra("jellyplus.registry", options.command).load(options.plugin)
     return options.run(options)
 
 
@@ -77,6 +79,7 @@ def _add_render_command(commands: argparse._SubParsersAction) -> None:
         "--reproductions", type=Path, metavar="FOLDER", default=Path("reproductions"), help="where claims/ is"
     )
     render.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a view differs")
+    add_plugin_option(render)
     render.set_defaults(run=_render)
 
 
@@ -94,6 +97,7 @@ def _add_report_command(commands: argparse._SubParsersAction) -> None:
         "--reproductions", type=Path, metavar="FOLDER", default=Path("reproductions"), help="has claims/"
     )
     report.add_argument("--out", type=Path, metavar="FOLDER", default=Path("results"), help="for index.html, .md, .tex")
+    add_plugin_option(report)
     report.set_defaults(run=_report)
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-__all__ = ["NOT_OF_FIGURES", "PROFILES", "add_run_options", "add_table_options", "count", "epochs"]
+__all__ = ["NOT_OF_FIGURES", "PROFILES", "add_plugin_option", "add_run_options", "add_table_options", "count", "epochs"]
 
 PROFILES = ("smoke", "embedded", "small", "gpu", "official", "paper")
 
@@ -35,6 +35,19 @@ def add_run_options(parser: argparse.ArgumentParser, profile: str) -> None:
         help="of each run on a CPU; their number decides the last bits of its numbers",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("results"), help="evidence and tables")
+    add_plugin_option(parser)
+
+
+def add_plugin_option(parser: argparse.ArgumentParser) -> None:
+    """Add what brings parts from outside the package."""
+    parser.add_argument(
+        "--plugin",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        default=[],
+        help="Python that registers parts for recipes to name; it is executed, so give only files that you trust",
+    )
 
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jellyplus import registry
 from jellyplus._command import answer
 from jellyplus._distributed import rank
 from jellyplus._errors import InputError
@@ -57,6 +58,7 @@ def run(
 
     def command() -> int:
         options = parser.parse_args()
+        registry.load(options.plugin)
         with _job(options):
             use_threads(options)
             reproduce(path, options)
