@@ -63,14 +63,13 @@ class Classifier(lightning.LightningModule):
         """
         return self.device.type == "cuda" and self.recipe.finite_differences is None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] or event frames [N, T, C, H, W] to [N, classes]."""
-        return read_out(self.outputs(x))
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """What :meth:`forward` averages, [T, N, classes]."""
+    def forward(self, x: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+        """Images [N, C, H, W] or event frames [N, T, C, H, W] to [N, classes]; what it averages is put into ``kept``."""
         _compat.reset_net(self.net)
-        return self.net(time_first(x))
+        y_seq = self.net(time_first(x))
+        if kept is not None:
+            kept.append(y_seq)
+        return read_out(y_seq)
 
     def record(self, **values: object) -> None:
         """Add to this epoch's entry of the history."""
@@ -110,7 +109,8 @@ class Classifier(lightning.LightningModule):
         """
         x, labels, ids = batch
         settings = self.recipe.output_loss
-        output_loss = LOSSES[settings.name](self.outputs(x), labels, **settings.parameters)
+        self(x, kept=(kept := []))
+        output_loss = LOSSES[settings.name](kept.pop(), labels, **settings.parameters)
         im_loss = output_loss.new_zeros(()) if self.im_loss is None else self.im_loss()
         loss = output_loss + im_loss
         self._loss_sums += torch.stack([loss, im_loss]).detach()
