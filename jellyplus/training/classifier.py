@@ -64,7 +64,7 @@ class Classifier(lightning.LightningModule):
         return self.device.type == "cuda" and self.recipe.finite_differences is None
 
     def forward(self, x: Tensor, kept: list[Tensor] | None = None) -> Tensor:
-        """Images [N, C, H, W] or event frames [N, T, C, H, W] to [N, classes]; ``kept`` gets those of each time-step."""
+        """Images [N, C, H, W] or event frames [N, T, C, H, W] to [N, classes]; ``kept`` gets each time-step's."""
         _compat.reset_net(self.net)
         y_seq = self.net(time_first(x))
         if kept is not None:
