@@ -9,7 +9,7 @@ from pathlib import Path
 from jellyplus._bars import be_quiet
 from jellyplus._command import answer
 from jellyplus._extra import with_extra
-from jellyplus._options import PROFILES, Help, add_quiet, add_run_options, count, examples
+from jellyplus._options import PROFILES, Help, add_plugin_option, add_quiet, add_run_options, count, examples
 
 __all__ = ["main"]
 
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     be_quiet(getattr(options, "quiet", False))
+    if "plugin" in options:
+        with_extra("jellyplus.registry", options.command).load(options.plugin)
     return options.run(options)
 
 
@@ -149,6 +151,7 @@ def _add_render_command(commands: argparse._SubParsersAction) -> None:
         "--reproductions", type=Path, metavar="FOLDER", default=Path("reproductions"), help="where claims/ is"
     )
     render.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a view differs")
+    add_plugin_option(render)
     render.set_defaults(run=_render)
 
 
@@ -169,6 +172,7 @@ def _add_report_command(commands: argparse._SubParsersAction) -> None:
         "--reproductions", type=Path, metavar="FOLDER", default=Path("reproductions"), help="has claims/"
     )
     report.add_argument("--out", type=Path, metavar="FOLDER", default=Path("results"), help="for index.html, .md, .tex")
+    add_plugin_option(report)
     report.set_defaults(run=_report)
 
 

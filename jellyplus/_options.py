@@ -7,6 +7,7 @@ __all__ = [
     "NOT_OF_FIGURES",
     "PROFILES",
     "Help",
+    "add_plugin_option",
     "add_quiet",
     "add_run_options",
     "add_table_options",
@@ -72,6 +73,19 @@ def add_run_options(parser: argparse.ArgumentParser, default: str = "embedded") 
         help="of each run on a CPU; their number decides the last bits of its numbers",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("results"), help="evidence and tables")
+    add_plugin_option(parser)
+
+
+def add_plugin_option(parser: argparse.ArgumentParser) -> None:
+    """Add what brings parts from outside the package."""
+    parser.add_argument(
+        "--plugin",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        default=[],
+        help="Python that registers parts for recipes to name; it is executed, so give only files that you trust",
+    )
 
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jellyplus import _compat
@@ -19,8 +20,15 @@ from jellyplus._distributed import sum_over_processes
 from jellyplus.convert import Charge
 from jellyplus.neuron import Node
 from jellyplus.neuron.dynamics import Dynamics
+from jellyplus.registry import LOSSES
 
-__all__ = ["IMLoss", "im_loss"]
+__all__ = ["IMLoss", "cross_entropy", "im_loss"]
+
+
+@LOSSES.register("cross_entropy")
+def cross_entropy(y_seq: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy of the mean over time of [T, N, classes] (Li et al. 2021, Eq. 3), labels [N]; a scalar."""
+    return F.cross_entropy(y_seq.mean(0), labels)
 
 
 def im_loss(sequences: Sequence[Tensor], targets: Sequence[float], per_channel: bool = False) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from jellyplus import _compat
+from jellyplus.registry import SURROGATES
 
 __all__ = ["Dspike", "EvAF", "Rectangular", "Surrogate", "Triangular"]
 
@@ -121,6 +122,7 @@ class _Fire(torch.autograd.Function):
         return grad * ctx.surrogate.gradient(x), None
 
 
+@SURROGATES.register("rectangular")
 class Rectangular(Surrogate):
     r"""Rectangular window (Dspike paper, Eq. 7; also the surrogate of tdBN and STBP).
 
@@ -161,6 +163,7 @@ class Rectangular(Surrogate):
         return f"width={self.width}, spiking={self.spiking}"
 
 
+@SURROGATES.register("triangular")
 class Triangular(Surrogate):
     r"""Triangular surrogate gradient (Dspike paper, Eq. 8).
 
@@ -205,6 +208,7 @@ class Triangular(Surrogate):
         return f"gamma={self.gamma}, v_threshold={self.v_threshold}, spiking={self.spiking}"
 
 
+@SURROGATES.register("dspike")
 class Dspike(Surrogate):
     r"""Differentiable spike with a temperature (Dspike paper, Eqs. 11 and 12), in :math:`x = u - 0.5`.
 
@@ -263,6 +267,7 @@ class Dspike(Surrogate):
         return f"temperature={_shown(self.temperature)}, spiking={self.spiking}"
 
 
+@SURROGATES.register("evaf")
 class EvAF(Surrogate):
     r"""Evolutionary asymptotic function (IM-Loss paper, Eq. 13, whose k Eq. 14 lets change with the epoch).
 

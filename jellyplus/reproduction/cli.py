@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jellyplus import registry
 from jellyplus._bars import be_quiet
 from jellyplus._command import answer
 from jellyplus._distributed import rank
@@ -64,6 +65,7 @@ def run(
 
     def command() -> int:
         options = parser.parse_args()
+        registry.load(options.plugin)
         with _job(options):
             be_quiet(options.quiet)
             use_threads(options)

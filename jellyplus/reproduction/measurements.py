@@ -67,7 +67,7 @@ class Measurements:
             recipe_name=run.name,
             profile=run.profile,
             seed=seed,
-            code=runner.today.code,
+            code=runner.today.code_of(run),
             measure=measure,
             settings=dict(settings),
             **runner.provenance,

@@ -352,6 +352,8 @@ def _check_plain(recipe: Any) -> None:
         has.append("shortcut.evolutionary")
     if recipe.data.micro_batch:
         has.append("data.micro_batch")
+    if recipe.output_loss.name != "cross_entropy":
+        has.append("output_loss")
     if has:
         raise InputError(f"this measure trains with SGD alone, and the recipe has {', '.join(has)}: null it")
 

@@ -15,7 +15,7 @@ import joblib
 import torch
 from tqdm import tqdm
 
-from jellyplus import _bars, datasets
+from jellyplus import _bars, datasets, registry
 from jellyplus._distributed import processes, rank
 from jellyplus._errors import InputError
 from jellyplus._text import one_line
@@ -125,14 +125,15 @@ class Runner:
 
     def _has_older(self, run: Run, seed: int) -> bool:
         """Whether other code made it; today's may have just now, in another process."""
-        return any(e.seed == seed and e.code != self.today.code for e in self.store.runs(run.key))
+        return any(e.seed == seed and e.code != self.today.code_of(run) for e in self.store.runs(run.key))
 
     def _side_by_side(self, planned: list[tuple[Run, int]], jobs: int, bar: tqdm) -> None:
         threads = torch.get_num_threads()
         data_root = self.data_root and os.path.abspath(self.data_root)  # a process may have begun in another folder
+        plugins = registry.plugins()
         alike = (Store(self.store.root.absolute()), data_root, self.device, self.workers)
         longest_first = sorted(chains(planned), key=self._length, reverse=True)
-        calls = (joblib.delayed(_make)(alike, threads, os.getpid(), chain) for chain in longest_first)
+        calls = (joblib.delayed(_make)(plugins, alike, threads, os.getpid(), chain) for chain in longest_first)
         with _followed(self, planned, bar), joblib.parallel_config("loky", inner_max_num_threads=threads):
             joblib.Parallel(n_jobs=jobs)(calls)
 
@@ -158,7 +159,7 @@ class Runner:
             InputError: evidence is damaged.
         """
         found = [e for e in self.store.runs(run.key) if e.seed == seed]
-        found.sort(key=lambda e: e.code != self.today.code)  # this code's own needs no probe
+        found.sort(key=lambda e: e.code != self.today.code_of(run))  # this code's own needs no probe
         judged = ((e, self.today.standing(e, run, self.store)) for e in found)
         return next((e for e, s in judged if (s if counted else s.of_training).is_current), None)
 
@@ -194,8 +195,8 @@ class Runner:
 
     def _train(self, run: Run, seed: int) -> str:
         """Train, keep the checkpoint, then write the evidence; return one line on the result."""
-        checkpoint = self.store.checkpoint(run.key, seed, self.today.code)
-        state = self.store.state(run.key, seed, self.today.code)
+        checkpoint = self.store.checkpoint(run.key, seed, self.today.code_of(run))
+        state = self.store.state(run.key, seed, self.today.code_of(run))
         data = self.load(run)
         with _only_one(checkpoint.with_suffix(".lock")):
             if found := once(self.current, run, seed):  # another process has just made it
@@ -208,7 +209,7 @@ class Runner:
         self, run: Run, seed: int, data: datasets.DataSet, outcome: Outcome, checkpoint: Path, state: Path
     ) -> Evidence:
         device = _times_processes(device_in_words(self.device))
-        made_by = {"code": self.today.code, "provenance": self.provenance, "device": device}
+        made_by = {"code": self.today.code_of(run), "provenance": self.provenance, "device": device}
         evidence = evidence_of(run, seed, data, outcome, **made_by)
         if data.manifest:
             self.store.write_manifest(data.manifest)
@@ -251,10 +252,11 @@ def _first_ancestor(run: Run) -> Run:
     return _first_ancestor(run.parent) if run.parent else run
 
 
-def _make(alike: tuple, threads: int, parent: int, chain: list[tuple[Run, int]]) -> None:
+def _make(plugins: tuple[Path, ...], alike: tuple, threads: int, parent: int, chain: list[tuple[Run, int]]) -> None:
     """In a process of its own, whose bars nobody sees, and which ends with the one that asked for it."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
+    registry.load(plugins)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         runner = Runner(*alike)
         for run, seed in chain:
@@ -271,11 +273,12 @@ def _end_with(parent: int) -> None:
 @contextlib.contextmanager
 def _followed(runner: Runner, planned: list[tuple[Run, int]], bar: tqdm) -> Iterator[None]:
     """Show how runs of other processes go: an epoch more whenever one keeps its state, and what came out at its end."""
-    over, code, left = threading.Event(), runner.today.code, dict.fromkeys(range(len(planned)), (0, None))
+    over, left = threading.Event(), dict.fromkeys(range(len(planned)), (0, None))
 
     def look() -> None:
         for number, (epochs, kept) in list(left.items()):
             run, seed = planned[number]
+            code = runner.today.code_of(run)
             if found := next((e for e in runner.store.runs(run.key) if (e.seed, e.code) == (seed, code)), None):
                 del left[number]
                 tqdm.write(_said(run, seed, summary(found)))

@@ -12,6 +12,7 @@ from typing import Literal
 import joblib
 from joblib.externals.loky import get_reusable_executor
 
+from jellyplus import registry
 from jellyplus._bars import bar
 from jellyplus._distributed import processes
 from jellyplus._errors import InputError
@@ -72,6 +73,10 @@ class Today:
         self.libraries = libraries()
         self._values: dict[str, Values] = {}
 
+    def code_of(self, run: Run) -> str:
+        """The digest of the code that makes ``run``: of the package, and of the plugins that it takes parts from."""
+        return hashlib.sha256("".join((self.code, *run.plugins)).encode()).hexdigest() if run.plugins else self.code
+
     def standing(self, record: Record, run: Run, store: Store) -> Standing:
         """What today's code has to say of ``record``.
 
@@ -85,7 +90,7 @@ class Today:
         Raises:
             InputError: its probe is damaged.
         """
-        recorded = self._to_compare(record, store)
+        recorded = self._to_compare(record, run, store)
         if isinstance(recorded, Standing):
             return recorded
         found = probe.differences(recorded.values, self.values(record, run))
@@ -93,11 +98,11 @@ class Today:
 
     def probe(self, record: Record, run: Run) -> Probe:
         """What is kept beside ``record``, which this code made."""
-        return Probe(1, self.code, self.libraries, self.values(record, run))
+        return Probe(1, self.code_of(run), self.libraries, self.values(record, run))
 
     def values(self, record: Record, run: Run) -> Values:
         """What today's code does that would make ``record`` again."""
-        name = _name(record)
+        name = _name(record, run)
         if name not in self._values:
             self._values[name] = self._kept(name) or self._probed([(record, run)])[0]
         return self._values[name]
@@ -109,38 +114,38 @@ class Today:
             InputError: a probe is damaged.
         """
         needed = {
-            _name(record): (record, run)
+            _name(record, run): (record, run)
             for record, run in records
-            if isinstance(self._to_compare(record, store), Probe)
+            if isinstance(self._to_compare(record, run, store), Probe)
         }
         missing = {name: needed[name] for name in needed if not (name in self._values or self._kept(name))}
         for name, values in zip(missing, self._probed(list(missing.values())), strict=True):
             self._values[name] = values
 
-    def _to_compare(self, record: Record, store: Store) -> Standing | Probe:
+    def _to_compare(self, record: Record, run: Run, store: Store) -> Standing | Probe:
         """The probe to hold against what today's code does, or what is known without."""
-        if self._is_same(record.code, record.versions):
+        if self._is_same(run, record.code, record.versions):
             return Standing("current")
         recorded = store.probe(record)
         if recorded is None:
             return Standing("unknown")
-        return Standing("current") if self._is_same(recorded.code, recorded.versions) else recorded
+        return Standing("current") if self._is_same(run, recorded.code, recorded.versions) else recorded
 
-    def _is_same(self, code: str, versions: Mapping[str, str]) -> bool:
-        return code == self.code and self.libraries.items() <= versions.items()
+    def _is_same(self, run: Run, code: str, versions: Mapping[str, str]) -> bool:
+        return code == self.code_of(run) and self.libraries.items() <= versions.items()
 
     def _probed(self, wanted: list[tuple[Record, Run]]) -> list[Values]:
         """In this process where it is one or two; elsewhere where that is faster, or where processes wait for it."""
         jobs = 1 if len(wanted) < _WORTH_PROCESSES and processes() == 1 else max(2, os.cpu_count() or 1)
         made = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-            joblib.delayed(_probe)(*subject) for subject in wanted
+            joblib.delayed(_probe)(registry.plugins(), *subject) for subject in wanted
         )
         found = list(bar(made, "what today's code does", len(wanted), unit="probe", leave=False, disable=jobs == 1))
         if jobs > 1:
             get_reusable_executor().shutdown()  # or a process that ends waits until joblib's have idled for minutes
-        for (record, _), values in zip(wanted, found, strict=True):
+        for (record, run), values in zip(wanted, found, strict=True):
             with contextlib.suppress(InputError, RuntimeError):  # without a folder for it, it is found out again
-                write_atomically(self._file(_name(record)), json.dumps(values).encode())
+                write_atomically(self._file(_name(record, run)), json.dumps(values).encode())
         return found
 
     def _kept(self, name: str) -> Values | None:
@@ -157,12 +162,14 @@ class Today:
 _WORTH_PROCESSES = 12  # probes; to start processes takes as long
 
 
-def _name(record: Record) -> str:
-    """Of what decides it: neither seed nor code."""
-    return f"{record.key[:32]}-{record.probe_stem.removesuffix(record.code[:12])}"
+def _name(record: Record, run: Run) -> str:
+    """Of what decides it: neither seed nor code of the package."""
+    plugins = "".join(digest[:16] for digest in run.plugins)
+    return f"{record.key[:32]}-{record.probe_stem.removesuffix(record.code[:12])}{plugins}"
 
 
-def _probe(record: Record, run: Run) -> Values:
+def _probe(plugins: tuple[Path, ...], record: Record, run: Run) -> Values:
+    registry.load(plugins)
     if isinstance(record, Measurement):
         return probe.of_measure(run, record.measure, record.settings)
     return probe.of_run(run)

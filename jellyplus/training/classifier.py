@@ -7,7 +7,6 @@ import time
 
 import lightning
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -16,6 +15,7 @@ from jellyplus._distributed import gathered, mean_over_processes, processes, ran
 from jellyplus._errors import InputError
 from jellyplus.datasets.order import derived_seed
 from jellyplus.loss import IMLoss
+from jellyplus.registry import LOSSES
 from jellyplus.training.not_finite import Fault, Watch, origin
 from jellyplus.training.recipe import Recipe, Schedule
 
@@ -63,10 +63,13 @@ class Classifier(lightning.LightningModule):
         """
         return self.device.type == "cuda" and self.recipe.finite_differences is None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] or event frames [N, T, C, H, W] to [N, classes]."""
+    def forward(self, x: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+        """Images [N, C, H, W] or event frames [N, T, C, H, W] to [N, classes]; ``kept`` gets each time-step's."""
         _compat.reset_net(self.net)
-        return read_out(self.net(time_first(x)))
+        y_seq = self.net(time_first(x))
+        if kept is not None:
+            kept.append(y_seq)
+        return read_out(y_seq)
 
     def record(self, **values: object) -> None:
         """Add to this epoch's entry of the history."""
@@ -99,15 +102,17 @@ class Classifier(lightning.LightningModule):
         torch.manual_seed(derived_seed(self.seed, self.current_epoch, batch_idx, *own))
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """The cross-entropy of one batch, and IM-Loss where the recipe has it.
+        """The loss on the outputs for one batch, and IM-Loss where the recipe has it.
 
         Raises:
             InputError: that of a step looked at is not finite; says since which layer.
         """
         x, labels, ids = batch
-        cross_entropy = F.cross_entropy(self(x), labels)
-        im_loss = cross_entropy.new_zeros(()) if self.im_loss is None else self.im_loss()
-        loss = cross_entropy + im_loss
+        settings = self.recipe.output_loss
+        self(x, kept=(kept := []))
+        output_loss = LOSSES[settings.name](kept.pop(), labels, **settings.parameters)
+        im_loss = output_loss.new_zeros(()) if self.im_loss is None else self.im_loss()
+        loss = output_loss + im_loss
         self._loss_sums += torch.stack([loss, im_loss]).detach()
         self._seen.append(ids.clone())  # a tensor of a process that loads keeps a file open
         self._watch.note_pass(loss, x)

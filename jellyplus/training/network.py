@@ -12,16 +12,10 @@ from jellyplus import _compat, model, surrogate
 from jellyplus._errors import InputError
 from jellyplus.layer import ThresholdDependentBatchNorm2d
 from jellyplus.neuron import IterativeLIFNode, SRIFNode, backends
+from jellyplus.registry import SURROGATES
 from jellyplus.training.recipe import InitialWeights, Norm, Recipe
 
 __all__ = ["InitialState", "build_network", "check_parts", "choose_backend", "initialise"]
-
-_SURROGATES = {
-    "dspike": surrogate.Dspike,
-    "evaf": surrogate.EvAF,
-    "rectangular": surrogate.Rectangular,
-    "triangular": surrogate.Triangular,
-}
 
 
 def choose_backend(recipe: Recipe, device: str, say: bool = True) -> str | None:
@@ -126,9 +120,9 @@ def _neuron(recipe: Recipe, backend: str | None) -> nn.Module:
 def _surrogate(recipe: Recipe) -> surrogate.Surrogate:
     name, parameters = recipe.surrogate.name, recipe.surrogate.parameters
     try:
-        if left_out := inspect.signature(_SURROGATES[name]).parameters.keys() - parameters.keys() - {"spiking"}:
+        if left_out := inspect.signature(SURROGATES[name]).parameters.keys() - parameters.keys() - {"spiking"}:
             raise ValueError(f"state {', '.join(sorted(left_out))}")
-        return _SURROGATES[name](**parameters, spiking=True)
+        return SURROGATES[name](**parameters, spiking=True)
     except (TypeError, ValueError) as error:
         raise InputError(f"surrogate.parameters do not fit {name}: {error}") from error
 

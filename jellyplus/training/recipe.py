@@ -48,10 +48,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jellyplus import model
+from jellyplus import loss, model  # noqa: F401 - loss and surrogate, which model needs, register their parts
 from jellyplus._errors import InputError
 from jellyplus._strict import from_mapping, load_yaml
 from jellyplus.datasets.settings import EventSettings, ImageSettings
+from jellyplus.registry import LOSSES, SURROGATES, Registry
 
 __all__ = ["Recipe", "Run", "as_plain_data", "default_profile", "has_profile", "load_file", "load_run", "recipe_key"]
 
@@ -210,12 +211,37 @@ class Neuron:
         _refuse(off, f"rectify is symmetric about 0.5 and v_threshold is {self.v_threshold}: state 0.5")
 
 
+def _registered(parts: Registry, name: str) -> None:
+    try:
+        parts.check(name)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+
+
 @dataclass(frozen=True)
 class Surrogate:
-    """A surrogate gradient by name, with its shape parameters."""
+    """A surrogate gradient of :data:`jellyplus.registry.SURROGATES` by name, with its shape parameters."""
 
-    name: Literal["dspike", "evaf", "rectangular", "triangular"]
+    name: str
     parameters: dict[str, float]
+
+    def __post_init__(self) -> None:
+        _registered(SURROGATES, self.name)
+
+
+@dataclass(frozen=True)
+class OutputLoss:
+    """A loss on the outputs at every time-step, of :data:`jellyplus.registry.LOSSES`, with its parameters."""
+
+    name: str
+    parameters: dict[str, float]
+
+    def __post_init__(self) -> None:
+        _registered(LOSSES, self.name)
+        try:
+            inspect.signature(LOSSES[self.name]).bind("y_seq", "labels", **self.parameters)
+        except TypeError as error:
+            raise ValueError(f"parameters do not fit {self.name}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -405,6 +431,7 @@ class Recipe:
     shortcut: Shortcut | None
     initial_weights: InitialWeights | None
     gpu_precision: Literal["32-true", "16-mixed", "bf16-mixed"]
+    output_loss: OutputLoss = OutputLoss("cross_entropy", {})
 
     def __post_init__(self) -> None:
         surrogate = self.surrogate.name if self.surrogate else None
@@ -424,6 +451,9 @@ class Recipe:
             _refuse(surrogate != "evaf", "evolution needs surrogate evaf: no other has a K")
         if self.finite_differences:
             self._check_finite_differences()
+        searched = self.temperature_search or self.finite_differences
+        other = searched and self.output_loss.name != "cross_entropy"
+        _refuse(other, "temperature_search and finite_differences are of the cross-entropy: leave output_loss out")
 
     def _check_ann(self) -> None:
         _refuse(self.model.time_steps != 1, f"model.time_steps is {self.model.time_steps}; an ANN has one")
@@ -463,6 +493,14 @@ class Run:
         So a part that recipes may have from some version on leaves the keys of those without it as they were.
         """
         return as_plain_data(self.recipe) | {"parent": self.parent.resolved if self.parent else None}
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """The digests of the sources from outside the package that decide its numbers; empty where there are none."""
+        recipe = self.recipe
+        named = [(LOSSES, recipe.output_loss)] + ([(SURROGATES, recipe.surrogate)] if recipe.surrogate else [])
+        own = {registry.origin(part.name).digest for registry, part in named} - {""}
+        return tuple(sorted(own.union(self.parent.plugins if self.parent else ())))
 
     @functools.cached_property
     def key(self) -> str:

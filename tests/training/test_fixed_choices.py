@@ -197,6 +197,7 @@ def test_only_what_came_later_has_a_default(settings):
         "IMLoss": {"per_channel"},
         "TemperatureSearch": {"batch"},
         "WarmStart": {"weight"},
+        "Recipe": {"output_loss"},
     }
     with_default = {f.name for f in dataclasses.fields(settings) if f.default is not dataclasses.MISSING}
     assert with_default == later.get(settings.__name__, set())

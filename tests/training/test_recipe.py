@@ -621,7 +621,7 @@ def test_a_run_that_starts_from_itself_is_refused(recipes, run):
         ({"optimizer__learning_rate": "fast"}, "'optimizer.learning_rate' is 'fast'"),
         ({"optimizer__learning_rate": float("nan")}, "'optimizer.learning_rate' is nan"),
         ({"surrogate__name": "rectangular"}, "temperature_search needs surrogate dspike"),
-        ({"surrogate__name": "sigmoid"}, "'surrogate.name' is 'sigmoid'"),
+        ({"surrogate__name": "sigmoid"}, "surrogate: there is no surrogate 'sigmoid'; choose from dspike"),
         ({"surrogate": None}, "surrogate is null, and neurons need one"),
         ({"neuron": None}, "an ANN has one"),
         ({"neuron__name": "srif"}, "neuron: srif has neither decay nor reset potential"),

@@ -1,0 +1,164 @@
+"""Parts that recipes name, registered by the package and by plugins with the same decorator.
+
+A recipe names parts and never code. Code from outside comes from files that the user names (``--plugin FILE``) and from
+installed packages, by their entry points ``jellyplus.methods``, each a module.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, TypeVar
+
+from jellyplus._errors import InputError
+
+__all__ = ["LOSSES", "SURROGATES", "Registry", "load", "plugins"]
+
+Part = TypeVar("Part")
+
+
+class Origin(NamedTuple):
+    """Where parts come from: in words, and the sha256 of that source; empty for the package, which has its own."""
+
+    where: str
+    digest: str
+
+
+_PACKAGE = Origin("jellyplus", "")
+_origins = [_PACKAGE]  # the last one is being loaded
+_files: dict[Path, str] = {}  # plugins loaded, with the digests of their sources
+
+
+class Registry:
+    """Parts of one kind by name.
+
+    Args:
+        kind: in words, singular.
+
+    >>> shapes = Registry("shape")
+    >>> @shapes.register("round")
+    ... class Round: ...
+    >>> shapes["round"] is Round
+    True
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._parts: dict[str, tuple[Any, Origin]] = {}
+
+    def register(self, name: str) -> Callable[[Part], Part]:
+        """Return a decorator that registers what it is given and returns it as it is.
+
+        Raises:
+            InputError: there is such a name already.
+        """
+
+        def registered(part: Part) -> Part:
+            if name in self._parts:
+                raise InputError(f"there is a {self.kind} {name!r} from {self.origin(name).where}; choose another name")
+            self._parts[name] = part, _origins[-1]
+            return part
+
+        return registered
+
+    def __getitem__(self, name: str) -> Any:
+        """The part of this name.
+
+        Raises:
+            InputError: there is none; it says what there is, and from where.
+        """
+        self.check(name)
+        return self._parts[name][0]
+
+    def check(self, name: str) -> None:
+        """Refuse a name that is not registered, as ``__getitem__`` does."""
+        if name not in self._parts:
+            raise InputError(f"there is no {self.kind} {name!r}; choose from {self._choices()}")
+
+    def origin(self, name: str) -> Origin:
+        """Where the part of this name comes from."""
+        return self._parts[name][1]
+
+    def _choices(self) -> str:
+        by_origin: dict[str, list[str]] = {}
+        for name, (_, origin) in self._parts.items():
+            by_origin.setdefault(origin.where, []).append(name)
+        return "; ".join(f"{', '.join(sorted(names))} (from {where})" for where, names in by_origin.items())
+
+
+#: Subclasses of :class:`jellyplus.surrogate.Surrogate`, called with a recipe's ``surrogate.parameters``.
+SURROGATES = Registry("surrogate")
+
+#: Functions of outputs [T, N, classes], labels [N] and a recipe's ``output_loss.parameters``; they return a scalar.
+LOSSES = Registry("loss on the outputs")
+
+
+def load(files: Iterable[Path]) -> None:
+    """Import what is installed under ``jellyplus.methods`` and execute ``files``, each once in a process.
+
+    Raises:
+        InputError: one cannot be read or fails, or has changed since it was loaded.
+    """
+    _load_installed()
+    for path in files:
+        _load_file(path)
+
+
+def _load_file(path: Path) -> None:
+    path = path.absolute()
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read the plugin {path}: {error.strerror}; check the name") from error
+    if _files.get(path, digest) != digest:
+        raise InputError(f"the plugin {path} has changed since it was loaded; start again")
+    if path not in _files:
+        with _from(Origin(str(path), digest)):
+            _execute(path, f"jellyplus_plugin_{digest[:16]}")
+        _files[path] = digest
+
+
+def _execute(path: Path, name: str) -> None:
+    loader = importlib.machinery.SourceFileLoader(name, str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"the plugin {path} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+@functools.cache
+def _load_installed() -> None:
+    for point in metadata.entry_points(group="jellyplus.methods"):
+        spec = importlib.util.find_spec(point.module)
+        source = Path(spec.origin).read_bytes() if spec and spec.origin else b""
+        with _from(Origin(f"{point.module}, installed", hashlib.sha256(source).hexdigest())):
+            _import(point)
+
+
+def _import(point: metadata.EntryPoint) -> ModuleType:
+    try:
+        return point.load()
+    except Exception as error:
+        raise InputError(f"the entry point {point.value} fails: {type(error).__name__}: {error}") from error
+
+
+def plugins() -> tuple[Path, ...]:
+    """The files loaded so far; a process that makes runs for this one loads them too."""
+    return tuple(_files)
+
+
+@contextlib.contextmanager
+def _from(origin: Origin) -> Iterator[None]:
+    _origins.append(origin)
+    try:
+        yield
+    finally:
+        _origins.pop()
