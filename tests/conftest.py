@@ -23,7 +23,7 @@ def _made_up_probes(tmp_path_factory):
     from jellyplus.reproduction import today
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(today, "_probe", lambda record, run: {"name": run.name})
+        patch.setattr(today, "_probe", lambda plugins, record, run: {"name": run.name})
         patch.setattr(today.Today, "_kept", lambda *_: None)
         patch.setattr(today.Today, "_file", lambda self, name: tmp_path_factory.getbasetemp() / "probes" / name)
         yield

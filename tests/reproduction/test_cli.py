@@ -285,7 +285,7 @@ def test_changed_code_makes_evidence_stale(made, monkeypatch):
     monkeypatch.setattr(today, "code_digest", lambda: "f" * 64)
     assert call(made, "--render") == 0
     assert table(made)["own 6"]["status"] == "stand-in"  # it does the same
-    monkeypatch.setattr(today, "_probe", lambda record, run: {"name": "another"})
+    monkeypatch.setattr(today, "_probe", lambda plugins, record, run: {"name": "another"})
     monkeypatch.setattr(today.Today, "_kept", lambda *_: None)
     assert call(made, "--render") == 0
     row = table(made)["own 6"]

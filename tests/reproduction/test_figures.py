@@ -252,7 +252,7 @@ def test_measures_that_changed_make_it_stale(copied, monkeypatch):
     monkeypatch.setattr(today, "code_digest", lambda: "f" * 64)
     probe = today._probe
     changed = {"x": [2.0]}
-    monkeypatch.setattr(today, "_probe", lambda *of: probe(*of) if hasattr(of[0], "history") else changed)
+    monkeypatch.setattr(today, "_probe", lambda *of: probe(*of) if hasattr(of[1], "history") else changed)
     assert run(script, results, "--render") == 0
     assert status(results) == {
         "V_th": ["computed"],
@@ -271,7 +271,7 @@ def test_code_that_changed_makes_runs_stale(copied, monkeypatch):
     monkeypatch.setattr(today, "code_digest", lambda: "e" * 64)
     assert run(script, results, "--render") == 0
     assert status(results)["accuracy"] == ["stand-in"]  # it does what it did
-    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [9.0]})
+    monkeypatch.setattr(today, "_probe", lambda plugins, record, run: {"loss of step": [9.0]})
     monkeypatch.setattr(today.Today, "_kept", lambda *_: None)
     assert run(script, results, "--render") == 0
     assert status(results)["accuracy"] == ["stale"]

@@ -422,7 +422,7 @@ def test_claims_of_ones_own_stand_behind_the_papers(checkout, build, name):
         (lambda c: None, ["--reproductions", "nowhere"], "no claims in nowhere/claims"),
         (lambda c: None, ["--root", "results", "nowhere"], "--root nowhere is no folder"),
         (lambda c: c.full[0].write_text("{"), [], "damaged"),
-        (lambda c: c.claim("my_imloss", ""), [], "begin with table or figure"),
+        (lambda c: c.claim("my_imloss", ""), [], "begin with table, compare or figure"),
         (lambda c: c.claim("table2_imloss", "title: 1"), [], "key"),
         (lambda c: c.claim("figure3_dspike", "title: 1"), [], "key"),
     ],

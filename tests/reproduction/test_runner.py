@@ -321,12 +321,12 @@ def test_the_summary_line_tells_the_share_of_the_search(tmp_path, capsys):
 def test_code_that_does_something_else_trains_again_says_so_and_keeps_the_old_evidence(
     tmp_path, monkeypatch, capsys, does
 ):
-    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [2.0, 1.0]})
+    monkeypatch.setattr(today, "_probe", lambda plugins, record, run: {"loss of step": [2.0, 1.0]})
     make(tmp_path, 1)
     assert "something else" not in capsys.readouterr().out
     old = files_below(tmp_path)
     monkeypatch.setattr(today, "code_digest", lambda: "f" * 64)
-    monkeypatch.setattr(today, "_probe", lambda record, run: does)
+    monkeypatch.setattr(today, "_probe", lambda plugins, record, run: does)
     assert make(tmp_path, 1) == [(1, 0)]
     assert "1 of 1 runs have evidence of code that did something else" in capsys.readouterr().out
     assert old.items() <= files_below(tmp_path).items()
@@ -337,21 +337,25 @@ def test_code_that_does_something_else_trains_again_says_so_and_keeps_the_old_ev
 
 @pytest.mark.parametrize("does", [{"loss of step": [2.0, 1.0 + 1e-12]}, {"loss of step": [2.0, 1.0], "new": 1}])
 def test_code_that_reads_differently_and_does_the_same_trains_nothing_again(tmp_path, monkeypatch, does):
-    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [2.0, 1.0]})
+    monkeypatch.setattr(today, "_probe", lambda plugins, record, run: {"loss of step": [2.0, 1.0]})
     make(tmp_path, 6)
     before = files_below(tmp_path)
     monkeypatch.setattr(today, "code_digest", lambda: "f" * 64)
-    monkeypatch.setattr(today, "_probe", lambda record, run: does)
+    monkeypatch.setattr(today, "_probe", lambda plugins, record, run: does)
     assert make(tmp_path, 6) == []
     assert files_below(tmp_path) == before
     assert make(tmp_path, 4) == [(4, 0)]  # starts from the weights that other code left
 
 
 def test_another_way_of_counting_makes_a_run_again_and_not_what_it_starts_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [2.0], "operations, energy_uj": 1.0})
+    monkeypatch.setattr(
+        today, "_probe", lambda plugins, record, run: {"loss of step": [2.0], "operations, energy_uj": 1.0}
+    )
     make(tmp_path, 6)
     monkeypatch.setattr(today, "code_digest", lambda: "f" * 64)
-    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [2.0], "operations, energy_uj": 2.0})
+    monkeypatch.setattr(
+        today, "_probe", lambda plugins, record, run: {"loss of step": [2.0], "operations, energy_uj": 2.0}
+    )
     wanted = pairs([runs()[6]], [0])
     assert runner_in(tmp_path).missing(wanted, counted=False) == []
     assert runner_in(tmp_path).missing(wanted) == wanted
@@ -360,12 +364,12 @@ def test_another_way_of_counting_makes_a_run_again_and_not_what_it_starts_from(t
 
 @pytest.mark.parametrize("library", ["torch", "numpy", "spikingjelly"])
 def test_another_library_is_another_code_until_its_probe_is_equal(tmp_path, monkeypatch, library):
-    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [2.0]})
+    monkeypatch.setattr(today, "_probe", lambda plugins, record, run: {"loss of step": [2.0]})
     make(tmp_path, 1)
     others = today.libraries() | {library: "99.0"}
     monkeypatch.setattr(today, "libraries", lambda: others)
     assert make(tmp_path, 1) == []
-    monkeypatch.setattr(today, "_probe", lambda record, run: {"loss of step": [2.1]})
+    monkeypatch.setattr(today, "_probe", lambda plugins, record, run: {"loss of step": [2.1]})
     monkeypatch.setattr(today.Today, "_kept", lambda *_: None)
     planned = runner_in(tmp_path).missing(pairs([runs()[1]], [0]))
     assert [run.recipe.model.time_steps for run, _ in planned] == [1]
