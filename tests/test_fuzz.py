@@ -104,6 +104,10 @@ _LEFT_OUT = {  # recipes that have what others may leave out
 }
 for name, run in _LEFT_OUT.items():
     RECIPES[name] = json.dumps({k: v for k, v in run.resolved.items() if k != "parent"}).encode()
+_STATED = yaml.safe_load(RECIPES["compare/cifar10_resnet20_t2"])  # with the defaults of what others leave out
+_STATED |= {"output_loss": {"name": "cross_entropy", "parameters": {}}}
+_STATED["model"]["decoding_initialisation"] = 0.01
+RECIPES["stated/default"] = json.dumps(_STATED).encode()
 VALUES = [yaml.safe_load(content) for content in RECIPES.values()]
 PROFILES = b'embedded:\n  "*":\n    model: {width: 4}\n  "r*":\n    data: {augmentation: [], events: null}\npaper: {}\n'
 RECORD = {

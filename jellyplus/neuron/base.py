@@ -251,8 +251,9 @@ def _recomputation() -> tuple[int, int] | None:
     return None if node is None else (torch._C._current_graph_task_id(), node._sequence_nr())
 
 
-def _without_graph(sequence: Tensor | None) -> Tensor | None:
-    return None if sequence is None else sequence.detach()
+def _without_graph(sequence: object) -> object:
+    """A stored sequence as a copy may have it; what is gathered step by step knows how it is copied."""
+    return sequence.detach() if isinstance(sequence, Tensor) else sequence
 
 
 def _kind(tensor: Tensor) -> str:
