@@ -564,7 +564,7 @@ def test_processes_of_one_job_make_one_run_at_a_time(tmp_path, monkeypatch):
 
 def test_the_longest_chain_begins_first(tmp_path, monkeypatch):
     begun = []
-    monkeypatch.setattr(module, "_make", lambda alike, threads, parent, chain: begun.append([run for run, _ in chain]))
+    monkeypatch.setattr(module, "_make", lambda *of: begun.append([run for run, _ in of[-1]]))
     monkeypatch.setattr(module.joblib, "Parallel", lambda n_jobs: lambda calls: [f(*args) for f, args, _ in calls])
     short, long = runs()[1], shrunk(runs()[6], epochs=40)
     runner_in(tmp_path).make([(short, 0), (long.parent, 1), (long, 1)], jobs=2)
