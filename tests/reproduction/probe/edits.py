@@ -152,7 +152,11 @@ FAULTS = {
     ),
     "a sum over time": ([CLASSIFIER, "return y_seq.mean(0)", "return y_seq.sum(0)"], ALL - {"ann"}),
     "labels smoothed": (
-        [CLASSIFIER, "F.cross_entropy(self(x), labels)", "F.cross_entropy(self(x), labels, label_smoothing=0.001)"],
+        [
+            "loss.py",
+            "cross_entropy(y_seq.mean(0), labels)",
+            "cross_entropy(y_seq.mean(0), labels, label_smoothing=0.001)",
+        ],
         TRAINED,
     ),
     "evaluation in training mode": (
@@ -179,7 +183,7 @@ FAULTS = {
     ),
     "the initialisation": (["model/network.py", 'mode = "fan_out"', 'mode = "fan_in"'], ALL),
     "IM-Loss in residual branches too": (
-        ["loss.py", "for inner in block.branch.modules()}", "for inner in ()}"],
+        ["loss.py", "for inner in block.branch}", "for inner in ()}"],
         {"residual"},
     ),
     "the warm start without momentum": (
@@ -271,7 +275,7 @@ HARMLESS = {
     "an equal formula": [
         [SURROGATE, "return torch.tanh(self.k * x) / 2 + 0.5", "return 0.5 * (1 + torch.tanh(x * self.k))"]
     ],
-    "a sum in another order": [[CLASSIFIER, "loss = cross_entropy + im_loss", "loss = im_loss + cross_entropy"]],
+    "a sum in another order": [[CLASSIFIER, "loss = output_loss + im_loss", "loss = im_loss + output_loss"]],
     "a mean as a sum": [[CLASSIFIER, "return y_seq.mean(0)", "return y_seq.sum(0) / len(y_seq)"]],
     "an equal condition": [
         [
