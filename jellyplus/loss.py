@@ -22,13 +22,18 @@ from jellyplus.neuron import Node
 from jellyplus.neuron.dynamics import Dynamics
 from jellyplus.registry import LOSSES
 
-__all__ = ["IMLoss", "cross_entropy", "im_loss"]
+__all__ = ["IMLoss", "cross_entropy", "im_loss", "read_out"]
+
+
+def read_out(y_seq: Tensor) -> Tensor:
+    """The input of the softmax: the mean over time of [T, N, classes], [N, classes] (Li et al. 2021, Eq. 3)."""
+    return y_seq.mean(0)
 
 
 @LOSSES.register("cross_entropy")
 def cross_entropy(y_seq: Tensor, labels: Tensor) -> Tensor:
-    """The cross-entropy of the mean over time of [T, N, classes] (Li et al. 2021, Eq. 3), labels [N]; a scalar."""
-    return F.cross_entropy(y_seq.mean(0), labels)
+    """The cross-entropy of what is read out of [T, N, classes], labels [N]; a scalar."""
+    return F.cross_entropy(read_out(y_seq), labels)
 
 
 def im_loss(sequences: Sequence[Tensor], targets: Sequence[float], per_channel: bool = False) -> Tensor:

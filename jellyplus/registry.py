@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 from jellyplus._errors import InputError
@@ -137,15 +136,14 @@ def _execute(path: Path, name: str) -> None:
 @functools.cache
 def _load_installed() -> None:
     for point in metadata.entry_points(group="jellyplus.methods"):
-        spec = importlib.util.find_spec(point.module)
-        source = Path(spec.origin).read_bytes() if spec and spec.origin else b""
-        with _from(Origin(f"{point.module}, installed", hashlib.sha256(source).hexdigest())):
-            _import(point)
+        _import(point)
 
 
-def _import(point: metadata.EntryPoint) -> ModuleType:
+def _import(point: metadata.EntryPoint) -> None:
     try:
-        return point.load()
+        source = Path(importlib.util.find_spec(point.module).origin).read_bytes()
+        with _from(Origin(f"{point.module}, installed", hashlib.sha256(source).hexdigest())):
+            point.load()
     except Exception as error:
         raise InputError(f"the entry point {point.value} fails: {type(error).__name__}: {error}") from error
 

@@ -1,10 +1,12 @@
 """A sixth paper runs from outside the package, with one command, and its plugin counts where it is used."""
 
 import csv
+import hashlib
 import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,36 @@ def test_a_plugin_that_fails_is_one_sentence(tmp_path, source, reason):
         registry.load([tmp_path / "plugin.py"])
     with pytest.raises(InputError, match="cannot read the plugin"):
         registry.load([tmp_path / "missing.py"])
+
+
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """An entry point of a module with this source."""
+    monkeypatch.setattr(registry.LOSSES, "_parts", dict(registry.LOSSES._parts))
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def install(source, module="a_method"):
+        (tmp_path / "a_method.py").write_text(source)
+        points = metadata.EntryPoints([metadata.EntryPoint("own", module, "jellyplus.methods")])
+        monkeypatch.setattr(registry.metadata, "entry_points", lambda group: points.select(group=group))
+        registry._load_installed.cache_clear()
+
+    yield install
+    sys.modules.pop("a_method", None)
+    registry._load_installed.cache_clear()
+
+
+def test_an_installed_package_registers_its_parts_without_an_option(installed):
+    source = "from jellyplus.registry import LOSSES\nLOSSES.register('own')(lambda y_seq, labels: y_seq.sum())\n"
+    installed(source)
+    registry.load([])
+    where, digest = registry.LOSSES.origin("own")
+    assert where == "a_method, installed"
+    assert digest == hashlib.sha256(source.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(("source", "module"), [("1 / 0", "a_method"), ("", "not_there"), ("", "not.there")])
+def test_an_installed_package_that_fails_is_one_sentence(installed, source, module):
+    installed(source, module)
+    with pytest.raises(InputError, match=f"the entry point {module} fails: "):
+        registry.load([])

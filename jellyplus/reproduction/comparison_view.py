@@ -107,18 +107,9 @@ def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: s
 
 def summary(frame: pd.DataFrame) -> str:
     """What a terminal shows of it."""
-    columns = [
-        "row",
-        "method",
-        "accuracy",
-        "accuracy_std",
-        "n_seeds",
-        "difference",
-        "verdict",
-        "time_ratio",
-        "energy_uj",
-    ]
-    return _cells(frame)[[*columns, "status"]].to_markdown(index=False, disable_numparse=True)
+    costs = ["difference", "verdict", "time_ratio", "energy_uj"]
+    columns = ["row", "method", "accuracy", "accuracy_std", "n_seeds", *costs, "status"]
+    return _cells(frame)[columns].to_markdown(index=False, disable_numparse=True)
 
 
 def _by_seed(results: Sequence[Result]) -> dict[tuple, Result]:

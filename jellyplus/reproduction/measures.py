@@ -28,6 +28,7 @@ from jellyplus import functional, surrogate
 from jellyplus._errors import InputError
 from jellyplus._strict import from_mapping
 from jellyplus.datasets.order import derived_seed
+from jellyplus.loss import cross_entropy
 from jellyplus.monitor import (
     Distribution,
     FiringRates,
@@ -41,7 +42,7 @@ from jellyplus.monitor import (
     SpikeRate,
 )
 from jellyplus.neuron import IterativeLIFNode, SRIFNode
-from jellyplus.training.classifier import Classifier, read_out, time_first
+from jellyplus.training.classifier import Classifier, time_first
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import build_network
 from jellyplus.training.recipe import Recipe
@@ -331,7 +332,7 @@ def steps(net: nn.Module, data: DataModule, epochs: int) -> Iterator[Step]:
             x, labels = x.to(device), labels.to(device)
             torch.manual_seed(derived_seed(seed, epoch, number))
             optimizer.zero_grad()
-            loss = F.cross_entropy(classifier(x), labels)
+            loss = cross_entropy(classifier(x), labels)
             if not torch.isfinite(loss):
                 raise InputError(
                     f"the loss is {loss.item()} in epoch {epoch + 1}, step {number + 1}: choose a smaller "
@@ -435,7 +436,7 @@ def _similarity(net: nn.Module, parameter: str, epsilon: float, step: Step) -> f
     differences = functional.finite_difference_gradient(
         net,
         parameter,
-        lambda y_seq: F.cross_entropy(read_out(y_seq), step.labels),
+        lambda y_seq: cross_entropy(y_seq, step.labels),
         time_first(step.x),
         epsilon,
     )

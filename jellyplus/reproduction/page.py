@@ -317,14 +317,8 @@ class Page:
     @property
     def verdict(self) -> str:
         """What the page says of the papers."""
-        printed = [
-            row
-            for paper in self.papers
-            for table in paper.tables
-            if not table.claims.is_comparison
-            for row in table.rows
-        ]
-        trained = [row.status for row in printed if row.claim.trained]
+        printed = [table for paper in self.papers for table in paper.tables if not table.claims.is_comparison]
+        trained = [row.status for table in printed for row in table.rows if row.claim.trained]
         computed = Counter(row.status for row in self.rows if row.scale == "computed" and row.status in COMPARED)
         compared = Counter(status for status in trained if status in COMPARED)
         text = f"{compared.total()} of {len(trained)} trained results can be held against their papers"

@@ -14,24 +14,18 @@ from jellyplus import _compat
 from jellyplus._distributed import gathered, mean_over_processes, processes, rank
 from jellyplus._errors import InputError
 from jellyplus.datasets.order import derived_seed
-from jellyplus.loss import IMLoss
+from jellyplus.loss import IMLoss, read_out
 from jellyplus.registry import LOSSES
 from jellyplus.training.not_finite import Fault, Watch, origin
 from jellyplus.training.recipe import Recipe, Schedule
 
-__all__ = ["Classifier", "read_out"]
-
+__all__ = ["Classifier"]
 
 _LOOK_EVERY = 200  # steps of a GPU, which runs dry when it is waited for; what it does after a fault is in vain
 _WHAT_TO_DO = (
     "the state after the last finished epoch is kept; check the data, or make another run with a smaller "
     "optimizer.learning_rate"
 )
-
-
-def read_out(y_seq: Tensor) -> Tensor:
-    """The input of the softmax: the mean over time of [T, N, classes], [N, classes] (Li et al. 2021, Eq. 3)."""
-    return y_seq.mean(0)
 
 
 class Classifier(lightning.LightningModule):
@@ -63,13 +57,10 @@ class Classifier(lightning.LightningModule):
         """
         return self.device.type == "cuda" and self.recipe.finite_differences is None
 
-    def forward(self, x: Tensor, kept: list[Tensor] | None = None) -> Tensor:
-        """Images [N, C, H, W] or event frames [N, T, C, H, W] to [N, classes]; ``kept`` gets each time-step's."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [N, C, H, W] or event frames [N, T, C, H, W] to [T, N, classes]."""
         _compat.reset_net(self.net)
-        y_seq = self.net(time_first(x))
-        if kept is not None:
-            kept.append(y_seq)
-        return read_out(y_seq)
+        return self.net(time_first(x))
 
     def record(self, **values: object) -> None:
         """Add to this epoch's entry of the history."""
@@ -109,8 +100,7 @@ class Classifier(lightning.LightningModule):
         """
         x, labels, ids = batch
         settings = self.recipe.output_loss
-        self(x, kept=(kept := []))
-        output_loss = LOSSES[settings.name](kept.pop(), labels, **settings.parameters)
+        output_loss = LOSSES[settings.name](self(x), labels, **settings.parameters)
         im_loss = output_loss.new_zeros(()) if self.im_loss is None else self.im_loss()
         loss = output_loss + im_loss
         self._loss_sums += torch.stack([loss, im_loss]).detach()
@@ -165,7 +155,7 @@ class Classifier(lightning.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
         """Count what is right."""
         x, labels, _ = batch
-        self.correct.update(self(x), labels)
+        self.correct.update(read_out(self(x)), labels)
         self._tested += len(labels)
 
     def on_validation_epoch_end(self) -> None:

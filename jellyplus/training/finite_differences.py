@@ -2,12 +2,12 @@
 
 import lightning
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from jellyplus import functional
 from jellyplus._distributed import average_gradients
-from jellyplus.training.classifier import Classifier, read_out, time_first
+from jellyplus.loss import cross_entropy
+from jellyplus.training.classifier import Classifier, time_first
 from jellyplus.training.recipe import FiniteDifferences
 
 __all__ = ["UseFiniteDifferences"]
@@ -37,7 +37,7 @@ class UseFiniteDifferences(lightning.Callback):
         parameter.grad = functional.finite_difference_gradient(
             pl_module.net,
             self.settings.parameter,
-            lambda y_seq: F.cross_entropy(read_out(y_seq), labels),
+            lambda y_seq: cross_entropy(y_seq, labels),
             time_first(x),
             self.settings.epsilon,
         )

@@ -7,14 +7,14 @@ process 0 found: sums over processes, in every one of some thousand passes, woul
 import time
 
 import lightning
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from jellyplus import functional
 from jellyplus._bars import bar
 from jellyplus._distributed import alone, from_first, rank
-from jellyplus.training.classifier import Classifier, read_out, time_first
+from jellyplus.loss import cross_entropy
+from jellyplus.training.classifier import Classifier, time_first
 from jellyplus.training.recipe import TemperatureSearch
 
 __all__ = ["SearchTemperature"]
@@ -39,7 +39,7 @@ class SearchTemperature(lightning.Callback):
 
             def loss(y_seq: Tensor) -> Tensor:
                 progress.update()
-                return F.cross_entropy(read_out(y_seq), labels)
+                return cross_entropy(y_seq, labels)
 
             found = functional.search_temperature(
                 net,

@@ -12,11 +12,11 @@ from runs import RECIPES, Interruption, ahead, numbers, recipe_of, run, stop_aft
 from torch.profiler import ProfilerActivity, profile
 
 from jellyplus._errors import InputError
-from jellyplus.loss import IMLoss
+from jellyplus.loss import IMLoss, read_out
 from jellyplus.reproduction.measures import steps
 from jellyplus.reproduction.probe.watch import float64, watched
 from jellyplus.training import memory
-from jellyplus.training.classifier import read_out, time_first
+from jellyplus.training.classifier import time_first
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import build_network
 from jellyplus.training.recipe import load_run

@@ -21,10 +21,11 @@ from jellyplus import datasets, model
 from jellyplus import functional as jellyplus_functional
 from jellyplus._errors import InputError
 from jellyplus.datasets.transforms import normalisation
+from jellyplus.loss import read_out
 from jellyplus.neuron import Node, backends
 from jellyplus.surrogate import Dspike
 from jellyplus.training.checkpoint import is_sealed, load_checkpoint, save_checkpoint, seal
-from jellyplus.training.classifier import Classifier, read_out, time_first
+from jellyplus.training.classifier import Classifier, time_first
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import InitialState, build_network
 from jellyplus.training.recipe import Normalisation, load_run

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.optim import Optimizer, optimizer
 
+from jellyplus.loss import read_out
 from jellyplus.training.classifier import Classifier
 
 __all__ = ["Values", "float64", "projection", "watched"]
@@ -59,12 +60,13 @@ def _doubled(value: Any) -> Any:
 
 @contextlib.contextmanager
 def watched() -> Iterator[Values]:
-    """What happens within it: the outputs of classifiers, the losses, gradients and weights of steps, as lists."""
+    """What happens within it: what classifiers read out, the losses, gradients and weights of steps, as lists."""
     seen: dict[str, list[float]] = defaultdict(list)
 
     def output(module: nn.Module, _: Any, y: Any) -> None:
         if isinstance(module, Classifier):
-            seen["outputs in training" if torch.is_grad_enabled() else "outputs in evaluation"].append(projection(y))
+            where = "outputs in training" if torch.is_grad_enabled() else "outputs in evaluation"
+            seen[where].append(projection(read_out(y)))
 
     def loss(_: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         if closure := kwargs.get("closure"):

@@ -150,12 +150,12 @@ FAULTS = {
         ],
         DECAYING,
     ),
-    "a sum over time": ([CLASSIFIER, "return y_seq.mean(0)", "return y_seq.sum(0)"], ALL - {"ann"}),
+    "a sum over time": (["loss.py", "return y_seq.mean(0)", "return y_seq.sum(0)"], ALL - {"ann"}),
     "labels smoothed": (
         [
             "loss.py",
-            "cross_entropy(y_seq.mean(0), labels)",
-            "cross_entropy(y_seq.mean(0), labels, label_smoothing=0.001)",
+            "cross_entropy(read_out(y_seq), labels)",
+            "cross_entropy(read_out(y_seq), labels, label_smoothing=0.001)",
         ],
         TRAINED,
     ),
@@ -276,7 +276,7 @@ HARMLESS = {
         [SURROGATE, "return torch.tanh(self.k * x) / 2 + 0.5", "return 0.5 * (1 + torch.tanh(x * self.k))"]
     ],
     "a sum in another order": [[CLASSIFIER, "loss = output_loss + im_loss", "loss = im_loss + output_loss"]],
-    "a mean as a sum": [[CLASSIFIER, "return y_seq.mean(0)", "return y_seq.sum(0) / len(y_seq)"]],
+    "a mean as a sum": [["loss.py", "return y_seq.mean(0)", "return y_seq.sum(0) / len(y_seq)"]],
     "an equal condition": [
         [
             NETWORK,
