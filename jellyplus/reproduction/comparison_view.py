@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from jellyplus._files import write_atomically
 from jellyplus._text import csv_cell, markdown_cell, one_line
-from jellyplus.reproduction import view
+from jellyplus.reproduction import picture, view
 from jellyplus.reproduction.claims import ClaimTable
 from jellyplus.reproduction.view import Result
 
@@ -169,10 +169,13 @@ def _draw(frame: pd.DataFrame, title: str) -> bytes:
     with matplotlib.style.context("default", after_reset=True):
         figure = Figure(figsize=(13.5, 1.8 + 0.4 * len(frame)), dpi=130, layout="constrained")
         left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1))
-        _draw_differences(left.subplots(), frame)
-        energy, time = right.subplots(2)
+        differences, (energy, time) = left.subplots(), right.subplots(2)
+        _draw_differences(differences, frame)
         _draw_costs(energy, frame, "energy_uj", "energy of an inference (uJ)")
         _draw_costs(time, frame, "time_ratio", "training time of an epoch / the baseline's")
+        if picture.on_stand_ins(frame).any():
+            for panel in (differences, energy, time):
+                picture.mark_stand_in(panel, panel.title)
         figure.suptitle(title, fontsize=11)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})

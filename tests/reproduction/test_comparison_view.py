@@ -123,6 +123,16 @@ def test_files_say_what_was_found_and_equal_frames_give_equal_bytes(results, tmp
     assert "worse" in comparison_view.summary(frame)
 
 
+@pytest.mark.parametrize(("words", "panels"), [("digits", 3), ("", 0)])
+def test_every_panel_tells_that_its_data_are_a_stand_in(results, tmp_path, monkeypatch, words, panels):
+    marked = []
+    monkeypatch.setattr(comparison_view.picture, "mark_stand_in", lambda panel, title: marked.append(panel))
+    frame = comparison_view.build(TABLE, {"base": results({0: 50.0}), "a": results({0: 45.0})}, "embedded")
+    frame["data"] = f"stand-in: {words}" if words else "cifar10"
+    comparison_view.write(frame, TABLE, tmp_path, "embedded")
+    assert len(set(marked)) == panels
+
+
 def test_a_table_that_prints_something_is_no_comparison():
     assert all(load_claims(CLAIMS / f"{name}.yaml").is_comparison for name in NAMES)
     assert not any(load_claims(path).is_comparison for path in CLAIMS.glob("table*.yaml"))

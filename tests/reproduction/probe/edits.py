@@ -157,7 +157,7 @@ FAULTS = {
             "cross_entropy(read_out(y_seq), labels)",
             "cross_entropy(read_out(y_seq), labels, label_smoothing=0.001)",
         ],
-        TRAINED,
+        ALL,
     ),
     "evaluation in training mode": (
         [
