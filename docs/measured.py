@@ -13,6 +13,7 @@ PROFILES = {
 }
 _OURS = ["ours_mean", "ours_std", "n_seeds"]
 _WHAT = ["dataset", "method", "architecture", "timesteps", "quantity"]
+_COMPARED = ["method", "data", "accuracy", "accuracy_std", "n_seeds", "difference", "difference_low", "difference_high"]
 
 
 def write_all(views: Path, folder: Path) -> None:
@@ -34,8 +35,10 @@ def _part(view: Path) -> Iterator[str]:
 
 def _table(frame: pd.DataFrame, profile: str) -> str:
     """The rows that we have a number for, on stand-ins without the paper's number and data set."""
-    ours = frame[frame["ours_mean"] != ""]
-    what = ["data", *_WHAT[1:]] if profile == "embedded" else [*_WHAT, "paper"]
-    shown = ours[[*what, *_OURS, "status"]]
+    if "ours_mean" not in frame:  # a comparison of our own
+        shown = frame.loc[frame["accuracy"] != "", [*_COMPARED, "verdict", "energy_uj"]]
+    else:
+        what = ["data", *_WHAT[1:]] if profile == "embedded" else [*_WHAT, "paper"]
+        shown = frame.loc[frame["ours_mean"] != "", [*what, *_OURS, "status"]]
     shown = shown.loc[:, (shown != "").any()].map(lambda text: text.replace("|", r"\|"))
     return shown.to_markdown(index=False, disable_numparse=True)
