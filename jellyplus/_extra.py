@@ -1,4 +1,4 @@
-"""What needs more than the plugin: modules that import the libraries of an extra."""
+"""What needs more than the plugin: the libraries of an extra."""
 
 import importlib
 from types import ModuleType
@@ -16,3 +16,15 @@ def with_extra(module: str, command: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise InputError(f'{command} needs {error.name}: pip install -e ".[reproduce]" has it') from error
+
+
+def library(name: str, extra: str) -> ModuleType:
+    """Import a library for a function.
+
+    Raises:
+        ImportError: it is missing; it names the extra that has it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f'this needs {error.name}: pip install -e ".[{extra}]" has it') from error

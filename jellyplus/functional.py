@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
@@ -33,6 +34,7 @@ __all__ = [
     "detach_net",
     "evaf_k",
     "finite_difference_gradient",
+    "fuse_norms",
     "fuse_tdbn",
     "membrane_potential_rectify",
     "membrane_potential_rectify_gradient",
@@ -46,7 +48,7 @@ __all__ = [
     "temperature_candidates",
 ]
 
-# --- Fusing tdBN (Zheng et al. 2021, Eqs. 9 and 10) -------------------------------------------------------------
+# --- Fusing tdBN and other batch norms (Zheng et al. 2021, Eqs. 9 and 10) ---------------------------------------
 
 
 def fuse_tdbn(net: nn.Module) -> nn.Module:
@@ -71,13 +73,31 @@ def fuse_tdbn(net: nn.Module) -> nn.Module:
     >>> fuse_tdbn(net)[1]
     Identity()
     """
+    return _fused(net, _ThresholdDependentBatchNorm)
+
+
+def fuse_norms(net: nn.Module) -> nn.Module:
+    """As :func:`fuse_tdbn`, and every other batch norm has gone too, whose alpha V_th is 1.
+
+    Raises:
+        ValueError: as there, for any batch norm, and for one without running statistics.
+
+    >>> fuse_norms(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))[1]
+    Identity()
+    """
+    return _fused(net, _BatchNorm)
+
+
+def _fused(net: nn.Module, kind: type[_BatchNorm]) -> nn.Module:
     for name, module in net.named_modules():
         if not parametrize.is_parametrized(module):  # which, other than hooks, can be copied
             _check_parameters(name, module)
     fused = copy.deepcopy(net).eval()
-    for norm_name, layer_name in _norms_and_their_layers(fused):
+    for norm_name, layer_name in _norms_and_their_layers(fused, kind):
         norm, layer = fused.get_submodule(norm_name), _innermost(fused.get_submodule(layer_name))
         _check_parameters(layer_name, layer)
+        if norm.running_var is None:
+            raise ValueError(f"cannot fuse {norm_name}: it has no running statistics")
         _fuse(layer, norm)
         parent, _, child = norm_name.rpartition(".")
         setattr(fused.get_submodule(parent), child, nn.Identity())
@@ -91,13 +111,13 @@ class _StepTracer(fx.Tracer):
         return isinstance(module, _compat.StepModule) or super().is_leaf_module(module, qualified_name)
 
 
-def _norms_and_their_layers(net: nn.Module) -> list[tuple[str, str]]:
+def _norms_and_their_layers(net: nn.Module, kind: type[_BatchNorm]) -> list[tuple[str, str]]:
     modules = dict(net.named_modules())
     calls = [node for node in _StepTracer().trace(net).nodes if node.op == "call_module"]
     times = Counter(node.target for node in calls)
     pairs = []
     for node in calls:
-        if isinstance(modules[node.target], _ThresholdDependentBatchNorm):
+        if isinstance(modules[node.target], kind):
             before = node.args[0]
             alone = before.op == "call_module" and len(before.users) == 1
             if not (alone and isinstance(_innermost(modules[before.target]), (_ConvNd, nn.Linear))):
@@ -125,12 +145,15 @@ def _check_parameters(name: str, layer: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _fuse(layer: nn.Module, norm: _ThresholdDependentBatchNorm) -> None:
+def _fuse(layer: nn.Module, norm: _BatchNorm) -> None:
     if getattr(layer, "transposed", False):
-        raise ValueError("cannot fuse tdBN into a transposed convolution")
-    scale = norm.weight * norm.alpha * norm.v_th / torch.sqrt(norm.running_var + norm.eps)
+        raise ValueError("cannot fuse a norm into a transposed convolution")
+    weight, shift = (1.0, 0.0) if norm.weight is None else (norm.weight, norm.bias)
+    if isinstance(norm, _ThresholdDependentBatchNorm):
+        weight = weight * norm.alpha * norm.v_th
+    scale = weight / torch.sqrt(norm.running_var + norm.eps)
     bias = 0 if layer.bias is None else layer.bias
-    layer.bias = nn.Parameter((bias - norm.running_mean) * scale + norm.bias)
+    layer.bias = nn.Parameter((bias - norm.running_mean) * scale + shift)
     layer.weight = nn.Parameter(layer.weight * scale.view(-1, *[1] * (layer.weight.dim() - 1)))
 
 

@@ -47,10 +47,11 @@ PLUGIN, BACKENDS = "## Use it as a plugin", "# Backends"
 TDBN, DSPIKE, IM_LOSS = "tdBN: a residual", "Dspike: the temperature", "IM-Loss and ESG: a network"
 OWN = "[examples/own_network.py](examples/own_network.py) runs them all"
 INFLOR, SHORTCUT, OPERATIONS = "InfLoR: soft-reset", "Shortcut back-propagation: branches", "Operations and energy, of"
+NIR, ONNX = "## NIR", "## ONNX"
 
 
 def test_every_example_is_short_and_has_a_test():
-    known = {PLUGIN, OWN, BACKENDS, TDBN, DSPIKE, IM_LOSS, INFLOR, SHORTCUT, OPERATIONS}
+    known = {PLUGIN, OWN, BACKENDS, TDBN, DSPIKE, IM_LOSS, INFLOR, SHORTCUT, OPERATIONS, NIR, ONNX}
     assert sorted(map(example, known)) == sorted(blocks("python"))
     assert all(len(list(filter(None, block.splitlines()))) < 15 for block in blocks("python"))
 
@@ -117,6 +118,14 @@ def test_the_shortcut_and_operation_examples(capsys):
     out = capsys.readouterr().out
     assert "| total |" in out
     assert "mean of 8, standard error" in out
+
+
+def test_the_export_examples(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope = run(NIR, ONNX)
+    assert scope["nir"].read("net.nir").nodes.keys() == scope["graph"].nodes.keys()
+    expected = scope["net"](scope["image"][None]).detach()
+    torch.testing.assert_close(torch.from_numpy(scope["outputs"]), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_every_row_that_is_shown_exists():
