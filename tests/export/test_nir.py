@@ -24,7 +24,7 @@ T, N = 6, 3
 
 
 class Euler:
-    """A graph by the equations of NIR's documentation, in float64; it starts at the reset, and fires at the threshold."""
+    """A graph by NIR's own equations, in float64; it starts at the reset, and fires at the threshold."""
 
     def __init__(self, graph):
         self.graph = graph
