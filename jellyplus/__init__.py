@@ -36,15 +36,15 @@ def load(
     """Return a finished run as an object: network, transform, classes, recipe, history and evidence.
 
     Args:
-        run: the file of its evidence or of its checkpoint, the folder they are in, its recipe's file, or the name of
-            its recipe, ``paper/recipe``.
+        run: the file of its evidence or of its checkpoint, the folder they are in, its recipe's file, the name of its
+            recipe, ``paper/recipe``, or that of weights in ``reproductions/weights``, such as ``compare/tdbn-seed0``.
         seed: which; None where there is one only.
         profile: which; None where there is one only.
         root: the folder of results in which a recipe's runs are looked for.
 
     Raises:
-        InputError: there is no such run, or more than one; its checkpoint is missing, damaged, or not what the run
-            left; the evidence contradicts itself; or the extra ``reproduce`` is not installed.
+        InputError: there is no such run, or more than one; its checkpoint or its weights are missing, damaged, or not
+            what the run left; the evidence contradicts itself; or the extra ``reproduce`` is not installed.
     """
     return with_extra("jellyplus.reproduction.runs", "load").load(run, seed, profile, root)
 

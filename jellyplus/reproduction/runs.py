@@ -19,7 +19,7 @@ from jellyplus._errors import InputError
 from jellyplus._strict import from_mapping
 from jellyplus.datasets.classes import class_names
 from jellyplus.datasets.transforms import Transform
-from jellyplus.reproduction import checks, loading, scale
+from jellyplus.reproduction import checks, loading, published, scale
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.source import code_digest
 from jellyplus.reproduction.store import Store
@@ -162,6 +162,8 @@ def _of_file(path: Path) -> Kept:
 
 
 def _of_name(path: Path, root: str | os.PathLike) -> list[Kept]:
+    if with_weights := published.find(path.as_posix()):
+        return [_of_file(with_weights.evidence)]
     name = f"{path.parent.name}/{path.stem}" if path.suffix == ".yaml" else str(path)
     if not _NAME.fullmatch(name):
         raise InputError(f"there is no file or folder {path}, and a recipe's name is like dspike/cifar10_t6")
@@ -185,19 +187,26 @@ def load(
     """:func:`jellyplus.load`."""
     kept = _one(find(run, root, profile), run, seed)
     evidence = kept.evidence
-    if not kept.checkpoint.is_file():
-        raise InputError(
-            f"{kept.path} has no checkpoint {kept.checkpoint.name} beside it: put it there, or train again"
-        )
     recipe = recipe_of(evidence)
     return TrainedRun(
-        network=_network(recipe, weights_of(evidence, kept.checkpoint), kept.checkpoint),
+        network=_network(recipe, *_weights(run, kept)),
         transform=InputTransform(recipe, loading.evaluation(recipe)),
         classes=class_names(recipe.data.dataset, recipe.model.num_classes),
         recipe=recipe,
         history=pd.DataFrame(evidence.history),
         evidence=evidence,
     )
+
+
+def _weights(run: str | os.PathLike, kept: Kept) -> tuple[dict[str, Tensor], Path]:
+    """And the file that has them."""
+    if with_weights := published.find(Path(run).as_posix()):
+        return with_weights.weights(), with_weights.file
+    if not kept.checkpoint.is_file():
+        raise InputError(
+            f"{kept.path} has no checkpoint {kept.checkpoint.name} beside it: put it there, or train again"
+        )
+    return weights_of(kept.evidence, kept.checkpoint), kept.checkpoint
 
 
 def _one(found: list[Kept], run: str | os.PathLike, seed: int | None) -> Kept:
