@@ -40,6 +40,13 @@ def _run(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jellyplus", description="Tools around the plugin for SpikingJelly.")
     parser.add_argument("--version", action="version", version=f"jellyplus {metadata.version('jellyplus')}")
+    parser.add_argument(
+        "--print-completion",
+        choices=("bash", "zsh", "tcsh"),
+        action=_PrintCompletion,
+        help="print what completes these commands in a shell, and stop; bash takes it by "
+        'eval "$(jellyplus --print-completion bash)"',
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     summary = "print versions, the backends that work here, and what to do about those that do not"
     doctor = _command(commands, "doctor", summary, "jellyplus doctor")
@@ -61,6 +68,25 @@ def _parser() -> argparse.ArgumentParser:
     _add_render_command(commands)
     _add_report_command(commands)
     return parser
+
+
+class _PrintCompletion(argparse.Action):
+    """Prints a script of shtab's and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: object, shell: str, option: str | None = None):
+        shtab = with_extra("shtab", "--print-completion")
+        _complete_files(parser, shtab.FILE)
+        print(shtab.complete(parser, shell))
+        parser.exit()
+
+
+def _complete_files(parser: argparse.ArgumentParser, how: dict[str, str]) -> None:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                _complete_files(command, how)
+        elif action.type is Path:
+            action.complete = how
 
 
 def _command(actions: argparse._SubParsersAction, name: str, summary: str, *lines: str) -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 __all__ = [
+    "LOGGERS",
     "NOT_OF_FIGURES",
     "PROFILES",
     "Help",
@@ -17,6 +18,7 @@ __all__ = [
 ]
 
 PROFILES = ("smoke", "embedded", "small", "gpu", "official", "paper")
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 
 #: Why a figure has none of these.
 NOT_OF_FIGURES = {"gpu": "a figure has its own epochs", "official": "the public code makes no figure"}
@@ -71,6 +73,12 @@ def add_run_options(parser: argparse.ArgumentParser, default: str = "embedded") 
         metavar="N",
         default=1,
         help="of each run on a CPU; their number decides the last bits of its numbers",
+    )
+    parser.add_argument(
+        "--logger",
+        choices=LOGGERS,
+        help="each epoch's numbers also go to this one of Lightning's loggers, in the folder logs of --out; "
+        "default: to none",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("results"), help="evidence and tables")
     add_plugin_option(parser)

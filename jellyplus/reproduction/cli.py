@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jellyplus.reproduction.claims import Claim
     from jellyplus.reproduction.runner import Runner
 
-__all__ = ["about_stand_ins", "check_out", "main", "make", "run", "train"]
+__all__ = ["about_stand_ins", "check_out", "main", "make", "make_runner", "run", "train"]
 
 
 def main(script: str) -> int:
@@ -90,8 +90,6 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     from jellyplus.reproduction import tables
     from jellyplus.reproduction.claims import load_claims
     from jellyplus.reproduction.measurements import Measurements
-    from jellyplus.reproduction.runner import Runner
-    from jellyplus.reproduction.store import Store
     from jellyplus.training.job import once
 
     table = load_claims(path.parent / "claims" / f"{path.stem}.yaml")
@@ -106,7 +104,7 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     runs = tables.runs(table, options.profile, recipes)
     if options.epochs:
         runs |= tables.shortened(table, options.rows or trained, options.profile, options.epochs, recipes)
-    runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
+    runner = make_runner(options)
     measurements = Measurements(runner)
     if not options.render:
         wanted = {name: runs[name] for name in options.rows or trained}
@@ -129,6 +127,20 @@ def about_stand_ins(script: Path) -> str:
         "This is stand-in data (handwritten digits), no claim about the paper; the paper's numbers need its data "
         f"and a GPU: {script.name} --profile paper --data-root FOLDER --seeds 0 1 2"
     )
+
+
+def make_runner(options: argparse.Namespace) -> "Runner":
+    """The runner of a command with :func:`~jellyplus._options.add_run_options`.
+
+    Raises:
+        InputError: the device is not there, or the logger's library.
+    """
+    from jellyplus.reproduction.runner import Runner
+    from jellyplus.reproduction.store import Store
+    from jellyplus.training.loggers import Logs
+
+    logs = options.logger and Logs(options.logger, (options.out / "logs").absolute())
+    return Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers, logs)
 
 
 def _listed(row: "Claim") -> str:
@@ -181,14 +193,13 @@ def train(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     from jellyplus.reproduction import course, scale
-    from jellyplus.reproduction.runner import Runner, summary
-    from jellyplus.reproduction.store import Store
+    from jellyplus.reproduction.runner import summary
     from jellyplus.training.job import once
 
     check_out(options.out)
     profile = options.profile or default_profile(options.recipe)
     run, paper = (load_file(options.recipe, overlay) for overlay in (profile, None))
-    runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
+    runner = make_runner(options)
     runner.make(once(runner.missing, [(run, seed) for seed in dict.fromkeys(options.seeds)]))
     if rank() > 0:
         return

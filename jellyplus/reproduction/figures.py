@@ -7,7 +7,7 @@ from jellyplus._distributed import rank
 from jellyplus._errors import InputError
 from jellyplus._files import below
 from jellyplus._options import NOT_OF_FIGURES
-from jellyplus.reproduction.cli import about_stand_ins, check_out, make, run
+from jellyplus.reproduction.cli import about_stand_ins, check_out, make, make_runner, run
 
 __all__ = ["main"]
 
@@ -22,8 +22,6 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     from jellyplus.reproduction import figure_evidence, figure_view
     from jellyplus.reproduction.figure_claims import load_figure
     from jellyplus.reproduction.measurements import Measurements
-    from jellyplus.reproduction.runner import Runner
-    from jellyplus.reproduction.store import Store
     from jellyplus.training.job import once
 
     claim = load_figure(path.parent / "claims" / f"{path.stem}.yaml")
@@ -31,7 +29,7 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     if why := NOT_OF_FIGURES.get(options.profile):
         raise InputError(f"--profile {options.profile} is for tables: {why}; use --profile paper")
     planned = figure_evidence.plan(claim, options.profile, path.parent.parent / "recipes")
-    runner = Runner(Store(options.out / "evidence"), options.data_root, options.device, options.workers)
+    runner = make_runner(options)
     measurements, seed = Measurements(runner), options.seeds[0]  # a figure shows one seed
     if not options.render:
         if runs := figure_evidence.runs(planned):

@@ -29,6 +29,7 @@ from jellyplus.training import memory
 from jellyplus.training.checkpoint import save_checkpoint
 from jellyplus.training.data import DataModule
 from jellyplus.training.job import once
+from jellyplus.training.loggers import Logs
 from jellyplus.training.network import InitialState, build_network, check_parts, choose_backend, initialise
 from jellyplus.training.recipe import Run
 from jellyplus.training.train import Outcome, choose_device, train
@@ -44,12 +45,14 @@ class Runner:
         data_root: the folder that holds the data sets, None for the embedded ones.
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: processes that load data.
+        logs: where the history of runs goes besides their evidence, None for nowhere.
     """
 
-    def __init__(self, store: Store, data_root: str | None, device: str, workers: int = 0):
+    def __init__(self, store: Store, data_root: str | None, device: str, workers: int = 0, logs: Logs | None = None):
         self.store = store
         self.data_root = data_root
         self.workers = workers
+        self.logs = logs
         self.device = choose_device(device)
         self.today = Today()
         self.provenance = provenance()  # now: the checkout may have moved on by the end of a long run
@@ -131,7 +134,7 @@ class Runner:
         threads = torch.get_num_threads()
         data_root = self.data_root and os.path.abspath(self.data_root)  # a process may have begun in another folder
         plugins = registry.plugins()
-        alike = (Store(self.store.root.absolute()), data_root, self.device, self.workers)
+        alike = (Store(self.store.root.absolute()), data_root, self.device, self.workers, self.logs)
         longest_first = sorted(chains(planned), key=self._length, reverse=True)
         calls = (joblib.delayed(_make)(plugins, alike, threads, os.getpid(), chain) for chain in longest_first)
         with _followed(self, planned, bar), joblib.parallel_config("loky", inner_max_num_threads=threads):
@@ -202,7 +205,8 @@ class Runner:
             if found := once(self.current, run, seed):  # another process has just made it
                 return summary(found)
             start = self._start(run, seed, data) if run.parent else None
-            outcome = train(run.recipe, data, seed, self.device, state, start, one_line(run.name), self.workers)
+            title, logger = one_line(run.name), self.logs and self.logs.of(f"{run.name}/{run.profile}", seed)
+            outcome = train(run.recipe, data, seed, self.device, state, start, title, self.workers, logger)
             return summary(once(self._keep, run, seed, data, outcome, checkpoint, state))
 
     def _keep(

@@ -16,6 +16,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -32,6 +33,7 @@ from jellyplus.training.data import DataModule
 from jellyplus.training.evolution import EvolveShortcuts, EvolveSurrogate
 from jellyplus.training.finite_differences import UseFiniteDifferences
 from jellyplus.training.job import launch, once
+from jellyplus.training.loggers import LogHistory
 from jellyplus.training.network import InitialState, build_network, check_parts, choose_backend, initialise
 from jellyplus.training.progress import RunProgress
 from jellyplus.training.recipe import Recipe, as_plain_data, recipe_key
@@ -127,6 +129,7 @@ def train(
     initial_state: InitialState | None,
     title: str,
     workers: int = 0,
+    logger: Logger | None = None,
 ) -> Outcome:
     """Train as the recipe says, and bit for bit the same when interrupted and called again.
 
@@ -142,6 +145,7 @@ def train(
         initial_state: what to start from, where the recipe has ``initial_weights``.
         title: for the progress bar.
         workers: processes that load data; they decide speed, no number.
+        logger: gets each epoch's numbers.
 
     Raises:
         InputError: recipe and data do not fit, the state file is damaged or belongs to other data, an example cannot
@@ -159,7 +163,7 @@ def train(
         check_parts(net, recipe)
         left_over = initialise(net, initial_state, recipe.initial_weights) if recipe.initial_weights else []
         classifier = Classifier(net, recipe, seed)
-        trainer = _trainer(recipe, device, KeepLast(state_file, origin), title)
+        trainer = _trainer(recipe, device, KeepLast(state_file, origin), title, logger)
         batches = len(module.train_dataloader())
         _fit(trainer, classifier, module, once(_state, state_file, trainer, classifier, origin, batches))
         _compat.reset_net(net)
@@ -218,22 +222,23 @@ _METHODS = {  # part of a recipe, and the callback that does it
 }
 
 
-def _trainer(recipe: Recipe, device: str, keep: KeepLast, title: str) -> lightning.Trainer:
+def _trainer(recipe: Recipe, device: str, keep: KeepLast, title: str, logger: Logger | None) -> lightning.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for to be deterministic on a GPU
     torch.utils.deterministic.fill_uninitialized_memory = False  # or it takes half of a node's time
     methods = [method(getattr(recipe, part)) for part, method in _METHODS.items() if getattr(recipe, part)]
     progress = [RunProgress(title)] if rank() == 0 else []
+    logging_too = [LogHistory()] if logger else []
     return lightning.Trainer(
         accelerator="cpu" if device == "cpu" else "gpu",
         precision="32-true" if device == "cpu" else recipe.gpu_precision,
         max_epochs=recipe.schedule.epochs,
         accumulate_grad_batches=recipe.data.batch_size // recipe.data.at_once,
-        callbacks=[*methods, *progress, keep],
+        callbacks=[*methods, *progress, *logging_too, keep],
         use_distributed_sampler=False,
         **_processes(),
         deterministic=True,
-        logger=False,
+        logger=logger or False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

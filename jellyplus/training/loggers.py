@@ -1,0 +1,71 @@
+"""The history of a run in one of Lightning's loggers, chosen by name; it decides no number."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from jellyplus._errors import InputError
+
+__all__ = ["LogHistory", "Logs"]
+
+_LIBRARIES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+_MAKE: dict[str, Callable[[str, str, str], Logger]] = {  # from folder, run and seed
+    "csv": lambda folder, run, seed: CSVLogger(folder, run, seed),
+    "tensorboard": lambda folder, run, seed: TensorBoardLogger(folder, run, seed, default_hp_metric=False),
+    "wandb": lambda folder, run, seed: WandbLogger(f"{run}/{seed}", folder, project="jellyplus", group=run),
+    "mlflow": lambda folder, run, seed: MLFlowLogger("jellyplus", f"{run}/{seed}", save_dir=f"{folder}/mlruns"),
+}
+
+
+@dataclass(frozen=True)
+class Logs:
+    """Where the history of runs goes besides evidence.
+
+    Args:
+        name: of the logger: csv, tensorboard, wandb or mlflow.
+        folder: for what it writes on this machine.
+
+    Raises:
+        InputError: its library is not installed.
+    """
+
+    name: str
+    folder: Path
+
+    def __post_init__(self):
+        if library := _LIBRARIES.get(self.name):
+            try:
+                importlib.import_module(library)
+            except ImportError as error:
+                raise InputError(f"--logger {self.name} needs {library}: pip install {library}") from error
+
+    def of(self, run: str, seed: int) -> Logger:
+        """The logger of a run with this seed."""
+        return _MAKE[self.name](str(self.folder), run, f"seed{seed}")
+
+
+class LogHistory(lightning.Callback):
+    """Gives the trainer's logger each epoch's numbers; the epochs before an interruption again when it resumes."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Epochs that there are."""
+        for entry in pl_module.history:
+            _log(trainer.logger, entry)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """The one that ends."""
+        _log(trainer.logger, pl_module.history[-1])
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Whatever is kept in memory goes out."""
+        trainer.logger.save()
+
+
+def _log(logger: Logger, entry: dict) -> None:
+    """Numbers; lists and words are in the evidence."""
+    numbers = {name: value for name, value in entry.items() if isinstance(value, int | float) and name != "epoch"}
+    logger.log_metrics(numbers, step=entry["epoch"])

@@ -1,0 +1,89 @@
+"""Lightning's loggers are given each epoch's numbers, all of them after an interruption too, and decide none."""
+
+import csv
+import sys
+
+import pytest
+from lightning.pytorch.loggers import CSVLogger
+from runs import RECIPES, TIMES, numbers, recipe_of, run, tiny
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from jellyplus.__main__ import main
+from jellyplus._errors import InputError
+from jellyplus._options import LOGGERS
+from jellyplus.training import loggers, train
+from jellyplus.training.loggers import Logs
+
+
+def trained(folder, logger):
+    return train.train(recipe_of(), tiny(), 0, "cpu", folder / "state", None, "test", logger=logger)
+
+
+def logged(folder):
+    with (folder / "net/seed0/metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def same(row, entry):
+    shown = {name: value for name, value in entry.items() if name in row and name not in ("epoch", *TIMES)}
+    assert {"accuracy", "train_loss", "learning_rate", "temperature"} <= shown.keys()
+    return {name: float(row[name]) for name in shown} == pytest.approx(shown)
+
+
+def test_a_run_is_logged_and_stays_the_same(tmp_path):
+    outcome = trained(tmp_path, Logs("csv", tmp_path).of("net", 0))
+    rows = logged(tmp_path)
+    assert [row["step"] for row in rows] == ["0", "1", "2"]
+    assert all(same(row, entry) for row, entry in zip(rows, outcome.history, strict=True))
+    assert numbers(outcome) == numbers(run(tmp_path / "without"))
+
+
+def test_what_was_before_an_interruption_is_logged_again(tmp_path, monkeypatch):
+    class Breaks(CSVLogger):
+        def log_metrics(self, metrics, step=None):
+            if step == 1:
+                raise KeyboardInterrupt
+            super().log_metrics(metrics, step)
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, Breaks(str(tmp_path), "net", "seed0"))
+    outcome = trained(tmp_path, Logs("csv", tmp_path).of("net", 0))
+    rows = logged(tmp_path)
+    assert [row["step"] for row in rows] == ["0", "1", "2"]
+    assert all(same(row, entry) for row, entry in zip(rows, outcome.history, strict=True))
+
+
+def test_the_command_line_logs_to_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (
+        main(
+            [
+                "train",
+                str(RECIPES / "dspike/cifar10_t2_no_inheritance.yaml"),
+                "--profile",
+                "smoke",
+                "--logger",
+                "tensorboard",
+                "--seeds",
+                "3",
+            ]
+        )
+        == 0
+    )
+    (folder,) = tmp_path.glob("results/logs/dspike/cifar10_t2_no_inheritance/smoke/seed3")
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert {"accuracy", "train_loss", "temperature"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("accuracy")] == [0]
+
+
+def test_every_logger_is_one_of_lightnings():
+    assert set(LOGGERS) == loggers._MAKE.keys()
+
+
+@pytest.mark.parametrize("name", sorted(loggers._LIBRARIES))
+def test_a_logger_whose_library_is_missing_is_refused_before_anything_is_made(name, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, loggers._LIBRARIES[name], None)
+    with pytest.raises(InputError, match=f"--logger {name} needs"):
+        Logs(name, tmp_path)
+    assert not list(tmp_path.iterdir())
