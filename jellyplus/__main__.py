@@ -62,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", type=Path, help="a file like recipes/tdbn/cifar10_resnet19_t2.yaml")
     add_run_options(train, "embedded, or paper where the recipe has no such profile")
     train.set_defaults(run=_train)
+    summary = "print a recipe as it is resolved: each value with the file and line it stands in, and the comment there"
+    show = _command(commands, "show", summary, "jellyplus show recipes/dspike/cifar10_t2.yaml --profile paper")
+    show.add_argument("recipe", type=Path, help="a file like recipes/tdbn/cifar10_resnet19_t2.yaml")
+    show.add_argument("--profile", choices=PROFILES, help="default: embedded, or paper where there is none")
+    add_plugin_option(show)
+    show.set_defaults(run=_show)
     _add_list_command(commands)
     _add_compare_command(commands)
     _add_data_commands(commands)
@@ -227,7 +233,7 @@ def _prepare_data(options: argparse.Namespace) -> int:
     if not options.recipe:
         command.unpack(options.root)
         return 0
-    recipe = with_extra("jellyplus.training.recipe", "data").load_file(options.recipe, options.profile).recipe
+    recipe = with_extra("jellyplus.training.recipe_files", "data").load_file(options.recipe, options.profile).recipe
     command.unpack(options.root)
     command.prepare_frames(
         options.root, recipe.data.dataset, recipe.data.events, recipe.model.time_steps, max(options.workers, 1)
@@ -241,6 +247,10 @@ def _render(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     return with_extra("jellyplus.reproduction.cli", "train").train(options)
+
+
+def _show(options: argparse.Namespace) -> int:
+    return with_extra("jellyplus.training.show", "show").main(options)
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _recipes(options: argparse.Namespace) -> Iterator[str]:
-    recipe = with_extra("jellyplus.training.recipe", "list recipes")
+    recipe = with_extra("jellyplus.training.recipe_files", "list recipes")
     files = sorted(path for path in options.recipes.glob("*/*.yaml") if path.stem != "profiles")
     if not files:
         raise InputError(f"there is no recipe in {options.recipes}: give a folder like recipes, with --recipes")

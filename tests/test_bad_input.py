@@ -26,7 +26,7 @@ from jellyplus.reproduction import runner, today
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.source import libraries
 from jellyplus.reproduction.store import Probe, Store
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 CODE = "c" * 64

@@ -39,7 +39,8 @@ from jellyplus.training import unpickling
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.classifier import Classifier
 from jellyplus.training.network import build_network
-from jellyplus.training.recipe import load_run, recipe_key
+from jellyplus.training.recipe import recipe_key
+from jellyplus.training.recipe_files import load_run
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = 400  # of a reader, but for those that take longer

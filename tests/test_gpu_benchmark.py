@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from jellyplus.neuron import IterativeLIFNode, cupy_backend
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 RECIPES = BENCHMARKS.parent / "recipes"

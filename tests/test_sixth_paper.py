@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jellyplus import registry
 from jellyplus._errors import InputError
 from jellyplus.reproduction.today import Today
-from jellyplus.training.recipe import load_file
+from jellyplus.training.recipe_files import load_file
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "examples/sixth_paper"

@@ -20,7 +20,8 @@ from gpu_sections.machine import WAITS, machine
 from gpu_sections.rows import ROWS, run_of
 from jellyplus.datasets import DataSet, Split
 from jellyplus.training.data import DataModule
-from jellyplus.training.recipe import Recipe, load_run
+from jellyplus.training.recipe import Recipe
+from jellyplus.training.recipe_files import load_run
 from jellyplus.training.train import choose_device, train
 
 __all__ = ["loader", "loops", "missing_loops"]

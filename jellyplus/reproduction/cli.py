@@ -16,7 +16,8 @@ from jellyplus._errors import InputError
 from jellyplus._files import below
 from jellyplus._options import Help, add_run_options, add_table_options, epochs, examples
 from jellyplus._text import one_line
-from jellyplus.training.recipe import Run, default_profile, load_file
+from jellyplus.training.recipe import Run
+from jellyplus.training.recipe_files import default_profile, load_file
 
 if TYPE_CHECKING:
     from jellyplus.reproduction.claims import Claim

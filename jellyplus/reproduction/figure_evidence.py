@@ -12,7 +12,8 @@ from jellyplus.reproduction.figure_view import Shown
 from jellyplus.reproduction.measurements import Measurements
 from jellyplus.reproduction.store import Store
 from jellyplus.reproduction.today import Standing
-from jellyplus.training.recipe import Run, load_run
+from jellyplus.training.recipe import Run
+from jellyplus.training.recipe_files import load_run
 
 __all__ = ["SEED", "Planned", "measure", "plan", "runs", "status", "view"]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from jellyplus.reproduction.claims import Split
 from jellyplus.reproduction.evidence import Evidence, Measurement
-from jellyplus.training.recipe import Recipe, Run, load_run
+from jellyplus.training.recipe import Recipe, Run
+from jellyplus.training.recipe_files import load_run
 
 __all__ = ["STAND_IN", "STAND_INS", "Scale", "in_short", "of_evidence", "of_measurement", "printed", "side", "together"]
 

@@ -14,7 +14,8 @@ from jellyplus.reproduction.measurements import Measurements
 from jellyplus.reproduction.store import Store
 from jellyplus.reproduction.today import Standing
 from jellyplus.reproduction.view import Result
-from jellyplus.training.recipe import Run, has_profile, load_run
+from jellyplus.training.recipe import Run
+from jellyplus.training.recipe_files import has_profile, load_run
 
 __all__ = ["measure", "offers", "results", "runs", "shortened", "write"]
 

@@ -1,7 +1,7 @@
 """A recipe states every value that decides a run's numbers; a profile is an overlay on it.
 
-Recipes are YAML files, ``recipes/<paper>/<run>.yaml``, read into frozen dataclasses. Parts are named, never given as
-a class path: to name a module would be to execute it.
+Recipes are YAML files, read into frozen dataclasses by :mod:`jellyplus.training.recipe_files`. Parts are named, never
+given as a class path: to name a module would be to execute it.
 
 What decides numbers and is no setting is the same in every run, and listed here. Only where a paper is named is it at
 odds with what a paper states.
@@ -36,25 +36,20 @@ images                    are normalised by each channel's mean and deviation, a
 """
 
 import dataclasses
-import fnmatch
 import functools
 import hashlib
 import inspect
 import json
-import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from jellyplus import loss, model  # noqa: F401 - loss and surrogate, which model needs, register their parts
 from jellyplus._errors import InputError
-from jellyplus._strict import from_mapping, load_yaml
 from jellyplus.datasets.settings import EventSettings, ImageSettings
 from jellyplus.registry import LOSSES, SURROGATES, Registry
 
-__all__ = ["Recipe", "Run", "as_plain_data", "default_profile", "has_profile", "load_file", "load_run", "recipe_key"]
+__all__ = ["Recipe", "Run", "as_plain_data", "check_run_name", "recipe_key"]
 
 _LARGEST = 2**16  # no network of the papers is near it
 _MOST_EPOCHS = 10_000  # the papers have 400 at most; evidence of more would be larger than its reader takes
@@ -526,13 +521,6 @@ def recipe_key(resolved: dict) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Profiles:
-    """A paper's ``profiles.yaml``: what each profile replaces, by pattern of run names."""
-
-    profiles: dict[str, dict[str, dict]]
-
-
 def check_run_name(name: str, field: str) -> None:
     """Refuse what is not the name of a run, which is that of a file below ``recipes``, too.
 
@@ -541,99 +529,6 @@ def check_run_name(name: str, field: str) -> None:
     """
     plain = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)
     _refuse(not plain, f"{field} is {name!r}; it must be <paper>/<run>, as in recipes/<paper>/<run>.yaml")
-
-
-def load_file(path: Path, profile: str | None) -> Run:
-    """:func:`load_run` of a recipe given as a file, ``<recipes>/<paper>/<run>.yaml``."""
-    path = Path(os.path.realpath(path))  # resolve() has a traceback for links that lead in a circle
-    return load_run(f"{path.parent.name}/{path.stem}", profile, path.parent.parent)
-
-
-def default_profile(path: Path) -> str:
-    """What a recipe given as a file is trained under: ``embedded``, or ``paper`` where there are no overlays.
-
-    Raises:
-        InputError: the paper's profiles cannot be read.
-    """
-    path = Path(os.path.realpath(path))
-    return "embedded" if "embedded" in _profiles(path, path.parent.parent) else "paper"
-
-
-def load_run(
-    name: str,
-    profile: str | None,
-    folder: Path,
-    overrides: Mapping[str, Any] | None = None,
-    descendants: tuple[str, ...] = (),
-) -> Run:
-    """Read ``<folder>/<name>.yaml``, lay the profile over it, and do the same for the runs it starts from.
-
-    The overlays of a paper stand in ``<folder>/<paper>/profiles.yaml``: profile, then pattern of run names, then what
-    is replaced. All patterns that fit apply, in the order of the file. Where there is no such file, the profile
-    ``paper`` is the recipes as they are.
-
-    Args:
-        name: ``<paper>/<run>``.
-        profile: one of the paper's profiles; None for the recipes as their files have them.
-        folder: of all recipes.
-        overrides: what is changed last, in every profile; the runs it starts from are left as they are.
-        descendants: runs that start from this one, directly or not.
-
-    Raises:
-        InputError: a missing file, an unknown or missing key, a value that does not fit; it names key and file.
-    """
-    path = folder / f"{name}.yaml"
-    if name in descendants:
-        raise InputError(f"{path}: initial_weights lead back to {name}; a run cannot start from itself")
-    values = load_yaml(path, folder)
-    recipe = from_mapping(Recipe, values, str(path))
-    if profile is not None and (overlays := _overlays(path, profile, folder)):
-        values = functools.reduce(_overlaid, overlays, values)
-        recipe = from_mapping(Recipe, values, f"{path} under profile {profile} of {path.parent / 'profiles.yaml'}")
-    if overrides:
-        recipe = from_mapping(Recipe, _overlaid(values, overrides), f"{path} under profile {profile} with {overrides}")
-    if not recipe.initial_weights:
-        return Run(name, profile, recipe, None)
-    parent = load_run(recipe.initial_weights.run, profile, folder, None, (*descendants, name))
-    return Run(name, profile, recipe, parent)
-
-
-def has_profile(name: str, profile: str, folder: Path) -> bool:
-    """Whether there is such a profile of the run ``<paper>/<run>``: ``official`` is of papers with public code.
-
-    Raises:
-        InputError: the paper's profiles cannot be read.
-    """
-    return profile in _profiles(folder / f"{name}.yaml", folder)
-
-
-def _profiles(path: Path, folder: Path) -> dict[str, dict[str, dict]]:
-    source = path.parent / "profiles.yaml"
-    if not os.path.lexists(source):
-        return {"paper": {}}  # a recipe of its own, as it is
-    return from_mapping(Profiles, {"profiles": load_yaml(source, folder)}, str(source)).profiles
-
-
-def _overlays(path: Path, profile: str, folder: Path) -> list[Mapping]:
-    source, profiles = path.parent / "profiles.yaml", _profiles(path, folder)
-    if profile not in profiles:
-        where = f"{source} has" if os.path.lexists(source) else f"there is no {source}, and so"
-        raise InputError(f"{where} no profile {profile}; choose from {', '.join(profiles)}")
-    return [overlay for pattern, overlay in profiles[profile].items() if fnmatch.fnmatchcase(path.stem, pattern)]
-
-
-def _overlaid(values: Any, overlay: Any) -> Any:
-    """``values`` with the leaves of ``overlay`` put in; a null stays null, since there is nothing to refine.
-
-    Among options and parameters, where null is no value, it takes one away: that of another architecture or surrogate.
-    """
-    if values is None or not (isinstance(values, Mapping) and isinstance(overlay, Mapping)):
-        return None if values is None and isinstance(overlay, Mapping) else overlay
-    laid = {**values, **{key: _overlaid(values.get(key, value), value) for key, value in overlay.items()}}
-    for name in {"options", "parameters"} & overlay.keys():
-        if isinstance(laid[name], Mapping):
-            laid[name] = {key: value for key, value in laid[name].items() if value is not None}
-    return laid
 
 
 def _refuse(when: object, reason: str) -> None:

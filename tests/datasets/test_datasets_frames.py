@@ -10,7 +10,7 @@ import torch
 
 from jellyplus.datasets.frames import Events, frames, frames_of_counts
 from jellyplus.datasets.settings import EventSettings
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 
 NUMBER = EventSettings("official", None, "number", None, None, 128, "events", "counts")
 TIME = replace(NUMBER, integration="time")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jellyplus.reproduction import runner, today
 from jellyplus.reproduction.store import Probe, Store
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 RUN = "imloss/cifar10_cifarnet_t4"

@@ -17,7 +17,7 @@ from jellyplus.reproduction.claims import load_claims
 from jellyplus.reproduction.measurements import Measurements
 from jellyplus.reproduction.runner import Runner
 from jellyplus.reproduction.store import Store
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = ROOT / "reproductions" / "claims"

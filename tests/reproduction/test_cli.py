@@ -20,7 +20,7 @@ from PIL import Image
 from jellyplus.reproduction import runner, today
 from jellyplus.reproduction.cli import main
 from jellyplus.training.classifier import Classifier
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = "table2_dspike.py"

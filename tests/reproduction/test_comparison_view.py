@@ -13,7 +13,7 @@ from jellyplus.reproduction.claims import Claim, ClaimTable, Split, load_claims
 from jellyplus.reproduction.scale import Scale
 from jellyplus.reproduction.today import Standing
 from jellyplus.reproduction.view import Result
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = ROOT / "reproductions/claims"

@@ -7,7 +7,7 @@ from checkout import PROBE
 
 from jellyplus.reproduction.durations import expectation
 from jellyplus.reproduction.store import Store
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -22,7 +22,7 @@ from jellyplus.reproduction.scale import Scale
 from jellyplus.reproduction.source import code_digest
 from jellyplus.reproduction.store import Store
 from jellyplus.reproduction.today import Standing
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = sorted((ROOT / "reproductions" / "claims").glob("figure*.yaml"))

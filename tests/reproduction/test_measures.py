@@ -17,7 +17,7 @@ from jellyplus._errors import InputError
 from jellyplus.reproduction.measures import MEASURES, steps
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import build_network, choose_backend
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 from jellyplus.training.train import memory_format, train
 
 RECIPES = Path(__file__).parents[2] / "recipes"

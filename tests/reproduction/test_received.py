@@ -27,7 +27,7 @@ from jellyplus.reproduction.figure_claims import load_figure
 from jellyplus.reproduction.runner import _remove_states
 from jellyplus.reproduction.scale import Scale
 from jellyplus.reproduction.store import Probe, Store
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 
 SECRET = "secret: of somebody else"
 LEAVES = "leads out of"

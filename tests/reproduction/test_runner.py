@@ -23,7 +23,8 @@ from jellyplus.reproduction.runner import Runner
 from jellyplus.reproduction.source import code_digest, provenance
 from jellyplus.reproduction.store import Store
 from jellyplus.training.checkpoint import load_checkpoint
-from jellyplus.training.recipe import Run, load_run
+from jellyplus.training.recipe import Run
+from jellyplus.training.recipe_files import load_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

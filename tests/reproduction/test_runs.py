@@ -17,7 +17,7 @@ from jellyplus.datasets.classes import class_names
 from jellyplus.datasets.transforms import normalisation
 from jellyplus.reproduction import loading
 from jellyplus.reproduction.runs import InputTransform
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAME = "shortcut/cifar100_resnet18_t2_evolutionary"

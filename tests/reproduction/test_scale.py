@@ -9,7 +9,7 @@ from jellyplus import datasets
 from jellyplus.reproduction import scale
 from jellyplus.reproduction.claims import Split
 from jellyplus.reproduction.scale import Scale
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -11,7 +11,7 @@ from jellyplus.__main__ import main
 from jellyplus.reproduction import views
 from jellyplus.reproduction.source import code_digest
 from jellyplus.reproduction.store import Store
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "tdbn/cifar10_resnet19_t2"

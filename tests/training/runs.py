@@ -14,7 +14,7 @@ from jellyplus.training import classifier
 from jellyplus.training import train as training
 from jellyplus.training.checkpoint import KeepLast
 from jellyplus.training.classifier import Classifier
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 from jellyplus.training.train import Outcome, train
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -12,7 +12,7 @@ import torch
 
 from jellyplus import datasets
 from jellyplus.training import recipe as parts
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 from jellyplus.training.train import train
 
 RECIPES = Path(__file__).parents[2] / "recipes"

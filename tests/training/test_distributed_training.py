@@ -31,7 +31,7 @@ from jellyplus.training.checkpoint import KeepLast, load_checkpoint
 from jellyplus.training.classifier import Classifier
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import build_network
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 from jellyplus.training.train import _fit, _trainer
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}

@@ -19,7 +19,7 @@ from jellyplus.training import memory
 from jellyplus.training.classifier import time_first
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import build_network
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 from jellyplus.training.train import memory_format
 
 GIB = 2**30

@@ -15,7 +15,8 @@ from jellyplus.layer import ThresholdDependentBatchNorm2d
 from jellyplus.neuron import IterativeLIFNode, Node, backends
 from jellyplus.training import network as network_module
 from jellyplus.training.network import InitialState, build_network, choose_backend, initialise
-from jellyplus.training.recipe import InitialWeights, Surrogate, load_run
+from jellyplus.training.recipe import InitialWeights, Surrogate
+from jellyplus.training.recipe_files import load_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

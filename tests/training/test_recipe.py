@@ -16,7 +16,8 @@ from jellyplus._errors import InputError
 from jellyplus._options import PROFILES
 from jellyplus._strict import from_mapping
 from jellyplus.training.network import build_network
-from jellyplus.training.recipe import Recipe, as_plain_data, has_profile, load_run, recipe_key
+from jellyplus.training.recipe import Recipe, as_plain_data, recipe_key
+from jellyplus.training.recipe_files import has_profile, load_run, written
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(f"{path.parent.name}/{path.stem}" for path in RECIPES.glob("*/*_*.yaml"))
@@ -38,14 +39,18 @@ def original(name, profile="paper"):
 
 @pytest.fixture
 def recipes(tmp_path):
-    """A copy of the recipes that a test may spoil."""
-    return Path(shutil.copytree(RECIPES, tmp_path / "recipes"))
+    """A copy of the recipes that a test may spoil; Dspike's are written out, so that none changes with its base."""
+    folder = Path(shutil.copytree(RECIPES, tmp_path / "recipes"))
+    whole = {name: written(name, folder) for name in NAMES if name.startswith("dspike/")}
+    for name, values in whole.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    return folder
 
 
 def edit(folder, name, **changes):
     """Change values of a YAML file, given as section__key=value; None as the key's value is YAML's null."""
     path = folder / "dspike" / f"{name}.yaml"
-    values = yaml.safe_load(path.read_text())
+    values = written(f"dspike/{name}", folder)
     for dotted, value in changes.items():
         *sections, key = dotted.split("__")
         target = values
@@ -57,7 +62,7 @@ def edit(folder, name, **changes):
 
 def drop(folder, name, section, key):
     path = folder / "dspike" / f"{name}.yaml"
-    values = yaml.safe_load(path.read_text())
+    values = written(f"dspike/{name}", folder)
     del values[section][key]
     path.write_text(yaml.safe_dump(values))
 
@@ -104,8 +109,8 @@ def test_every_recipe_resolves(name, profile):
 def test_the_paper_profile_is_the_file_as_it_is(name):
     """But for what came after recipes that there is evidence of, where it holds its default."""
     resolved = original(name).resolved
-    written = leaves(yaml.safe_load((RECIPES / f"{name}.yaml").read_text()))
-    decided = {key: value for key, value in written.items() if (key, value) not in LATER.items()}
+    stated = leaves(written(name, RECIPES))
+    decided = {key: value for key, value in stated.items() if (key, value) not in LATER.items()}
     assert leaves({key: _plain(value) for key, value in resolved.items() if key != "parent"}) == decided
 
 
@@ -121,12 +126,12 @@ LATER = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_states_what_it_could_leave_out(name):
-    written, recipe = leaves(yaml.safe_load((RECIPES / f"{name}.yaml").read_text())), original(name).recipe
+    stated, recipe = leaves(written(name, RECIPES)), original(name).recipe
     own = {f"model.options.{option}" for option in model.options(recipe.model.architecture)}
     parts = {"model.initialisation", "model.decoding_initialisation"} | own
     parts |= {"temperature_search.batch"} if recipe.temperature_search else set()
     parts |= {"warm_start.weight"} if recipe.warm_start else set()
-    assert LATER.keys() & parts == LATER.keys() & written.keys()
+    assert LATER.keys() & parts == LATER.keys() & stated.keys()
 
 
 @pytest.mark.parametrize(("key", "value"), LATER.items())

@@ -28,7 +28,8 @@ from jellyplus.training.checkpoint import is_sealed, load_checkpoint, save_check
 from jellyplus.training.classifier import Classifier, time_first
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import InitialState, build_network
-from jellyplus.training.recipe import Normalisation, load_run
+from jellyplus.training.recipe import Normalisation
+from jellyplus.training.recipe_files import load_run
 from jellyplus.training.temperature import SearchTemperature
 from jellyplus.training.train import choose_device, memory_format
 

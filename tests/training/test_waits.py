@@ -33,7 +33,7 @@ from jellyplus.training.checkpoint import load_checkpoint
 from jellyplus.training.classifier import Classifier
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import build_network
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 
 META = torch.device("meta")
 LOOK_EVERY = 5

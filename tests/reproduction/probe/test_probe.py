@@ -8,7 +8,7 @@ import torch
 
 from jellyplus.reproduction import probe
 from jellyplus.reproduction.store import Store
-from jellyplus.training.recipe import load_run
+from jellyplus.training.recipe_files import load_run
 
 ROOT = Path(__file__).parents[3]
 RECIPES = ROOT / "recipes"

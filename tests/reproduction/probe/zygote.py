@@ -35,7 +35,7 @@ def copy_with(edits, folder):
 def probe_all(runs):
     """What the package does, by the name of the run."""
     from jellyplus.reproduction import probe
-    from jellyplus.training.recipe import load_run
+    from jellyplus.training.recipe_files import load_run
 
     values = {}
     for name, (recipe, profile, overrides, measure, settings) in runs.items():
