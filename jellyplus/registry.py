@@ -10,14 +10,14 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from jellyplus._errors import InputError
 
-__all__ = ["LOSSES", "SURROGATES", "Registry", "load", "plugins"]
+__all__ = ["ARCHITECTURES", "DATASETS", "LOSSES", "NODES", "OPTIMIZERS", "SURROGATES", "Registry", "load", "plugins"]
 
 Part = TypeVar("Part")
 
@@ -34,8 +34,8 @@ _origins = [_PACKAGE]  # the last one is being loaded
 _files: dict[Path, str] = {}  # plugins loaded, with the digests of their sources
 
 
-class Registry:
-    """Parts of one kind by name.
+class Registry(Mapping):
+    """Parts of one kind by name, in the order in which they were registered.
 
     Args:
         kind: in words, singular.
@@ -75,6 +75,15 @@ class Registry:
         self.check(name)
         return self._parts[name][0]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._parts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
     def check(self, name: str) -> None:
         """Refuse a name that is not registered, as ``__getitem__`` does."""
         if name not in self._parts:
@@ -90,6 +99,24 @@ class Registry:
             by_origin.setdefault(origin.where, []).append(name)
         return "; ".join(f"{', '.join(sorted(names))} (from {where})" for where, names in by_origin.items())
 
+
+#: Functions that make a network of a recipe's ``model``, see :mod:`jellyplus.model.network`: they take num_classes,
+#: in_channels, width, time_steps, neuron, norm, alpha, where branches meet branch_alpha, and options of their own. The
+#: network maps [T, N, C, H, W], or [1, N, C, H, W] of a static image, to [T, N, classes].
+ARCHITECTURES = Registry("architecture")
+
+#: Functions that make a node of a recipe's ``neuron``, as in :mod:`jellyplus.training.parts`: they take decay,
+#: v_threshold, v_reset, detach_reset, rectify, strict, surrogate_function, step_mode, backend, and what
+#: ``neuron.parameters`` has.
+NODES = Registry("node")
+
+#: Functions that make an optimizer of a recipe's ``optimizer``: they take the network's parameters, learning_rate,
+#: momentum, nesterov, weight_decay, and what ``optimizer.parameters`` has.
+OPTIMIZERS = Registry("optimizer")
+
+#: Functions that give a :class:`jellyplus.datasets.DataSet`. Of root (``--data-root``), images, events and time_steps
+#: they are given what they name; a recipe states ``data.images`` and ``data.events`` for those that name them.
+DATASETS = Registry("data set")
 
 #: Subclasses of :class:`jellyplus.surrogate.Surrogate`, called with a recipe's ``surrogate.parameters``.
 SURROGATES = Registry("surrogate")

@@ -26,7 +26,7 @@ from jellyplus.reproduction import runner, today
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.source import libraries
 from jellyplus.reproduction.store import Probe, Store
-from jellyplus.training.recipe_files import load_run
+from jellyplus.training.recipe_files import load_run, written
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 CODE = "c" * 64
@@ -130,6 +130,21 @@ def _(path):
     (path.parent / "profiles.yaml").write_text('embedded: {"*": {model: {wide: 3}}}')
 
 
+@case("a base that is not there", "base is nobody, and there is no recipes/dspike/nobody.yaml", recipe="dspike/own")
+def _(path):
+    path.write_text("base: nobody")
+
+
+@case("a base in another folder", "it must be the name of a run of the same paper", recipe="dspike/own")
+def _(path):
+    path.write_text("base: ../tdbn/cifar10_resnet19_t6")
+
+
+@case("a base with a base", "base is cifar10_t2, which is based on 'cifar10_t6'", recipe="dspike/own")
+def _(path):
+    path.write_text("base: cifar10_t2")
+
+
 @case("a run that starts from itself", "lead back to dspike/cifar10_t6", recipe=T6)
 def _(path):
     edit(path, {"initial_weights.run": T6})
@@ -139,7 +154,7 @@ def _(path):
 
 
 def edit(path, changes):
-    values = yaml.safe_load(path.read_text())
+    values = written(f"{path.parent.name}/{path.stem}", path.parents[1])
     for dotted, value in changes.items():
         *sections, key = dotted.split(".")
         target = values

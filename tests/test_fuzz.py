@@ -33,14 +33,14 @@ from jellyplus.reproduction import evidence as evidence_module
 from jellyplus.reproduction import store as store_module
 from jellyplus.reproduction.store import Store
 from jellyplus.training import recipe as recipe_module
+from jellyplus.training import recipe_files, unpickling
 from jellyplus.training import state as state_module
 from jellyplus.training import train as train_module
-from jellyplus.training import unpickling
 from jellyplus.training.checkpoint import load_checkpoint, save_checkpoint
 from jellyplus.training.classifier import Classifier
 from jellyplus.training.network import build_network
 from jellyplus.training.recipe import recipe_key
-from jellyplus.training.recipe_files import load_run
+from jellyplus.training.recipe_files import load_run, written
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = 400  # of a reader, but for those that take longer
@@ -93,7 +93,7 @@ IMAGES = [image(form, mode) for form, modes in FORMS.items() for mode in modes]
 IMAGES += [image(form, "L", 0 * GREY) for form in ("PNG", "BMP", "JPEG")]  # without an event
 
 RECIPES = {
-    f"{path.parent.name}/{path.stem}": path.read_bytes()
+    (name := f"{path.parent.name}/{path.stem}"): yaml.safe_dump(written(name, REPOSITORY / "recipes")).encode()
     for path in sorted((REPOSITORY / "recipes").glob("*/*.yaml"))
     if path.stem != "profiles"
 }
@@ -251,6 +251,10 @@ def read_recipe(draw, folder):
         profiles = json.dumps(changed).encode()
     paper = folder / "p"
     paper.mkdir(exist_ok=True)
+    if draw.random() < 0.2:
+        (paper / "b.yaml").write_bytes(content)
+        base = draw.choice(["b", "b", "b", "r", "nobody", "../p/b", 3])
+        content = json.dumps({"base": base, "model": draw.choice(VALUES)["model"]}).encode()
     (paper / "r.yaml").write_bytes(content)
     (paper / "profiles.yaml").write_bytes(profiles)
     assert len(load_run("p/r", "embedded", folder).key) == 64
@@ -326,7 +330,7 @@ READERS = {
     "aedat3": (read_aedat(aedat.read_aedat3, aedat3), code_of(aedat, {"read_aedat3", "_polarity_packets", "_content"})),
     "image": (read_image, code_of(images)),
     "event_camera": (read_recording_of_image, code_of(event_camera, {"_record"})),
-    "recipe": (read_recipe, code_of(_strict) | code_of(recipe_module)),
+    "recipe": (read_recipe, code_of(_strict) | code_of(recipe_module) | code_of(recipe_files)),
     "evidence": (
         read_evidence,
         code_of(store_module, STORE) | code_of(evidence_module, {"Evidence.__post_init__", "Evidence.stem"}),

@@ -1,7 +1,6 @@
 """Network architectures of the papers; neuron and norm arrive as factories. See :mod:`jellyplus.model.network`."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 from jellyplus.model.cifarnet import cifarnet
@@ -25,6 +24,7 @@ from jellyplus.model.resnet import (
 from jellyplus.model.shortcut import Shortcuts, attach_shortcuts, remove_shortcuts
 from jellyplus.model.toy import toy_cnn
 from jellyplus.model.vgg import vgg16_diet, vgg16_global_pool, vgg16_imagenet
+from jellyplus.registry import ARCHITECTURES
 
 _CONSTRUCTORS = (
     cifarnet,
@@ -47,11 +47,11 @@ _CONSTRUCTORS = (
     toy_cnn,
 )
 
-#: Every architecture by name.
-ARCHITECTURES: dict[str, Callable[..., Network]] = {make.__name__: make for make in _CONSTRUCTORS}
+for _make in _CONSTRUCTORS:
+    ARCHITECTURES.register(_make.__name__)(_make)
 
 __all__ = [
-    *ARCHITECTURES,
+    *(make.__name__ for make in _CONSTRUCTORS),
     "ARCHITECTURES",
     "Network",
     "Neuron",

@@ -69,7 +69,7 @@ class Evidence:
         dirty: whether the checkout differed from the commit, None where there is none.
         versions: of Python and the libraries.
         device: in words.
-        backend: what ran the neurons; None for an ANN.
+        backend: what ran the neurons; None for an ANN, and for nodes of a plugin that have none.
         dataset: at least name, train_examples and test_examples.
         parameters: of the network.
         operations: of one example's inference over all time-steps, from the spikes of some test examples: at least

@@ -465,7 +465,7 @@ def spike_entropies(net: nn.Module, data: DataModule) -> Curve:
 def spikes_per_neuron(net: nn.Module, data: DataModule) -> Curve:
     """Spikes of a neuron over all time-steps on the test data, layer by layer (Zheng et al. 2021, Fig. 6)."""
     watch = _on_test_data(SpikeRate(net), net, data)
-    return _by_layer(watch.spikes_per_neuron(net.time_steps))
+    return _by_layer(watch.spikes_per_neuron(data.recipe.model.time_steps))
 
 
 @_measure("trained")

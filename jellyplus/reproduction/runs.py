@@ -318,7 +318,7 @@ _COLUMNS = (
 def _row(kept: Kept) -> tuple:
     """Accuracies in percent, energy of an inference by the default convention, and whether there is a checkpoint."""
     e = kept.evidence
-    stand_in = e.dataset["name"] in scale.STAND_INS
+    stand_in = bool(e.dataset.get("stand_in")) or e.dataset["name"] in scale.STAND_INS
     measured = (e.accuracy_last, e.accuracy_best, e.epochs_completed, e.operations["energy_uj"], e.wall_time_s)
     head = (e.recipe_name, e.profile, e.seed, e.dataset["name"], stand_in)
     return (*head, *measured, kept.checkpoint.is_file(), str(kept.path))

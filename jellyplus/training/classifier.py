@@ -17,6 +17,7 @@ from jellyplus.datasets.order import derived_seed
 from jellyplus.loss import IMLoss, read_out
 from jellyplus.registry import LOSSES
 from jellyplus.training.not_finite import Fault, Watch, origin
+from jellyplus.training.parts import make_optimizer
 from jellyplus.training.recipe import Recipe, Schedule
 
 __all__ = ["Classifier"]
@@ -53,9 +54,11 @@ class Classifier(lightning.LightningModule):
     def runs_ahead(self) -> bool:
         """Whether steps are launched before the ones before them have ended: on a GPU.
 
-        With finite differences a step is thousands of passes, and may as well be waited for.
+        With finite differences a step is thousands of passes, and may as well be waited for. An optimizer of a
+        plugin's may have no fused step, which alone leaves weights as they are after a fault.
         """
-        return self.device.type == "cuda" and self.recipe.finite_differences is None
+        waits = self.recipe.finite_differences is not None or self.recipe.optimizer.name != "sgd"
+        return self.device.type == "cuda" and not waits
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, C, H, W] or event frames [N, T, C, H, W] to [T, N, classes]."""
@@ -71,7 +74,8 @@ class Classifier(lightning.LightningModule):
     def on_train_start(self) -> None:
         """A state from another device names the kernel that made its steps there."""
         for group in self.optimizers().param_groups:
-            group["fused"] = self.runs_ahead or None
+            if "fused" in group:
+                group["fused"] = self.runs_ahead or None
 
     def on_train_epoch_start(self) -> None:
         """Note the learning rate, and start the clock."""
@@ -187,16 +191,10 @@ class Classifier(lightning.LightningModule):
         return min(whole_batches, len(self.trainer.datamodule.train))
 
     def configure_optimizers(self) -> dict:
-        """SGD, and a schedule that moves once an epoch."""
+        """The recipe's optimizer, and a schedule that moves once an epoch."""
         settings = self.recipe.optimizer
-        optimizer = torch.optim.SGD(
-            self.net.parameters(),
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay,
-            fused=self.runs_ahead or None,
-        )
+        kernel = {"fused": True} if self.runs_ahead else {}
+        optimizer = make_optimizer(settings, self.net.parameters(), **kernel)
         if self.runs_ahead and settings.momentum:
             _start_momentum(optimizer)
         scheduler = _scheduler(optimizer, self.recipe.schedule)

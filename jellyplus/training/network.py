@@ -11,8 +11,8 @@ from tqdm import tqdm
 from jellyplus import _compat, model, surrogate
 from jellyplus._errors import InputError
 from jellyplus.layer import ThresholdDependentBatchNorm2d
-from jellyplus.neuron import IterativeLIFNode, SRIFNode, backends
-from jellyplus.registry import SURROGATES
+from jellyplus.neuron import backends
+from jellyplus.registry import ARCHITECTURES, NODES, SURROGATES
 from jellyplus.training.recipe import InitialWeights, Norm, Recipe
 
 __all__ = ["InitialState", "build_network", "check_parts", "choose_backend", "initialise"]
@@ -34,7 +34,7 @@ def choose_backend(recipe: Recipe, device: str, say: bool = True) -> str | None:
     backend = recipe.neuron.backend
     if backend == "auto":
         backend, why = backends.choose(torch.device(device))
-        if say:
+        if say and not NODES.origin(recipe.neuron.name).digest:  # a plugin's node may have no backend
             _say(_one_line(f"neurons run on backend {backend!r}: {why}"))
     elif {"cpp": "cpu", "cupy": "cuda"}.get(backend, device) != device:
         raise InputError(f"neuron.backend: {backend} does not run on {device}; choose auto or torch")
@@ -69,13 +69,15 @@ def build_network(recipe: Recipe, backend: str | None = "torch") -> nn.Module:
     arguments |= settings.options | _alphas(recipe)
     arguments |= {"neuron": lambda: _neuron(recipe, backend), "norm": _norm(recipe)}
     try:
-        net = model.ARCHITECTURES[settings.architecture](**arguments)
+        net = ARCHITECTURES[settings.architecture](**arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"model.options do not fit {settings.architecture}: {error}") from error
     if recipe.norm:
         _set_norms_by_place(net, recipe.norm)
     net = _with_shortcuts(net, recipe)
     if (initial := (settings.initialisation, settings.decoding_initialisation)) != ("he_fan_out", "torch"):
+        if not isinstance(net, model.Network):
+            raise InputError(f"{settings.architecture} draws its own weights: leave both model.*initialisation out")
         model.initialise(net, *initial)  # or it is so already
     return net
 
@@ -110,11 +112,13 @@ def _neuron(recipe: Recipe, backend: str | None) -> nn.Module:
     neuron = recipe.neuron
     if neuron is None:
         return nn.ReLU()
-    shared = {"v_threshold": neuron.v_threshold, "detach_reset": neuron.detach_reset, "step_mode": "m"}
-    shared |= {"surrogate_function": _surrogate(recipe), "backend": backend, "strict": neuron.strict}
-    if neuron.name == "srif":
-        return SRIFNode(rectify=neuron.rectify, **shared)
-    return IterativeLIFNode(decay=neuron.decay, v_reset=neuron.v_reset, **shared)
+    names = ("decay", "v_threshold", "v_reset", "detach_reset", "rectify", "strict")
+    constants = {name: getattr(neuron, name) for name in names} | (neuron.parameters or {})
+    constants |= {"surrogate_function": _surrogate(recipe), "step_mode": "m", "backend": backend}
+    try:
+        return NODES[neuron.name](**constants)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"neuron does not fit {neuron.name}: {error}") from error
 
 
 def _surrogate(recipe: Recipe) -> surrogate.Surrogate:

@@ -47,9 +47,12 @@ from typing import Any, Literal
 from jellyplus import loss, model  # noqa: F401 - loss and surrogate, which model needs, register their parts
 from jellyplus._errors import InputError
 from jellyplus.datasets.settings import EventSettings, ImageSettings
-from jellyplus.registry import LOSSES, SURROGATES, Registry
+from jellyplus.registry import ARCHITECTURES, DATASETS, LOSSES, NODES, OPTIMIZERS, SURROGATES, Registry
+from jellyplus.training import parts as _own_parts  # noqa: F401 - it registers nodes and optimizers
 
 __all__ = ["Recipe", "Run", "as_plain_data", "check_run_name", "recipe_key"]
+
+Parameters = dict[str, bool | int | float | str | tuple[float, ...]]
 
 _LARGEST = 2**16  # no network of the papers is near it
 _MOST_EPOCHS = 10_000  # the papers have 400 at most; evidence of more would be larger than its reader takes
@@ -132,7 +135,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """Which network of :data:`jellyplus.model.ARCHITECTURES`, its dimensions, its own options, and its first weights.
+    """Which of :data:`jellyplus.registry.ARCHITECTURES`, its dimensions, its own options, and its first weights.
 
     ``time_steps`` is T; an ANN has one. Options that a recipe may leave out (:func:`jellyplus.model.optional`) are left
     out here where they hold the default, and so in the key. For the initialisations, of the decoding layers and of all
@@ -152,9 +155,7 @@ class Model:
         for name in ("num_classes", "in_channels", "width", "time_steps"):
             _at_least(self, name, 1)
             _at_most(self, name, _LARGEST)
-        if self.architecture not in model.ARCHITECTURES:
-            known = ", ".join(model.ARCHITECTURES)
-            raise ValueError(f"there is no architecture {self.architecture!r}; choose from {known}")
+        _registered(ARCHITECTURES, self.architecture)
         own, optional = model.options(self.architecture), model.optional(self.architecture)
         if not own.keys() - optional <= self.options.keys() <= own.keys():
             state = f"state {', '.join(own)} and no other" if own else "it has none, so state {}"
@@ -173,7 +174,7 @@ class Model:
     @property
     def has_branches(self) -> bool:
         """Whether branches meet in the network, so that some norms have ``branch_alpha``."""
-        return "branch_alpha" in inspect.signature(model.ARCHITECTURES[self.architecture]).parameters
+        return "branch_alpha" in inspect.signature(ARCHITECTURES[self.architecture]).parameters
 
 
 @dataclass(frozen=True)
@@ -184,9 +185,11 @@ class Neuron:
     ``backend`` runs it: ``auto`` is the fastest that can, see :func:`jellyplus.neuron.backends.choose`. Backends
     differ by rounding. With ``strict`` a potential of exactly V_th does not fire, as tdBN, Dspike and shortcut print it
     and IM-Loss's and InfLoR's official code has it; without it does, as SpikingJelly's and InfLoR's paper have it.
+
+    Other nodes are those of :data:`jellyplus.registry.NODES`, which are given all of this and ``parameters``.
     """
 
-    name: Literal["lif", "srif"]
+    name: str
     decay: float
     v_threshold: float
     v_reset: float | None
@@ -194,16 +197,24 @@ class Neuron:
     rectify: bool
     backend: Literal["auto", "torch", "cpp", "cupy"]
     strict: bool = False
+    parameters: Parameters | None = None
 
     def __post_init__(self) -> None:
+        _registered(NODES, self.name)
+        _check_own_parameters(self, ("lif", "srif"))
         srif = self.name == "srif"
         bare = (self.decay, self.v_reset) == (1.0, None)
         _refuse(srif and not bare, "srif has neither decay nor reset potential: state decay 1 and v_reset null")
-        _refuse(self.rectify and not srif, "rectify is a part of srif: state false, or name srif")
+        _refuse(self.rectify and self.name == "lif", "rectify is a part of srif: state false, or name srif")
         _refuse(self.decay < 0, f"decay is {self.decay}; it must not be negative")
         _positive(self, "v_threshold")
-        off = self.rectify and self.v_threshold != 0.5
+        off = srif and self.rectify and self.v_threshold != 0.5
         _refuse(off, f"rectify is symmetric about 0.5 and v_threshold is {self.v_threshold}: state 0.5")
+
+
+def _check_own_parameters(settings: Any, without: tuple[str, ...]) -> None:
+    none = settings.name in without and settings.parameters is not None
+    _refuse(none, f"{settings.name} has no parameters beside the others: leave them out, or state null")
 
 
 def _registered(parts: Registry, name: str) -> None:
@@ -268,14 +279,18 @@ class Norm:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """SGD."""
+    """SGD, or one of :data:`jellyplus.registry.OPTIMIZERS`, which is given all of this and ``parameters``."""
 
     learning_rate: float
     momentum: float
     nesterov: bool
     weight_decay: float
+    name: str = "sgd"
+    parameters: Parameters | None = None
 
     def __post_init__(self) -> None:
+        _registered(OPTIMIZERS, self.name)
+        _check_own_parameters(self, ("sgd",))
         for name in ("learning_rate", "momentum", "weight_decay"):
             _refuse(getattr(self, name) < 0, f"{name} is {getattr(self, name)}; it must not be negative")
             _at_most(self, name, _LARGEST)
@@ -493,8 +508,15 @@ class Run:
     def plugins(self) -> tuple[str, ...]:
         """The digests of the sources from outside the package that decide its numbers; empty where there are none."""
         recipe = self.recipe
-        named = [(LOSSES, recipe.output_loss)] + ([(SURROGATES, recipe.surrogate)] if recipe.surrogate else [])
-        own = {registry.origin(part.name).digest for registry, part in named} - {""}
+        named = [
+            (ARCHITECTURES, recipe.model.architecture),
+            (DATASETS, recipe.data.dataset),
+            (LOSSES, recipe.output_loss.name),
+            (NODES, recipe.neuron and recipe.neuron.name),
+            (OPTIMIZERS, recipe.optimizer.name),
+            (SURROGATES, recipe.surrogate and recipe.surrogate.name),
+        ]
+        own = {parts.origin(name).digest for parts, name in named if name in parts} - {""}
         return tuple(sorted(own.union(self.parent.plugins if self.parent else ())))
 
     @functools.cached_property

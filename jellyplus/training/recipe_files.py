@@ -5,7 +5,8 @@ of its own, so that two files have all there is. The overlays of a paper stand i
 profile, then pattern of run names, then what is replaced. All patterns that fit apply, in the order of the file. Where
 there is no such file, the profile ``paper`` is the recipes as they are.
 
-Among options and parameters, where null is no value, it takes one away: that of another architecture or surrogate.
+Methods that a recipe does not use may be left out: they are null then. Among options and parameters, where null is no
+value, it takes one away: that of another architecture or surrogate.
 """
 
 import fnmatch
@@ -89,8 +90,20 @@ def written(name: str, folder: Path) -> Any:
         InputError: a file is missing or no YAML; the base is no name of a run, or has a base itself.
     """
     values, *base = (load_yaml(path, folder) for path in reversed(layers(name, folder)))
-    own = {key: value for key, value in values.items() if key != "base"} if base else values
-    return _refined(base[0], own) if base else own
+    if base:
+        values = _refined(base[0], {key: value for key, value in values.items() if key != "base"})
+    return dict.fromkeys(_PARTS) | values if isinstance(values, Mapping) else values
+
+
+_PARTS = (  # that a recipe may leave out, which is to say null
+    "temperature_search",
+    "finite_differences",
+    "evolution",
+    "im_loss",
+    "warm_start",
+    "shortcut",
+    "initial_weights",
+)
 
 
 def layers(name: str, folder: Path) -> list[Path]:

@@ -101,11 +101,14 @@ def _is_scaler(value: Any) -> bool:
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Parameters that no gradient reached have no momentum; the kernel is that of the device that made the state."""
     saved = optimizer.state_dict()
-    (group,) = saved["param_groups"]
+    for group in saved["param_groups"]:
+        group |= {name: tuple for name, value in group.items() if isinstance(value, tuple)}  # a tuple here is a choice
+        if "fused" in group:
+            group["fused"] = (None, True)
+    if not isinstance(optimizer, torch.optim.SGD):  # a plugin's, which keeps what it needs
+        return saved | {"state": dict}
     parameters = enumerate(optimizer.param_groups[0]["params"])
-    momenta = {index: _Some(momentum_buffer=parameter) for index, parameter in parameters}
-    group["fused"] = (None, True)
-    return saved | {"state": _Some(momenta)}
+    return saved | {"state": _Some({index: _Some(momentum_buffer=parameter) for index, parameter in parameters})}
 
 
 def _loops(trainer: lightning.Trainer, epochs: int, batches: int, steps: int) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Outcome:
         history: one entry an epoch.
         left_over: names that the initial weights and the network do not share.
         operations: of inference, from the spikes of a sample of the test examples.
-        backend: what ran the neurons in training.
+        backend: what ran the neurons in training; None where there are none, or only others than the package's.
     """
 
     net: nn.Module
@@ -169,8 +169,9 @@ def train(
         _compat.reset_net(net)
         _compat.set_backend(net.cpu(), "torch", Node)
         plain = model.remove_shortcuts(net).eval()
-        operations = _operations(plain, module.test_sample(COUNTED))
-        return Outcome(plain, net.state_dict(), classifier.history, left_over, operations, backend)
+        operations = _operations(plain, module.test_sample(COUNTED), recipe.model.time_steps)
+        ran = backend if any(isinstance(module, Node) for module in net.modules()) else None
+        return Outcome(plain, net.state_dict(), classifier.history, left_over, operations, ran)
 
 
 def memory_format(net: nn.Module, recipe: Recipe | None = None) -> torch.memory_format:
@@ -222,7 +223,9 @@ _METHODS = {  # part of a recipe, and the callback that does it
 }
 
 
-def _trainer(recipe: Recipe, device: str, keep: KeepLast, title: str, logger: Logger | None) -> lightning.Trainer:
+def _trainer(
+    recipe: Recipe, device: str, keep: KeepLast, title: str, logger: Logger | None = None
+) -> lightning.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for to be deterministic on a GPU
     torch.utils.deterministic.fill_uninitialized_memory = False  # or it takes half of a node's time
@@ -268,10 +271,10 @@ def _processes() -> dict:
 COUNTED = 1000  #: test examples whose spikes are counted, or all there are; the evidence has the standard error
 
 
-def _operations(net: nn.Module, inputs: Tensor) -> Tallies:
+def _operations(net: nn.Module, inputs: Tensor, time_steps: int) -> Tallies:
     """Under no convention; few examples at a time, since big networks on big images fill the memory."""
     with torch.no_grad(), OperationCounter(net) as counter:
         for x in inputs.split(10):
             net(time_first(x))
             _compat.reset_net(net)
-    return counter.measurement(len(inputs), net.time_steps)
+    return counter.measurement(len(inputs), time_steps)

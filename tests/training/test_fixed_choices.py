@@ -154,7 +154,7 @@ def test_sgd_and_its_schedule_are_as_listed():
 
 
 def test_the_trainer_is_as_listed(tmp_path):
-    trainer = training._trainer(recipe_of(search=False), "cpu", KeepLast(tmp_path / "state", {}), "test", None)
+    trainer = training._trainer(recipe_of(search=False), "cpu", KeepLast(tmp_path / "state", {}), "test")
     assert {name: getattr(trainer, name) for name in listed()["Trainer"]} == listed()["Trainer"]
     assert (trainer.max_steps, trainer.limit_train_batches, trainer.check_val_every_n_epoch) == (-1, 1.0, 1)
 
@@ -192,7 +192,8 @@ def test_only_what_came_later_has_a_default(settings):
             *("cutout_before_normalisation", "autoaugment_fill", "autoaugment_interpolation"),
         },
         "Model": {"initialisation", "decoding_initialisation"},
-        "Neuron": {"strict"},
+        "Neuron": {"strict", "parameters"},
+        "Optimizer": {"name", "parameters"},
         "Norm": {"identity_alpha", "outside_blocks"},
         "IMLoss": {"per_channel"},
         "TemperatureSearch": {"batch"},

@@ -36,6 +36,7 @@ CROPPED = RUN - {"differences", "dvs"} | {"norms", "error"}
 
 CLASSIFIER, TRAIN, DATA = "training/classifier.py", "training/train.py", "training/data.py"
 DYNAMICS, TORCH, SURROGATE = "neuron/dynamics.py", "neuron/torch_backend.py", "surrogate.py"
+_SGD_STEP = "    return torch.optim.SGD(parameters, lr=learning_rate, **settings)\n"
 SGD = "    optimizer = torch.optim.SGD(net.parameters(), learning_rate, momentum)\n"
 LOSS = "    loss = IMLoss(net, weight)\n"
 RECTIFIER, NETWORK, ORDER = "neuron/rectifier.py", "training/network.py", "datasets/order.py"
@@ -138,15 +139,19 @@ FAULTS = {
         [CLASSIFIER, "StepLR(optimizer, schedule.step_epochs,", "StepLR(optimizer, schedule.step_epochs + 1,"],
         STEPPED,
     ),
-    "momentum": ([CLASSIFIER, "momentum=settings.momentum,", "momentum=0.8,"], ALL),
+    "momentum": (
+        ["training/parts.py", _SGD_STEP, _SGD_STEP.replace("**settings", "**settings | {'momentum': 0.8}")],
+        ALL,
+    ),
     "weight decay on weights alone": (
         [
-            CLASSIFIER,
-            "            self.net.parameters(),\n            lr=",
-            "            [\n"
-            "                {'params': [p for p in self.net.parameters() if p.dim() > 1]},\n"
-            "                {'params': [p for p in self.net.parameters() if p.dim() < 2], 'weight_decay': 0},\n"
-            "            ],\n            lr=",
+            "training/parts.py",
+            _SGD_STEP,
+            "    parameters = [*parameters]\n"
+            "    parameters = [\n"
+            "        {'params': [p for p in parameters if p.dim() > 1]},\n"
+            "        {'params': [p for p in parameters if p.dim() < 2], 'weight_decay': 0},\n"
+            "    ]\n" + _SGD_STEP,
         ],
         DECAYING,
     ),
