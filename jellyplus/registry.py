@@ -17,7 +17,19 @@ from typing import Any, NamedTuple, TypeVar
 
 from jellyplus._errors import InputError
 
-__all__ = ["ARCHITECTURES", "DATASETS", "LOSSES", "NODES", "OPTIMIZERS", "SURROGATES", "Registry", "load", "plugins"]
+__all__ = [
+    "ARCHITECTURES",
+    "DATASETS",
+    "LOSSES",
+    "NODES",
+    "NORMS",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "SURROGATES",
+    "Registry",
+    "load",
+    "plugins",
+]
 
 Part = TypeVar("Part")
 
@@ -113,6 +125,14 @@ NODES = Registry("node")
 #: Functions that make an optimizer of a recipe's ``optimizer``: they take the network's parameters, learning_rate,
 #: momentum, nesterov, weight_decay, and what ``optimizer.parameters`` has.
 OPTIMIZERS = Registry("optimizer")
+
+#: Functions that make a learning rate schedule of a recipe's ``schedule``, which moves once an epoch: they take the
+#: optimizer, epochs, final_learning_rate, step_epochs, step_factor, and what ``schedule.parameters`` has.
+SCHEDULES = Registry("schedule")
+
+#: Functions that make a norm of a recipe's ``norm``: they take alpha, channels, v_threshold (None in an ANN), eps,
+#: momentum, and what ``norm.parameters`` has; the norm maps [T, N, C, H, W] to the same.
+NORMS = Registry("norm")
 
 #: Functions that give a :class:`jellyplus.datasets.DataSet`. Of root (``--data-root``), images, events and time_steps
 #: they are given what they name; a recipe states ``data.images`` and ``data.events`` for those that name them.

@@ -130,7 +130,7 @@ def _(path):
     (path.parent / "profiles.yaml").write_text('embedded: {"*": {model: {wide: 3}}}')
 
 
-@case("a base that is not there", "base is nobody, and there is no recipes/dspike/nobody.yaml", recipe="dspike/own")
+@case("a base that is not there", "base is nobody, and there is no .*nobody.yaml", recipe="dspike/own")
 def _(path):
     path.write_text("base: nobody")
 

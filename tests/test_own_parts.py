@@ -1,4 +1,4 @@
-"""A node, an optimizer, a data set and a network from outside the package train, resume, load and stand in a table."""
+"""Nodes, norms, optimizers, schedules, data sets and networks from outside the package train, resume and load."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from jellyplus.training.recipe_files import load_file, load_run
 
 OWN = Path(__file__).parents[1] / "examples/own_parts"
 RECIPE = "recipes/own/stripes_t4.yaml"
-REGISTRIES = (registry.ARCHITECTURES, registry.DATASETS, registry.NODES, registry.OPTIMIZERS)
+REGISTRIES = [parts for parts in vars(registry).values() if isinstance(parts, registry.Registry)]
 
 
 @pytest.fixture
@@ -136,6 +136,8 @@ def test_what_does_not_fit_is_refused(tree, part, settings, sentence):
         ("neuron", {"parameters": {"rise": 0.2}}, "neuron does not fit adaptive"),
         ("neuron", {"parameters": None}, "neuron does not fit adaptive"),
         ("optimizer", {"parameters": {}}, "optimizer does not fit adamw"),
+        ("schedule", {"parameters": {}}, "schedule does not fit linear"),
+        ("norm", {"parameters": {"groups": 2, "channels": 3}}, "norm does not fit layer_norm"),
         ("data", {"dataset": "missing"}, "there is no data set 'missing'; choose from"),
         (
             "data",

@@ -1,11 +1,11 @@
-"""A node, an optimizer, a data set and a network of one's own, for recipes to name."""
+"""A node, a norm, an optimizer, a schedule, a data set and a network of one's own, for recipes to name."""
 
 import torch
 from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
 from jellyplus.datasets import DataSet, Split
-from jellyplus.registry import ARCHITECTURES, DATASETS, NODES, OPTIMIZERS
+from jellyplus.registry import ARCHITECTURES, DATASETS, NODES, NORMS, OPTIMIZERS, SCHEDULES
 
 
 class AdaptiveNode(nn.Module):
@@ -30,6 +30,18 @@ class AdaptiveNode(nn.Module):
 def adaptive(*, v_threshold: float, surrogate_function, rise: float, fall: float, **unused) -> nn.Module:
     """Decay, reset potential and the like of a recipe mean nothing to this node, and are not read."""
     return AdaptiveNode(v_threshold, rise, fall, surrogate_function)
+
+
+@NORMS.register("layer_norm")
+def layer_norm(*, alpha: float, channels: int, eps: float, **unused) -> nn.Module:
+    """Over channels and pixels of each image at each time-step; there are no running statistics, hence no momentum."""
+    return layer.SeqToANNContainer(nn.GroupNorm(1, channels, eps))
+
+
+@SCHEDULES.register("linear")
+def linear(optimizer: torch.optim.Optimizer, *, epochs: int, end: float, **unused):
+    """From the whole learning rate down to ``end`` of it."""
+    return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, end, epochs)
 
 
 @OPTIMIZERS.register("adamw")

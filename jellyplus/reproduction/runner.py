@@ -31,7 +31,7 @@ from jellyplus.training.data import DataModule
 from jellyplus.training.job import once
 from jellyplus.training.loggers import Logs
 from jellyplus.training.network import InitialState, build_network, check_parts, choose_backend, initialise
-from jellyplus.training.parts import make_optimizer
+from jellyplus.training.parts import make_optimizer, make_schedule
 from jellyplus.training.recipe import Run
 from jellyplus.training.train import Outcome, choose_device, train
 
@@ -372,7 +372,7 @@ def _try_to_build(run: Run, backend: str | None, shape: tuple[int, ...]) -> None
     """Build the network and start it from its parent's shapes, so that what does not fit shows before any training."""
     net = build_network(run.recipe, backend)
     check_parts(net, run.recipe)
-    make_optimizer(run.recipe.optimizer, net.parameters())
+    make_schedule(run.recipe.schedule, make_optimizer(run.recipe.optimizer, net.parameters()))
     _try_to_run(run, shape)
     if run.parent:
         start = InitialState(build_network(run.parent.recipe).state_dict(), run.parent.recipe.spiking)

@@ -17,8 +17,8 @@ from jellyplus.datasets.order import derived_seed
 from jellyplus.loss import IMLoss, read_out
 from jellyplus.registry import LOSSES
 from jellyplus.training.not_finite import Fault, Watch, origin
-from jellyplus.training.parts import make_optimizer
-from jellyplus.training.recipe import Recipe, Schedule
+from jellyplus.training.parts import make_optimizer, make_schedule
+from jellyplus.training.recipe import Recipe
 
 __all__ = ["Classifier"]
 
@@ -197,7 +197,7 @@ class Classifier(lightning.LightningModule):
         optimizer = make_optimizer(settings, self.net.parameters(), **kernel)
         if self.runs_ahead and settings.momentum:
             _start_momentum(optimizer)
-        scheduler = _scheduler(optimizer, self.recipe.schedule)
+        scheduler = make_schedule(self.recipe.schedule, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
@@ -213,12 +213,6 @@ def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
     """Zeros change no number; a first fused step that is none would leave it uninitialised (torch/optim/sgd.py)."""
     for parameter in optimizer.param_groups[0]["params"]:
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-
-
-def _scheduler(optimizer: torch.optim.Optimizer, schedule: Schedule) -> torch.optim.lr_scheduler.LRScheduler:
-    if schedule.name == "step":
-        return torch.optim.lr_scheduler.StepLR(optimizer, schedule.step_epochs, schedule.step_factor)
-    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.epochs, schedule.final_learning_rate)
 
 
 def time_first(x: Tensor) -> Tensor:

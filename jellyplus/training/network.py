@@ -12,7 +12,7 @@ from jellyplus import _compat, model, surrogate
 from jellyplus._errors import InputError
 from jellyplus.layer import ThresholdDependentBatchNorm2d
 from jellyplus.neuron import backends
-from jellyplus.registry import ARCHITECTURES, NODES, SURROGATES
+from jellyplus.registry import ARCHITECTURES, NODES, NORMS, SURROGATES
 from jellyplus.training.recipe import InitialWeights, Norm, Recipe
 
 __all__ = ["InitialState", "build_network", "check_parts", "choose_backend", "initialise"]
@@ -89,7 +89,7 @@ def _set_norms_by_place(net: model.Network, norm: Norm) -> None:
             module.alpha = norm.identity_alpha
     if norm.outside_blocks == "bn":
         for module in model.norms_outside_blocks(net):
-            module.alpha, module.v_th = 1.0, 1.0  # see _norm
+            module.alpha, module.v_th = 1.0, 1.0  # see parts._bn
 
 
 def _alphas(recipe: Recipe) -> dict[str, float]:
@@ -134,10 +134,17 @@ def _surrogate(recipe: Recipe) -> surrogate.Surrogate:
 def _norm(recipe: Recipe) -> model.Norm:
     if recipe.norm is None:
         return lambda alpha, channels: nn.Identity()
-    constants = {"eps": recipe.norm.eps, "momentum": recipe.norm.momentum}
-    # with both alphas 1, which bn's are, tdBN at V_th = 1 is batch norm over time, and over processes
-    v_th = recipe.neuron.v_threshold if recipe.norm.name == "tdbn" else 1.0
-    return lambda alpha, channels: ThresholdDependentBatchNorm2d(alpha, v_th, channels, **constants)
+    settings = recipe.norm
+    constants = {"eps": settings.eps, "momentum": settings.momentum} | (settings.parameters or {})
+    constants |= {"v_threshold": recipe.neuron and recipe.neuron.v_threshold}
+
+    def make(alpha: float, channels: int) -> nn.Module:
+        try:
+            return NORMS[settings.name](alpha=alpha, channels=channels, **constants)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"norm does not fit {settings.name}: {error}") from error
+
+    return make
 
 
 def check_parts(net: nn.Module, recipe: Recipe) -> None:

@@ -1,19 +1,21 @@
-"""The package's own nodes and optimizers, as recipes name them; a plugin registers others in the same way."""
+"""The package's own nodes, norms, optimizers and schedules, as recipes name them; plugins register theirs likewise."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
 
 from jellyplus._errors import InputError
+from jellyplus.layer import ThresholdDependentBatchNorm2d
 from jellyplus.neuron import IterativeLIFNode, SRIFNode
-from jellyplus.registry import NODES, OPTIMIZERS
+from jellyplus.registry import NODES, NORMS, OPTIMIZERS, SCHEDULES
 
 if TYPE_CHECKING:
-    from jellyplus.training.recipe import Optimizer
+    from jellyplus.training.recipe import Optimizer, Schedule
 
-__all__ = ["make_optimizer"]
+__all__ = ["make_optimizer", "make_schedule"]
 
 
 def make_optimizer(settings: "Optimizer", parameters: Iterable[nn.Parameter], **kernel: bool) -> torch.optim.Optimizer:
@@ -30,6 +32,20 @@ def make_optimizer(settings: "Optimizer", parameters: Iterable[nn.Parameter], **
         raise InputError(f"optimizer does not fit {settings.name}: {error}") from error
 
 
+def make_schedule(settings: "Schedule", optimizer: torch.optim.Optimizer) -> LRScheduler:
+    """The learning rate schedule that a recipe describes.
+
+    Raises:
+        InputError: its parameters do not fit.
+    """
+    names = ("epochs", "final_learning_rate", "step_epochs", "step_factor")
+    stated = {name: getattr(settings, name) for name in names} | (settings.parameters or {})
+    try:
+        return SCHEDULES[settings.name](optimizer, **stated)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"schedule does not fit {settings.name}: {error}") from error
+
+
 @NODES.register("lif")
 def _lif(*, rectify: bool, **constants: Any) -> nn.Module:
     return IterativeLIFNode(**constants)
@@ -43,3 +59,24 @@ def _srif(*, decay: float, v_reset: float | None, **constants: Any) -> nn.Module
 @OPTIMIZERS.register("sgd")
 def _sgd(parameters: Iterable[nn.Parameter], *, learning_rate: float, **settings: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=learning_rate, **settings)
+
+
+@SCHEDULES.register("cosine")
+def _cosine(optimizer: torch.optim.Optimizer, *, epochs: int, final_learning_rate: float, **_: None) -> LRScheduler:
+    return CosineAnnealingLR(optimizer, epochs, final_learning_rate)
+
+
+@SCHEDULES.register("step")
+def _step(optimizer: torch.optim.Optimizer, *, step_epochs: int, step_factor: float, **_: Any) -> LRScheduler:
+    return StepLR(optimizer, step_epochs, step_factor)
+
+
+@NORMS.register("tdbn")
+def _tdbn(*, alpha: float, channels: int, v_threshold: float, **constants: float) -> nn.Module:
+    return ThresholdDependentBatchNorm2d(alpha, v_threshold, channels, **constants)
+
+
+@NORMS.register("bn")
+def _bn(*, alpha: float, channels: int, v_threshold: float | None, **constants: float) -> nn.Module:
+    """With alpha 1, which bn's are, tdBN at V_th = 1 is batch norm over time, and over processes."""
+    return ThresholdDependentBatchNorm2d(alpha, 1.0, channels, **constants)

@@ -47,8 +47,18 @@ from typing import Any, Literal
 from jellyplus import loss, model  # noqa: F401 - loss and surrogate, which model needs, register their parts
 from jellyplus._errors import InputError
 from jellyplus.datasets.settings import EventSettings, ImageSettings
-from jellyplus.registry import ARCHITECTURES, DATASETS, LOSSES, NODES, OPTIMIZERS, SURROGATES, Registry
-from jellyplus.training import parts as _own_parts  # noqa: F401 - it registers nodes and optimizers
+from jellyplus.registry import (
+    ARCHITECTURES,
+    DATASETS,
+    LOSSES,
+    NODES,
+    NORMS,
+    OPTIMIZERS,
+    SCHEDULES,
+    SURROGATES,
+    Registry,
+)
+from jellyplus.training import parts as _own_parts  # noqa: F401 - it registers what recipes name
 
 __all__ = ["Recipe", "Run", "as_plain_data", "check_run_name", "recipe_key"]
 
@@ -256,22 +266,25 @@ class Norm:
 
     ``branch_alpha`` is that of norms whose outputs are added; null where the architecture adds none. Where there are
     blocks, the norms beside an identity may have an alpha of their own, ``identity_alpha``, and those outside blocks be
-    ``bn`` where the others are tdBN: ``outside_blocks``.
+    ``bn`` where the others are tdBN: ``outside_blocks``. Other norms are those of :data:`jellyplus.registry.NORMS`.
     """
 
-    name: Literal["tdbn", "bn"]
+    name: str
     alpha: float
     branch_alpha: float | None
     eps: float
     momentum: float
     identity_alpha: float | None = None
     outside_blocks: Literal["bn"] | None = None
+    parameters: Parameters | None = None
 
     def __post_init__(self) -> None:
+        _registered(NORMS, self.name)
+        _check_own_parameters(self, ("tdbn", "bn"))
         scaled = self.name == "bn" and {self.alpha, self.branch_alpha} - {1.0, None}
         _refuse(scaled, "bn has no alpha: state 1 for alpha and branch_alpha")
         by_place = {self.identity_alpha, self.outside_blocks} - {None}
-        _refuse(self.name == "bn" and by_place, "identity_alpha and outside_blocks are for tdbn: leave them out")
+        _refuse(self.name != "tdbn" and by_place, "identity_alpha and outside_blocks are for tdbn: leave them out")
         _refuse(self.branch_alpha is None and by_place, "identity_alpha and outside_blocks need blocks: leave them out")
         _positive(self, "eps")
         _refuse(not 0 <= self.momentum <= 1, f"momentum is {self.momentum}; it must be 0 to 1")
@@ -302,19 +315,24 @@ class Schedule:
     """How the learning rate changes, once an epoch.
 
     ``cosine`` decays to ``final_learning_rate``; ``step`` multiplies by ``step_factor`` every ``step_epochs``. What the
-    other one needs is null.
+    other one needs is null. Other schedules are those of :data:`jellyplus.registry.SCHEDULES`.
     """
 
-    name: Literal["cosine", "step"]
+    name: str
     epochs: int
     final_learning_rate: float | None
     step_epochs: int | None
     step_factor: float | None
+    parameters: Parameters | None = None
 
     def __post_init__(self) -> None:
+        _registered(SCHEDULES, self.name)
+        _check_own_parameters(self, ("cosine", "step"))
         _at_least(self, "epochs", 1)
         _at_most(self, "epochs", _MOST_EPOCHS)
         own = {"cosine": ("final_learning_rate",), "step": ("step_epochs", "step_factor")}
+        if self.name not in own:
+            return
         for owner, names in own.items():
             for name in names:
                 need = "is needed by" if self.name == owner else "must be null for"
@@ -513,7 +531,9 @@ class Run:
             (DATASETS, recipe.data.dataset),
             (LOSSES, recipe.output_loss.name),
             (NODES, recipe.neuron and recipe.neuron.name),
+            (NORMS, recipe.norm and recipe.norm.name),
             (OPTIMIZERS, recipe.optimizer.name),
+            (SCHEDULES, recipe.schedule.name),
             (SURROGATES, recipe.surrogate and recipe.surrogate.name),
         ]
         own = {parts.origin(name).digest for parts, name in named if name in parts} - {""}

@@ -103,7 +103,7 @@ FAULTS = {
         SRIF,
     ),
     "alpha of tdBN": (
-        [NETWORK, "ThresholdDependentBatchNorm2d(alpha, v_th,", "ThresholdDependentBatchNorm2d(1.01 * alpha, v_th,"],
+        [NETWORK, "NORMS[settings.name](alpha=alpha,", "NORMS[settings.name](alpha=1.01 * alpha,"],
         NORMED,
     ),
     "alpha where branches meet": (
@@ -132,11 +132,15 @@ FAULTS = {
     ),
     "shortcut branches in evaluation": (["model/shortcut.py", "plain.shortcuts = None", "pass"], {"shortcut"}),
     "the cosine one epoch short": (
-        [CLASSIFIER, "(optimizer, schedule.epochs, schedule.final", "(optimizer, schedule.epochs - 1, schedule.final"],
+        [
+            "training/parts.py",
+            "(optimizer, epochs, final_learning_rate)",
+            "(optimizer, epochs - 1, final_learning_rate)",
+        ],
         RUN - STEPPED | {"error"},
     ),
     "the step one epoch late": (
-        [CLASSIFIER, "StepLR(optimizer, schedule.step_epochs,", "StepLR(optimizer, schedule.step_epochs + 1,"],
+        ["training/parts.py", "StepLR(optimizer, step_epochs,", "StepLR(optimizer, step_epochs + 1,"],
         STEPPED,
     ),
     "momentum": (
@@ -285,8 +289,8 @@ HARMLESS = {
     "an equal condition": [
         [
             NETWORK,
-            'v_th = recipe.neuron.v_threshold if recipe.norm.name == "tdbn" else 1.0',
-            'v_th = 1.0 if recipe.norm.name != "tdbn" else recipe.neuron.v_threshold',
+            '{"v_threshold": recipe.neuron and recipe.neuron.v_threshold}',
+            '{"v_threshold": recipe.neuron.v_threshold if recipe.neuron else None}',
         ]
     ],
     "a helper in place of a lambda": [
