@@ -135,6 +135,7 @@ def test_what_does_not_fit_is_refused(tree, part, settings, sentence):
     [
         ("neuron", {"parameters": {"rise": 0.2}}, "neuron does not fit adaptive"),
         ("neuron", {"parameters": None}, "neuron does not fit adaptive"),
+        ("neuron", {"parameters": {"rise": 0.2, "fall": 0.5, "decay": 0.3}}, "multiple values for keyword argument"),
         ("optimizer", {"parameters": {}}, "optimizer does not fit adamw"),
         ("schedule", {"parameters": {}}, "schedule does not fit linear"),
         ("norm", {"parameters": {"groups": 2, "channels": 3}}, "norm does not fit layer_norm"),

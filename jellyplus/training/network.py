@@ -113,10 +113,10 @@ def _neuron(recipe: Recipe, backend: str | None) -> nn.Module:
     if neuron is None:
         return nn.ReLU()
     names = ("decay", "v_threshold", "v_reset", "detach_reset", "rectify", "strict")
-    constants = {name: getattr(neuron, name) for name in names} | (neuron.parameters or {})
+    constants = {name: getattr(neuron, name) for name in names}
     constants |= {"surrogate_function": _surrogate(recipe), "step_mode": "m", "backend": backend}
     try:
-        return NODES[neuron.name](**constants)
+        return NODES[neuron.name](**constants, **(neuron.parameters or {}))
     except (TypeError, ValueError) as error:
         raise InputError(f"neuron does not fit {neuron.name}: {error}") from error
 
@@ -135,12 +135,12 @@ def _norm(recipe: Recipe) -> model.Norm:
     if recipe.norm is None:
         return lambda alpha, channels: nn.Identity()
     settings = recipe.norm
-    constants = {"eps": settings.eps, "momentum": settings.momentum} | (settings.parameters or {})
+    constants = {"eps": settings.eps, "momentum": settings.momentum}
     constants |= {"v_threshold": recipe.neuron and recipe.neuron.v_threshold}
 
     def make(alpha: float, channels: int) -> nn.Module:
         try:
-            return NORMS[settings.name](alpha=alpha, channels=channels, **constants)
+            return NORMS[settings.name](alpha=alpha, channels=channels, **constants, **(settings.parameters or {}))
         except (TypeError, ValueError) as error:
             raise InputError(f"norm does not fit {settings.name}: {error}") from error
 

@@ -25,9 +25,9 @@ def make_optimizer(settings: "Optimizer", parameters: Iterable[nn.Parameter], **
         InputError: its parameters do not fit.
     """
     names = ("learning_rate", "momentum", "nesterov", "weight_decay")
-    stated = {name: getattr(settings, name) for name in names} | (settings.parameters or {})
+    stated = {name: getattr(settings, name) for name in names}
     try:
-        return OPTIMIZERS[settings.name](parameters, **stated, **kernel)
+        return OPTIMIZERS[settings.name](parameters, **stated, **(settings.parameters or {}), **kernel)
     except (TypeError, ValueError) as error:
         raise InputError(f"optimizer does not fit {settings.name}: {error}") from error
 
@@ -39,9 +39,9 @@ def make_schedule(settings: "Schedule", optimizer: torch.optim.Optimizer) -> LRS
         InputError: its parameters do not fit.
     """
     names = ("epochs", "final_learning_rate", "step_epochs", "step_factor")
-    stated = {name: getattr(settings, name) for name in names} | (settings.parameters or {})
+    stated = {name: getattr(settings, name) for name in names}
     try:
-        return SCHEDULES[settings.name](optimizer, **stated)
+        return SCHEDULES[settings.name](optimizer, **stated, **(settings.parameters or {}))
     except (TypeError, ValueError) as error:
         raise InputError(f"schedule does not fit {settings.name}: {error}") from error
 
