@@ -257,7 +257,9 @@ def read_recipe(draw, folder):
         content = json.dumps({"base": base, "model": draw.choice(VALUES)["model"]}).encode()
     (paper / "r.yaml").write_bytes(content)
     (paper / "profiles.yaml").write_bytes(profiles)
-    assert len(load_run("p/r", "embedded", folder).key) == 64
+    run = load_run("p/r", "embedded", folder)
+    assert len(run.key) == 64
+    assert run.plugins == ()
 
 
 def read_evidence(draw, folder):

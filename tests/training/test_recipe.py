@@ -281,7 +281,7 @@ def test_cifar_is_trained_as_in_the_public_code(paper, epochs, learning_rate):
             epochs,
             0.0,
         )
-        assert dataclasses.astuple(recipe.optimizer) == (learning_rate, 0.9, False, 1e-4)
+        assert dataclasses.astuple(recipe.optimizer) == (learning_rate, 0.9, False, 1e-4, "sgd", None)
         assert (recipe.data.batch_size, recipe.data.drop_last, recipe.gpu_precision) == (128, False, "32-true")
         assert recipe.data.normalisation.std[0] == (0.2675 if "cifar100" in name else 0.2023)
         assert recipe.data.augmentation[:2] == ("crop", "flip")
