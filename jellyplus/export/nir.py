@@ -89,6 +89,8 @@ def _traced(net: nn.Module, x: Tensor) -> fx.GraphModule:
     _compat.set_step_mode(one_step, "s")
     traced = fx.GraphModule(one_step, _LayerTracer().trace(one_step))
     with torch.no_grad():
+        one_step(x.cpu())  # an input that does not fit fails as in the network; below it would take a page
+        _compat.reset_net(one_step)
         ShapeProp(traced).propagate(x.cpu())
     return traced
 

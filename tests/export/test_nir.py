@@ -1,7 +1,9 @@
 """A network's NIR graph, read back from its file: run by NIR's own equations, and by SpikingJelly 2's importer."""
 
 import graphlib
+import importlib
 import sys
+from pathlib import Path
 
 import nir
 import numpy as np
@@ -13,6 +15,7 @@ from spikingjelly.activation_based import layer as sj_layer
 from spikingjelly.activation_based import neuron as sj_neuron
 from torch import nn
 
+from jellyplus import model
 from jellyplus.convert import ScaledInputLIFNode
 from jellyplus.export import to_nir
 from jellyplus.layer import ThresholdDependentBatchNorm1d
@@ -204,6 +207,18 @@ def test_a_graph_from_its_file_gives_what_the_network_gives(case, tmp_path):
     assert expected.std() > 0.01
 
 
+@pytest.mark.parametrize("name", model.ARCHITECTURES)
+def test_every_architecture_can_be_written(name, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "model")
+    narrow = importlib.import_module("narrow")
+    torch.manual_seed(0)
+    net = settled(narrow.make(name))
+    x = narrow.images(name, frames=net.time_steps, batch=2)
+    expected, run = outputs(net, x), Euler(to_nir(net, x[0], DT))
+    torch.testing.assert_close(torch.stack([run(step) for step in x]), expected, rtol=1e-9, atol=1e-9)
+    assert run.spikes > 50
+
+
 @pytest.mark.parametrize("case", NETS)
 def test_spikingjelly_2_reads_it(case, tmp_path):
     exchange = pytest.importorskip("spikingjelly.activation_based.nir_exchange", reason="only SpikingJelly 2 has one")
@@ -278,6 +293,12 @@ REFUSED = {
 def test_what_nir_cannot_say_is_refused_by_name(sentence):
     with pytest.raises(ValueError, match=sentence):
         to_nir(REFUSED[sentence], torch.rand(1, 2, 8, 8))
+
+
+def test_an_input_that_does_not_fit_fails_as_in_the_network(capsys):
+    with pytest.raises(RuntimeError, match="expected input"):
+        to_nir(nn.Sequential(nn.Conv2d(2, 2, 1)), torch.rand(1, 3, 8, 8))
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dt", [0.0, -1.0, float("nan")])
