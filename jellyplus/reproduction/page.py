@@ -171,8 +171,8 @@ class Picture:
 
     @cached_property
     def _image(self) -> Image.Image:
-        """In 16 levels of each colour, which are enough for a drawing, and take a fifth of the bytes of its file."""
-        image = Image.fromarray(read_image(self.path, "RGB")).point(lambda value: round(value / 17) * 17)
+        """In 11 levels of each colour, which are enough for a drawing, and take a fifth of the bytes of its file."""
+        image = Image.fromarray(read_image(self.path, "RGB")).point(lambda value: round(round(value / 25.5) * 25.5))
         image.thumbnail((_LONGEST, _LONGEST))
         return image
 
