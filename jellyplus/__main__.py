@@ -102,19 +102,20 @@ def _command(actions: argparse._SubParsersAction, name: str, summary: str, *line
 
 
 def _add_list_command(commands: argparse._SubParsersAction) -> None:
-    summary = "list recipes, methods (nodes, surrogates, norms, losses), architectures, and runs"
+    summary = "list recipes, methods (nodes, surrogates, norms, losses), architectures, parts for recipes, and runs"
     listing = _command(
         commands, "list", summary, "jellyplus list", "jellyplus list architectures", "jellyplus list runs"
     )
     listing.add_argument(
-        "kinds", nargs="*", metavar="KIND", type=_kind, help=f"{', '.join(_KINDS)}; default: all but runs"
+        "kinds", nargs="*", metavar="KIND", type=_kind, help=f"{', '.join(_KINDS)}; default: the first three"
     )
     listing.add_argument("--recipes", type=Path, metavar="FOLDER", default=Path("recipes"), help="of all recipes")
     listing.add_argument("--root", type=Path, metavar="FOLDER", default=Path("results"), help="results, for runs")
+    add_plugin_option(listing)
     listing.set_defaults(run=_list)
 
 
-_KINDS = ("recipes", "methods", "architectures", "runs")
+_KINDS = ("recipes", "methods", "architectures", "parts", "runs")
 
 
 def _kind(text: str) -> str:

@@ -1,4 +1,4 @@
-"""``jellyplus list``: recipes, methods, architectures and runs, as far as they are here."""
+"""``jellyplus list``: recipes, methods, architectures, parts that recipes name, and runs, as far as they are here."""
 
 import argparse
 import inspect
@@ -11,6 +11,7 @@ from jellyplus import layer, loss, model, neuron, surrogate
 from jellyplus._errors import InputError
 from jellyplus._extra import with_extra
 from jellyplus._text import one_line
+from jellyplus.registry import REGISTRIES
 
 __all__ = ["KINDS", "main"]
 
@@ -67,5 +68,17 @@ def _runs(options: argparse.Namespace) -> Iterator[str]:
         yield f"{row.recipe}, {row.profile}, seed {row.seed}: {row.accuracy_last:.2f} % on {data}, {row.file}{weights}"
 
 
-KINDS = {"recipes": _recipes, "methods": _methods, "architectures": _architectures, "runs": _runs}
+def _parts(_: argparse.Namespace) -> Iterator[str]:
+    with_extra("jellyplus.training.recipe", "list parts")  # it registers the package's own
+    for parts in REGISTRIES:
+        yield f"{parts.kind}: {parts.choices()}"
+
+
+KINDS = {
+    "recipes": _recipes,
+    "methods": _methods,
+    "architectures": _architectures,
+    "parts": _parts,
+    "runs": _runs,
+}
 _HERE = ("recipes", "methods", "architectures")  # without being asked: there need not be runs

@@ -24,6 +24,7 @@ __all__ = [
     "NODES",
     "NORMS",
     "OPTIMIZERS",
+    "REGISTRIES",
     "SCHEDULES",
     "SURROGATES",
     "Registry",
@@ -66,14 +67,19 @@ class Registry(Mapping):
     def register(self, name: str) -> Callable[[Part], Part]:
         """Return a decorator that registers what it is given and returns it as it is.
 
+        The package's own modules register theirs even when a plugin that is being loaded imports them.
+
         Raises:
             InputError: there is such a name already.
         """
 
+        module = sys._getframe(1).f_globals.get("__name__", "")
+        origin = _PACKAGE if module.partition(".")[0] == _PACKAGE.where else _origins[-1]
+
         def registered(part: Part) -> Part:
             if name in self._parts:
                 raise InputError(f"there is a {self.kind} {name!r} from {self.origin(name).where}; choose another name")
-            self._parts[name] = part, _origins[-1]
+            self._parts[name] = part, origin
             return part
 
         return registered
@@ -99,13 +105,14 @@ class Registry(Mapping):
     def check(self, name: str) -> None:
         """Refuse a name that is not registered, as ``__getitem__`` does."""
         if name not in self._parts:
-            raise InputError(f"there is no {self.kind} {name!r}; choose from {self._choices()}")
+            raise InputError(f"there is no {self.kind} {name!r}; choose from {self.choices()}")
 
     def origin(self, name: str) -> Origin:
         """Where the part of this name comes from."""
         return self._parts[name][1]
 
-    def _choices(self) -> str:
+    def choices(self) -> str:
+        """All names, with where they come from."""
         by_origin: dict[str, list[str]] = {}
         for name, (_, origin) in self._parts.items():
             by_origin.setdefault(origin.where, []).append(name)
@@ -143,6 +150,10 @@ SURROGATES = Registry("surrogate")
 
 #: Functions of outputs [T, N, classes], labels [N] and a recipe's ``output_loss.parameters``; they return a scalar.
 LOSSES = Registry("loss on the outputs")
+
+
+#: All of them.
+REGISTRIES = (ARCHITECTURES, DATASETS, LOSSES, NODES, NORMS, OPTIMIZERS, SCHEDULES, SURROGATES)
 
 
 def load(files: Iterable[Path]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jellyplus import __main__, layer, loss, model, neuron, surrogate
+from jellyplus import __main__, layer, loss, model, neuron, registry, surrogate
 from jellyplus.__main__ import main
 from jellyplus._options import add_run_options
 
@@ -54,6 +54,12 @@ def test_every_architecture_is_listed_with_its_options(listed):
 def test_all_but_runs_are_listed_without_being_asked_for(listed):
     heads = [line for line in listed().splitlines() if not line.startswith(" ")]
     assert heads == ["recipes:", "methods:", "architectures:"]
+
+
+def test_what_recipes_name_is_listed_with_where_it_is_from(listed):
+    lines = [line.strip() for line in listed("parts").splitlines()[1:]]
+    assert {line.partition(":")[0] for line in lines} == {parts.kind for parts in registry.REGISTRIES}
+    assert "node: lif, srif (from jellyplus)" in lines
 
 
 def test_runs_are_listed(listed):

@@ -1,9 +1,12 @@
 """Nodes, norms, optimizers, schedules, data sets and networks from outside the package train, resume and load."""
 
+import ast
 import csv
 import json
+import os
 import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -167,6 +170,16 @@ def test_constants_of_a_data_set_stand_in_the_recipe(tree):
         datasets.load("with_constants")
     with pytest.raises(InputError, match="calls itself 'stripes'"):
         datasets.load("of_another_name")
+
+
+def test_parts_of_the_package_that_a_plugin_imports_stay_the_packages(tmp_path):
+    """In a process of its own, where nothing of the package is there yet."""
+    source = "from jellyplus import registry; registry.load([Path('plugin.py')]); import jellyplus.training.recipe; "
+    source += "print({part for r in registry.REGISTRIES for part in r if r.origin(part).digest})"
+    command = [sys.executable, "-W", "ignore", "-c", f"from pathlib import Path; {source}"]
+    environment = os.environ | {"PYTHONPATH": str(OWN.parents[1])}
+    said = subprocess.run(command, cwd=OWN, env=environment, capture_output=True, text=True, check=True).stdout
+    assert ast.literal_eval(said) == {"adaptive", "adamw", "layer_norm", "linear", "stripes", "two_layers"}
 
 
 def test_without_the_plugin_nothing_of_it_is_known(fresh):
