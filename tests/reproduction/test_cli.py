@@ -117,7 +117,7 @@ def table(tree, profile="embedded"):
 def edit(tree, name, section, **values):
     path = tree / "recipes/dspike" / f"{name}.yaml"
     recipe = yaml.safe_load(path.read_text())
-    recipe[section] |= values
+    recipe[section] = recipe.get(section, {}) | values
     path.write_text(yaml.safe_dump(recipe))
 
 
