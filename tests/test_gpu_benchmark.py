@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import shutil
 import sys
 import time
 import zipfile
@@ -335,8 +336,7 @@ def test_the_lines_that_are_printed_make_the_profile_find_the_run(tmp_path, epoc
         head, *lines = evidence._overlay(evidence.Plan(row, (0,), epochs, False)).splitlines()
         paper = row.recipe.partition("/")[0]
         assert head == f"recipes/{paper}/profiles.yaml, under gpu:"
-        (tmp_path / paper).mkdir(exist_ok=True)
-        (tmp_path / f"{row.recipe}.yaml").write_text((RECIPES / f"{row.recipe}.yaml").read_text())
+        shutil.copytree(RECIPES / paper, tmp_path / paper, dirs_exist_ok=True)
         profiles = (RECIPES / paper / "profiles.yaml").read_text()
         before, gpu, after = profiles.partition("\ngpu:")
         own, _, rest = after.partition("\n\n")
