@@ -5,9 +5,9 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
-import shutil
 import sys
 import time
 import zipfile
