@@ -181,7 +181,7 @@ value("a string for a number", "'optimizer.learning_rate' is 'fast'; it must be 
       {"optimizer.learning_rate": "fast"})  # fmt: skip
 value("a number for a list", "'data.augmentation' is 3; it must be a list", {"data.augmentation": 3})
 value("an unknown choice", "'neuron.backend' is 'gpu'; it must be one of", {"neuron.backend": "gpu"}, T6)
-value("an unknown norm", "there is no norm 'gn'; choose from tdbn, bn", {"norm.name": "gn"})
+value("an unknown norm", "there is no norm 'gn'; choose from bn, tdbn", {"norm.name": "gn"})
 value("a list for a mapping", r"'surrogate.parameters' is \[\]", {"surrogate.parameters": []}, T6)
 value("none of a union", "'model.options.stem' is None", {"model.options.stem": None})
 value("a control character", "write it without control characters", {"data.dataset": "digits\0"})

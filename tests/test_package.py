@@ -51,6 +51,8 @@ def test_importing_adds_jellyplus_and_parts_of_torch_alone(added):
 
 
 def test_loading_a_run_says_what_it_needs(monkeypatch):
+    importlib.import_module("jellyplus.reproduction.runs")  # there, so that all of it is put back
+    monkeypatch.setattr(jellyplus, "reproduction", None)
     for name in [name for name in sys.modules if name.startswith("jellyplus.reproduction")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pandas", None)
