@@ -206,7 +206,7 @@ class Runner:
             if found := once(self.current, run, seed):  # another process has just made it
                 return summary(found)
             start = self._start(run, seed, data) if run.parent else None
-            title, logger = one_line(run.name), self.logs and self.logs.of(f"{run.name}/{run.profile}", seed)
+            title, logger = one_line(run.name), self.logs and self.logs.of(run, seed)
             outcome = train(run.recipe, data, seed, self.device, state, start, title, self.workers, logger)
             return summary(once(self._keep, run, seed, data, outcome, checkpoint, state))
 

@@ -9,6 +9,7 @@ import lightning
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from jellyplus._errors import InputError
+from jellyplus.training.recipe import Run
 
 __all__ = ["LogHistory", "Logs"]
 
@@ -43,9 +44,9 @@ class Logs:
             except ImportError as error:
                 raise InputError(f"--logger {self.name} needs {library}: pip install {library}") from error
 
-    def of(self, run: str, seed: int) -> Logger:
-        """The logger of a run with this seed."""
-        return _MAKE[self.name](str(self.folder), run, f"seed{seed}")
+    def of(self, run: Run, seed: int) -> Logger:
+        """The logger of a run with this seed; rows of a table have one recipe, so its key is in the name."""
+        return _MAKE[self.name](str(self.folder), f"{run.name}/{run.profile}/{run.key[:16]}", f"seed{seed}")
 
 
 class LogHistory(lightning.Callback):

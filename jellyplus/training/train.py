@@ -231,13 +231,13 @@ def _trainer(
     torch.utils.deterministic.fill_uninitialized_memory = False  # or it takes half of a node's time
     methods = [method(getattr(recipe, part)) for part, method in _METHODS.items() if getattr(recipe, part)]
     progress = [RunProgress(title)] if rank() == 0 else []
-    logging_too = [LogHistory()] if logger else []
+    log = [LogHistory()] if logger else []
     return lightning.Trainer(
         accelerator="cpu" if device == "cpu" else "gpu",
         precision="32-true" if device == "cpu" else recipe.gpu_precision,
         max_epochs=recipe.schedule.epochs,
         accumulate_grad_batches=recipe.data.batch_size // recipe.data.at_once,
-        callbacks=[*methods, *progress, *logging_too, keep],
+        callbacks=[*methods, *progress, *log, keep],
         use_distributed_sampler=False,
         **_processes(),
         deterministic=True,

@@ -13,14 +13,21 @@ from jellyplus._errors import InputError
 from jellyplus._options import LOGGERS
 from jellyplus.training import loggers, train
 from jellyplus.training.loggers import Logs
+from jellyplus.training.recipe import Run
+from jellyplus.training.recipe_files import load_run
 
 
 def trained(folder, logger):
     return train.train(recipe_of(), tiny(), 0, "cpu", folder / "state", None, "test", logger=logger)
 
 
+def csv_of(folder):
+    return Logs("csv", folder).of(Run("net", "smoke", recipe_of(), None), 0)
+
+
 def logged(folder):
-    with (folder / "net/seed0/metrics.csv").open() as file:
+    (path,) = folder.glob("net/smoke/*/seed0/metrics.csv")
+    with path.open() as file:
         return list(csv.DictReader(file))
 
 
@@ -31,7 +38,7 @@ def same(row, entry):
 
 
 def test_a_run_is_logged_and_stays_the_same(tmp_path):
-    outcome = trained(tmp_path, Logs("csv", tmp_path).of("net", 0))
+    outcome = trained(tmp_path, csv_of(tmp_path))
     rows = logged(tmp_path)
     assert [row["step"] for row in rows] == ["0", "1", "2"]
     assert all(same(row, entry) for row, entry in zip(rows, outcome.history, strict=True))
@@ -46,8 +53,10 @@ def test_what_was_before_an_interruption_is_logged_again(tmp_path, monkeypatch):
             super().log_metrics(metrics, step)
 
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path, Breaks(str(tmp_path), "net", "seed0"))
-    outcome = trained(tmp_path, Logs("csv", tmp_path).of("net", 0))
+        trained(
+            tmp_path, Breaks(str(tmp_path), f"net/smoke/{Run('net', 'smoke', recipe_of(), None).key[:16]}", "seed0")
+        )
+    outcome = trained(tmp_path, csv_of(tmp_path))
     rows = logged(tmp_path)
     assert [row["step"] for row in rows] == ["0", "1", "2"]
     assert all(same(row, entry) for row, entry in zip(rows, outcome.history, strict=True))
@@ -70,11 +79,17 @@ def test_the_command_line_logs_to_tensorboard(tmp_path, monkeypatch):
         )
         == 0
     )
-    (folder,) = tmp_path.glob("results/logs/dspike/cifar10_t2_no_inheritance/smoke/seed3")
+    (folder,) = tmp_path.glob("results/logs/dspike/cifar10_t2_no_inheritance/smoke/*/seed3")
     events = EventAccumulator(str(folder))
     events.Reload()
     assert {"accuracy", "train_loss", "temperature"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("accuracy")] == [0]
+
+
+def test_rows_of_a_table_that_have_one_recipe_have_logs_of_their_own(tmp_path):
+    overrides = ({}, {"surrogate": {"name": "dspike", "parameters": {"width": None, "temperature": 1.0}}})
+    runs = [load_run("compare/cifar10_resnet20_t2", "smoke", RECIPES, changed) for changed in overrides]
+    assert len({Logs("csv", tmp_path).of(run, 0).log_dir for run in runs}) == 2
 
 
 def test_every_logger_is_one_of_lightnings():
