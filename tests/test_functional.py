@@ -166,6 +166,36 @@ def test_fuses_the_layer_before(case):
     assert 0.02 < y.mean() < 0.8
 
 
+OTHER_NORMS = {
+    "spikingjelly's": lambda: sj_layer.BatchNorm2d(4, eps=0.1, step_mode="m"),
+    "without weights": lambda: sj_layer.BatchNorm2d(4, affine=False, step_mode="m"),
+    "tdBN": lambda: ThresholdDependentBatchNorm2d(0.7, 0.6, 4),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_NORMS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_every_batch_norm_fuses_where_it_is_asked_for(case, bias):
+    torch.manual_seed(1)
+    layers = [sj_layer.Conv2d(5, 4, 3, bias=bias, step_mode="m"), OTHER_NORMS[case]()]
+    net = nn.Sequential(*layers).double()
+    for i in range(20):
+        net(normal(3, 2, 5, 6, 6, seed=i))
+    with torch.no_grad():
+        for parameter in net[1].parameters():
+            parameter.copy_(1 + normal(4, seed=8) / 2)
+    x = normal(3, 2, 5, 6, 6, seed=50)
+    fused = functional.fuse_norms(net)
+    assert not any(isinstance(m, _BatchNorm) for m in fused.modules())
+    torch.testing.assert_close(fused(x), net.eval()(x), rtol=1e-9, atol=1e-9)
+    assert isinstance(fuse_tdbn(net)[1], nn.Identity) == (case == "tdBN")
+
+
+def test_a_norm_that_keeps_no_statistics_does_not_fuse():
+    with pytest.raises(ValueError, match="cannot fuse 1: it has no running statistics"):
+        functional.fuse_norms(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, track_running_stats=False)))
+
+
 def test_a_network_in_step_mode_s_fuses(resnet):
     net = copy.deepcopy(resnet).eval()
     sj_functional.set_step_mode(net, "s")

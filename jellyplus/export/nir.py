@@ -14,7 +14,7 @@ from jellyplus import _compat
 from jellyplus._compat import layer
 from jellyplus._extra import library
 from jellyplus.convert import ScaledInputLIFNode, convert
-from jellyplus.functional import fuse_norms
+from jellyplus.functional import _StepTracer, fuse_norms
 from jellyplus.model.residual import ZeroPadding
 from jellyplus.neuron import IterativeLIFNode
 from jellyplus.neuron.base import Node
@@ -31,12 +31,13 @@ def to_nir(net: nn.Module, x: Tensor, dt: float = 1e-4) -> "nir.NIRGraph":
     It is left as it is, and written as it is in evaluation mode, every batch norm fused into the layer before it.
 
     NIR says what neurons do in continuous time. Its LIF, :math:`\tau \dot v = v_{leak} - v + R I`, solved by Euler's
-    method in time-steps of ``dt``, is our iterative LIF of decay d with hard reset where
+    method in time-steps of ``dt``, is our iterative LIF of decay d with hard reset, :math:`H = d V + s X + o`, where
 
     .. math::
-        \tau = \frac{dt}{1 - d}, \qquad R = \frac{1}{1 - d}, \qquad v_{leak} = 0
+        \tau = \frac{dt}{1 - d}, \qquad R = \frac{s}{1 - d}, \qquad v_{leak} = \frac{o}{1 - d}
 
-    and without decay, d = 1, it is NIR's IF with :math:`R = 1 / dt`. The graph maps the input of one time-step to its
+    and without decay, d = 1, it is NIR's IF with :math:`R = s / dt`. s = 1 and o = 0 but for SpikingJelly's nodes whose
+    input decays (:class:`jellyplus.convert.ScaledInputLIFNode`). The graph maps the input of one time-step to its
     output: show a static image at every time-step, and take the mean over time outside.
 
     Written are convolutions in one and two dimensions, linear layers, average pooling, flattening, sums of branches,
@@ -45,8 +46,7 @@ def to_nir(net: nn.Module, x: Tensor, dt: float = 1e-4) -> "nir.NIRGraph":
 
     NIR's neurons fire above their threshold, as ours do when ``strict``. Ours by default, SpikingJelly's and those of
     most tools fire at it too, and a graph cannot say which, nor where potentials start, which is at the reset here.
-    Tools that solve the equation in another way than Euler's
-    give other spikes.
+    Tools that solve the equation in another way than Euler's give other spikes.
 
     Args:
         net: a network that ``torch.fx`` can trace, in either step mode.
@@ -105,14 +105,13 @@ def _without_containers(net: nn.Module) -> nn.Module:
 _CONTAINERS = (layer.SeqToANNContainer, layer.MultiStepContainer, layer.StepModeContainer)
 
 
-class _LayerTracer(fx.Tracer):
-    """Sees each layer and node as one operation."""
-
+class _LayerTracer(_StepTracer):
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        return isinstance(module, (_compat.StepModule, ZeroPadding)) or super().is_leaf_module(module, qualified_name)
+        return isinstance(module, ZeroPadding) or super().is_leaf_module(module, qualified_name)
 
 
-_PASSING = (nn.Identity, *_compat.DROPOUTS[:-1])  # in evaluation; DropConnect's is a linear layer
+#: What does nothing in evaluation; DropConnect's is a linear layer.
+_PASSING = (nn.Identity, *(kind for kind in _compat.DROPOUTS if kind is not layer.DropConnectLinear))
 
 
 def _name(operation: fx.Node) -> str:
@@ -156,6 +155,10 @@ def _refused(operation: fx.Node, reason: str) -> ValueError:
     return ValueError(f"NIR has no word for {named}: {reason}")
 
 
+class _NoWordError(Exception):
+    """NIR has none; the message says for what."""
+
+
 class _Writer:
     """What an operation is in NIR."""
 
@@ -173,7 +176,7 @@ class _Writer:
             raise _refused(operation, "only layers, nodes, flatten and sums are written; do the rest outside")
         try:
             return self._layer(module, _shape(operation.all_input_nodes[0]), _shape(operation))
-        except NotImplementedError as error:
+        except _NoWordError as error:
             raise _refused(operation, str(error)) from error
 
     def _end(self, operation: fx.Node) -> "nir.NIRNode":
@@ -187,63 +190,63 @@ class _Writer:
         for kind, write in self._kinds.items():
             if isinstance(module, kind):
                 return write(self, module, before, after)
-        raise NotImplementedError(f"{type(module).__name__} is not among what NIR has")
+        raise _NoWordError(f"{type(module).__name__} is not among what NIR has")
 
     def _linear(self, module: nn.Linear, before, after) -> "nir.NIRNode":
         if len(before) != 1:
-            raise NotImplementedError(f"a linear layer of the last of {len(before)} dimensions")
+            raise _NoWordError(f"a linear layer of the last of {len(before)} dimensions")
         weight = _numpy(module.weight)
         return self.nir.Linear(weight) if module.bias is None else self.nir.Affine(weight, _numpy(module.bias))
 
     def _convolution(self, module: nn.Conv1d | nn.Conv2d, before, after) -> "nir.NIRNode":
         if module.groups != 1 or module.padding_mode != "zeros":
-            raise NotImplementedError("a convolution in groups, or padded with something else than zeros")
+            raise _NoWordError("a convolution in groups, or padded with something else than zeros")
         if len({*module.kernel_size}) > 1:
-            raise NotImplementedError("a kernel that is not square, of which nir (1.0.8) expects another output size")
-        one, make = isinstance(module, nn.Conv1d), self.nir.Conv1d if isinstance(module, nn.Conv1d) else self.nir.Conv2d
-        stride, padding, dilation = (
-            value[0] if one and not isinstance(value, str) else value
-            for value in (module.stride, module.padding, module.dilation)
-        )
-        bias = torch.zeros(module.out_channels) if module.bias is None else module.bias
-        size = before[1] if one else before[1:]
-        return make(size, _numpy(module.weight), stride, padding, dilation, 1, _numpy(bias))
+            raise _NoWordError("a kernel that is not square, of which nir (1.0.8) expects another output size")
+        weight = _numpy(module.weight)
+        bias = np.zeros(len(weight), weight.dtype) if module.bias is None else _numpy(module.bias)
+        numbers = (module.stride, module.padding, module.dilation)
+        if isinstance(module, nn.Conv2d):
+            return self.nir.Conv2d(before[1:], weight, *numbers, module.groups, bias)
+        single = (value if isinstance(value, str) else value[0] for value in numbers)
+        return self.nir.Conv1d(before[1], weight, *single, module.groups, bias)
 
     def _zero_padding(self, module: ZeroPadding, before, after) -> "nir.NIRNode":
-        weight = torch.eye(after[0], before[0])[:, :, None, None]
-        stride = (module.stride, module.stride)
-        return self.nir.Conv2d(before[1:], _numpy(weight), stride, (0, 0), (1, 1), 1, _numpy(torch.zeros(after[0])))
+        weight, bias = np.eye(after[0], before[0], dtype=np.float32)[:, :, None, None], np.zeros(after[0], np.float32)
+        return self.nir.Conv2d(before[1:], weight, _pair(module.stride), (0, 0), (1, 1), 1, bias)
 
     def _pool(self, module: nn.AvgPool2d, before, after) -> "nir.NIRNode":
         kernel, stride, padding = map(_pair, (module.kernel_size, module.stride, module.padding))
         sizes = zip(before[1:], kernel, stride, padding, strict=True)
         if module.ceil_mode and any((size + 2 * p - k) % s for size, k, s, p in sizes):
-            raise NotImplementedError("average pooling of parts of windows")
+            raise _NoWordError("average pooling of parts of windows")
         if module.divisor_override is not None or (any(padding) and not module.count_include_pad):
-            raise NotImplementedError("average pooling with a divisor other than the window's size")
+            raise _NoWordError("average pooling with a divisor other than the window's size")
         return self.nir.AvgPool2d(*map(np.array, (kernel, stride, padding)))
 
     def _adaptive_pool(self, module: nn.AdaptiveAvgPool2d, before, after) -> "nir.NIRNode":
-        if any(size % pixels for size, pixels in zip(before[1:], after[1:], strict=True)):
-            raise NotImplementedError("adaptive pooling with windows of different sizes")
-        kernel = np.array([size // pixels for size, pixels in zip(before[1:], after[1:], strict=True)])
+        kernel, left = np.divmod(before[1:], after[1:])
+        if left.any():
+            raise _NoWordError("adaptive pooling with windows of different sizes")
         return self.nir.AvgPool2d(kernel, kernel, np.array((0, 0)))
 
     def _flatten(self, module: nn.Flatten, before, after) -> "nir.NIRNode":
         first, last = (dim % (len(before) + 1) for dim in (module.start_dim, module.end_dim))
         if not first:
-            raise NotImplementedError("flattening of the batch")
+            raise _NoWordError("flattening of the batch")
         return self.nir.Flatten(np.array(before), first - 1, last - 1)
 
     def _node(self, node: Node, before, after) -> "nir.NIRNode":
         if type(node) not in (IterativeLIFNode, ScaledInputLIFNode):
-            raise NotImplementedError(f"{type(node).__name__} is no LIF with hard reset")
+            raise _NoWordError(f"{type(node).__name__} is no LIF with hard reset")
         if node.v_reset is None:
-            raise NotImplementedError("soft reset")
+            raise _NoWordError("soft reset")
         scale, offset = getattr(node, "input_scale", 1.0), getattr(node, "input_offset", 0.0)
         leak = 1.0 - node.decay
-        if not 0 <= leak <= 1 or (offset and not leak):
-            raise NotImplementedError(f"a decay of {node.decay} with an input offset of {offset}")
+        if leak < 0:
+            raise _NoWordError(f"a decay of {node.decay}, which lets potentials grow")
+        if offset and not leak:
+            raise _NoWordError("an input offset without a leak")
         ends = np.full(after, node.v_threshold), np.full(after, node.v_reset)
         if not leak:
             return self.nir.IF(np.full(after, scale / self.dt), *ends)

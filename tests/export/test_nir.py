@@ -207,6 +207,20 @@ def test_a_graph_from_its_file_gives_what_the_network_gives(case, tmp_path):
     assert expected.std() > 0.01
 
 
+@pytest.mark.parametrize(
+    ("node", "expected"),  # by hand: tau, R, v_leak, and where it resets
+    [
+        (IterativeLIFNode(decay=0.75, v_threshold=0.4), (4e-3, 4.0, 0.0, 0.0)),
+        (sj_neuron.LIFNode(tau=4.0, v_reset=-0.1), (4e-3, 1.0, -0.1, -0.1)),  # tau dV/dt = -(V - V_reset) + X
+        (sj_neuron.LIFNode(tau=4.0, decay_input=False, v_reset=-0.1), (4e-3, 4.0, -0.1, -0.1)),
+    ],
+)
+def test_the_constants_are_those_of_the_differential_equation(node, expected):
+    lif = to_nir(nn.Sequential(nn.Identity(), node), torch.zeros(1, 2), dt=1e-3).nodes["1"]
+    found = np.stack([lif.tau, lif.r, lif.v_leak, lif.v_reset])
+    np.testing.assert_allclose(found, np.broadcast_to(np.array(expected)[:, None], (4, 2)), rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("name", model.ARCHITECTURES)
 def test_every_architecture_can_be_written(name, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "model")
@@ -284,6 +298,7 @@ REFUSED = {
     "no word for mean": Refused(lambda x: x.mean(0)),
     "runs each layer once": Refused(lambda x, conv: conv(conv(x)), nn.Conv2d(2, 2, 1)),
     "it is not one tensor": Refused(lambda x, conv: (x, conv(x)), nn.Conv2d(2, 2, 1)),
+    "lets potentials grow": nn.Sequential(IterativeLIFNode(decay=1.5)),
     "input offset": nn.Sequential(ScaledInputLIFNode(1.0, 0.1, decay=1.0)),
     "cannot fuse 0": nn.Sequential(sj_layer.BatchNorm2d(2)),
 }
