@@ -3,11 +3,13 @@
 The tests compare recipes with it, so that a change to a base or a profile shows in which runs it changes.
 """
 
+import json
 import sys
 from pathlib import Path
 
 import yaml
 
+from jellyplus._files import write_atomically
 from jellyplus._options import PROFILES
 from jellyplus.training.recipe import as_plain_data
 from jellyplus.training.recipe_files import has_profile, load_run
@@ -26,21 +28,15 @@ def resolved() -> dict:
             profile: load_run(name, profile, recipes).key for profile in PROFILES if has_profile(name, profile, recipes)
         }
         values = as_plain_data(load_run(name, "paper", recipes).recipe)
-        found[name] = _plain(values) | {"keys": keys}
+        found[name] = json.loads(json.dumps(values)) | {"keys": keys}  # lists for tuples
     return found
 
 
 def main() -> int:
     """Write it."""
     text = yaml.safe_dump(resolved(), default_flow_style=None, width=120)
-    FILE.write_text(f"# Written by tools/snapshot_recipes.py: do not edit.\n{text}")
+    write_atomically(FILE, f"# Written by tools/snapshot_recipes.py: do not edit.\n{text}".encode())
     return 0
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _plain(held) for key, held in value.items()}
-    return [_plain(held) for held in value] if isinstance(value, list | tuple) else value
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.figure_view import COLORS, LINES, STYLE
 from jellyplus.reproduction.picture import mark_stand_in, wrapped
 from jellyplus.reproduction.runs import find, one_a_seed, recipe_of
-from jellyplus.reproduction.scale import STAND_IN, STAND_INS
+from jellyplus.reproduction.scale import STAND_IN, is_stand_in
 
 __all__ = ["Compared", "compared", "courses", "main", "table"]
 
@@ -57,8 +57,7 @@ class Compared:
     @property
     def stand_in(self) -> bool:
         """Whether the data take the place of real ones."""
-        held = self.evidence[0].dataset
-        return bool(held.get("stand_in")) or held["name"] in STAND_INS
+        return is_stand_in(self.evidence[0])
 
 
 def compared(runs: Sequence[str], root: Path, profile: str | None = None) -> list[Compared]:

@@ -18,7 +18,9 @@ from jellyplus._errors import InputError
 from jellyplus._files import below, read_file, write_atomically
 from jellyplus._strict import from_mapping
 from jellyplus.reproduction.evidence import Evidence
+from jellyplus.reproduction.scale import is_stand_in
 from jellyplus.reproduction.store import Store
+from jellyplus.training.recipe_files import METHODS
 
 __all__ = ["FOLDER", "Published", "card", "find", "publish"]
 
@@ -109,14 +111,17 @@ def publish(name: str, evidence: Path, weights: Mapping[str, Tensor], folder: Pa
 
 def card(name: str, evidence: Evidence) -> str:
     """The model card, in Markdown: what the network is, what it was measured to do, and how to get it."""
-    recipe, data = evidence.recipe, evidence.dataset
-    surrogate, shown = recipe["surrogate"], recipe["model"]
+    recipe, data, network = evidence.recipe, evidence.dataset, evidence.recipe["model"]
+    names = {part: settings["name"] for part in ("neuron", "norm", "surrogate") if (settings := recipe[part])}
+    methods = [part for part in METHODS if recipe[part] and part != "initial_weights"]
     lines = {
         "recipe": f"`{evidence.recipe_name}`, profile `{evidence.profile}`, seed {evidence.seed}",
-        "network": f"{shown['architecture']}, width {shown['width']}, T = {shown['time_steps']}, "
+        "network": f"{network['architecture']}, width {network['width']}, T = {network['time_steps']}, "
         f"{evidence.parameters:,} parameters",
-        "neurons": f"{recipe['neuron']['name']}, norm {recipe['norm']['name']}, surrogate {surrogate['name']}",
-        "trained on": f"{data['name']}, {data['train_examples']:,} examples, {evidence.epochs_completed} epochs",
+        "parts": ", ".join(f"{part} {name}" for part, name in ({"neuron": "ReLU"} | names).items()),
+        "methods": ", ".join(methods) or "none beside these",
+        "trained on": f"{'stand-in ' * is_stand_in(evidence)}{data['name']}, {data['train_examples']:,} examples, "
+        f"{evidence.epochs_completed} epochs",
         "accuracy": f"{evidence.accuracy_last:.2f} % of {data['test_examples']:,} test examples, after the last epoch",
         "energy of an inference": f"{evidence.operations['energy_uj']:.3g} uJ, convention "
         f"{evidence.operations['convention']}",
@@ -134,8 +139,8 @@ def card(name: str, evidence: Evidence) -> str:
             "",
             f'`jellyplus.load("{name}")` gives the network, its transform, its recipe and its history.',
             "",
-            "Trained to compare methods at a small scale, not to be good at the task. Use with other data, and against",
-            "bias or attack, was not looked at.",
+            "It is what its recipe and profile say, and no better at the task. Other data, bias and attacks were not",
+            "looked at.",
             "",
         ]
     )

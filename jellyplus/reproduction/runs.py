@@ -21,6 +21,7 @@ from jellyplus.datasets.classes import class_names
 from jellyplus.datasets.transforms import Transform
 from jellyplus.reproduction import checks, loading, published, scale
 from jellyplus.reproduction.evidence import Evidence
+from jellyplus.reproduction.published import Published
 from jellyplus.reproduction.source import code_digest
 from jellyplus.reproduction.store import Store
 from jellyplus.training.checkpoint import load_checkpoint
@@ -109,10 +110,11 @@ def _has_frames(recipe: Recipe) -> bool:
 
 
 class Kept(NamedTuple):
-    """A piece of evidence and the store that has it."""
+    """A piece of evidence, the store that has it, and where its weights are published, if they are."""
 
     evidence: Evidence
     store: Store
+    published: Published | None = None
 
     @property
     def path(self) -> Path:
@@ -162,8 +164,8 @@ def _of_file(path: Path) -> Kept:
 
 
 def _of_name(path: Path, root: str | os.PathLike) -> list[Kept]:
-    if with_weights := published.find(path.as_posix()):
-        return [_of_file(with_weights.evidence)]
+    if found := published.find(path.as_posix()):
+        return [_of_file(found.evidence)._replace(published=found)]
     name = f"{path.parent.name}/{path.stem}" if path.suffix == ".yaml" else str(path)
     if not _NAME.fullmatch(name):
         raise InputError(f"there is no file or folder {path}, and a recipe's name is like dspike/cifar10_t6")
@@ -189,7 +191,7 @@ def load(
     evidence = kept.evidence
     recipe = recipe_of(evidence)
     return TrainedRun(
-        network=_network(recipe, *_weights(run, kept)),
+        network=_network(recipe, *_weights(kept)),
         transform=InputTransform(recipe, loading.evaluation(recipe)),
         classes=class_names(recipe.data.dataset, recipe.model.num_classes),
         recipe=recipe,
@@ -198,10 +200,10 @@ def load(
     )
 
 
-def _weights(run: str | os.PathLike, kept: Kept) -> tuple[dict[str, Tensor], Path]:
+def _weights(kept: Kept) -> tuple[dict[str, Tensor], Path]:
     """And the file that has them."""
-    if with_weights := published.find(Path(run).as_posix()):
-        return with_weights.weights(), with_weights.file
+    if kept.published:
+        return kept.published.weights(), kept.published.file
     if not kept.checkpoint.is_file():
         raise InputError(
             f"{kept.path} has no checkpoint {kept.checkpoint.name} beside it: put it there, or train again"
@@ -318,7 +320,7 @@ _COLUMNS = (
 def _row(kept: Kept) -> tuple:
     """Accuracies in percent, energy of an inference by the default convention, and whether there is a checkpoint."""
     e = kept.evidence
-    stand_in = bool(e.dataset.get("stand_in")) or e.dataset["name"] in scale.STAND_INS
+    stand_in = scale.is_stand_in(e)
     measured = (e.accuracy_last, e.accuracy_best, e.epochs_completed, e.operations["energy_uj"], e.wall_time_s)
     head = (e.recipe_name, e.profile, e.seed, e.dataset["name"], stand_in)
     return (*head, *measured, kept.checkpoint.is_file(), str(kept.path))

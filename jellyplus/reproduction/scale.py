@@ -10,7 +10,18 @@ from jellyplus.reproduction.evidence import Evidence, Measurement
 from jellyplus.training.recipe import Recipe, Run
 from jellyplus.training.recipe_files import load_run
 
-__all__ = ["STAND_IN", "STAND_INS", "Scale", "in_short", "of_evidence", "of_measurement", "printed", "side", "together"]
+__all__ = [
+    "STAND_IN",
+    "STAND_INS",
+    "Scale",
+    "in_short",
+    "is_stand_in",
+    "of_evidence",
+    "of_measurement",
+    "printed",
+    "side",
+    "together",
+]
 
 #: The first words of what is said of one, and its status.
 STAND_IN = "stand-in"
@@ -38,6 +49,11 @@ class Scale:
         return together([self])
 
 
+def is_stand_in(evidence: Evidence) -> bool:
+    """Whether its data take the place of real ones: by their name, or because it says so."""
+    return bool(evidence.dataset.get("stand_in")) or evidence.dataset["name"] in STAND_INS
+
+
 def printed(name: str, recipes: Path, overrides: dict | None = None) -> Run:
     """The run of a recipe as its file has it, whatever the profiles are.
 
@@ -56,8 +72,7 @@ def of_evidence(evidence: Evidence, run: Run, paper: Run, split: Split | None = 
         paper: from :func:`printed`.
         split: how many examples the paper's data set has; None where no claim says it.
     """
-    held = evidence.dataset
-    stand_in = bool(held.get("stand_in")) or held["name"] in STAND_INS
+    held, stand_in = evidence.dataset, is_stand_in(evidence)
     number, all_of_them = held["train_examples"], split.train_examples if split else None
     return _scale(run, paper, stand_in, number, all_of_them, evidence.epochs_completed)
 

@@ -17,7 +17,7 @@ from jellyplus.reproduction import picture
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.quantities import QUANTITIES
-from jellyplus.reproduction.scale import STAND_IN, STAND_INS, Scale, together
+from jellyplus.reproduction.scale import STAND_IN, Scale, is_stand_in, together
 from jellyplus.reproduction.today import Standing
 
 __all__ = ["COLUMNS", "PROFILES", "Result", "alike", "build", "displayed", "headed", "made_by", "summary", "write"]
@@ -110,8 +110,7 @@ class Result:
     faults: tuple[str, ...] = ()
 
     def __post_init__(self):
-        held = self.evidence.dataset if self.evidence else {}
-        if bool(held.get("stand_in")) or held.get("name") in STAND_INS:
+        if self.evidence and is_stand_in(self.evidence):
             object.__setattr__(self, "scale", replace(self.scale, stand_in=True))
 
 

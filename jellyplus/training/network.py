@@ -13,6 +13,7 @@ from jellyplus._errors import InputError
 from jellyplus.layer import ThresholdDependentBatchNorm2d
 from jellyplus.neuron import backends
 from jellyplus.registry import ARCHITECTURES, NODES, NORMS, SURROGATES
+from jellyplus.training.parts import make
 from jellyplus.training.recipe import InitialWeights, Norm, Recipe
 
 __all__ = ["InitialState", "build_network", "check_parts", "choose_backend", "initialise"]
@@ -113,12 +114,8 @@ def _neuron(recipe: Recipe, backend: str | None) -> nn.Module:
     if neuron is None:
         return nn.ReLU()
     names = ("decay", "v_threshold", "v_reset", "detach_reset", "rectify", "strict")
-    constants = {name: getattr(neuron, name) for name in names}
-    constants |= {"surrogate_function": _surrogate(recipe), "step_mode": "m", "backend": backend}
-    try:
-        return NODES[neuron.name](**constants, **(neuron.parameters or {}))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"neuron does not fit {neuron.name}: {error}") from error
+    shared = {"surrogate_function": _surrogate(recipe), "step_mode": "m", "backend": backend}
+    return make("neuron", NODES, neuron, names, **shared)
 
 
 def _surrogate(recipe: Recipe) -> surrogate.Surrogate:
@@ -134,17 +131,10 @@ def _surrogate(recipe: Recipe) -> surrogate.Surrogate:
 def _norm(recipe: Recipe) -> model.Norm:
     if recipe.norm is None:
         return lambda alpha, channels: nn.Identity()
-    settings = recipe.norm
-    constants = {"eps": settings.eps, "momentum": settings.momentum}
-    constants |= {"v_threshold": recipe.neuron and recipe.neuron.v_threshold}
-
-    def make(alpha: float, channels: int) -> nn.Module:
-        try:
-            return NORMS[settings.name](alpha=alpha, channels=channels, **constants, **(settings.parameters or {}))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"norm does not fit {settings.name}: {error}") from error
-
-    return make
+    shared = {"v_threshold": recipe.neuron and recipe.neuron.v_threshold}
+    return lambda alpha, channels: make(
+        "norm", NORMS, recipe.norm, ("eps", "momentum"), alpha=alpha, channels=channels, **shared
+    )
 
 
 def check_parts(net: nn.Module, recipe: Recipe) -> None:

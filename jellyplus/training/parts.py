@@ -10,40 +10,44 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
 from jellyplus._errors import InputError
 from jellyplus.layer import ThresholdDependentBatchNorm2d
 from jellyplus.neuron import IterativeLIFNode, SRIFNode
-from jellyplus.registry import NODES, NORMS, OPTIMIZERS, SCHEDULES
+from jellyplus.registry import NODES, NORMS, OPTIMIZERS, SCHEDULES, Registry
 
 if TYPE_CHECKING:
     from jellyplus.training.recipe import Optimizer, Schedule
 
-__all__ = ["make_optimizer", "make_schedule"]
+__all__ = ["make", "make_optimizer", "make_schedule"]
+
+
+def make(section: str, parts: Registry, settings: Any, names: Iterable[str], *given: Any, **shared: Any) -> Any:
+    """What a section of a recipe describes.
+
+    Args:
+        section: its name, for the sentence.
+        parts: where ``settings.name`` is registered.
+        settings: of the section.
+        names: of the settings that the part is given, beside ``settings.parameters``.
+        given, shared: what it is given that no recipe states.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    stated = {name: getattr(settings, name) for name in names}
+    try:
+        return parts[settings.name](*given, **stated, **(settings.parameters or {}), **shared)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{section} does not fit {settings.name}: {error}") from error
 
 
 def make_optimizer(settings: "Optimizer", parameters: Iterable[nn.Parameter], **kernel: bool) -> torch.optim.Optimizer:
-    """The optimizer that a recipe describes.
-
-    Raises:
-        InputError: its parameters do not fit.
-    """
+    """The optimizer that a recipe describes; raises as :func:`make`."""
     names = ("learning_rate", "momentum", "nesterov", "weight_decay")
-    stated = {name: getattr(settings, name) for name in names}
-    try:
-        return OPTIMIZERS[settings.name](parameters, **stated, **(settings.parameters or {}), **kernel)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"optimizer does not fit {settings.name}: {error}") from error
+    return make("optimizer", OPTIMIZERS, settings, names, parameters, **kernel)
 
 
 def make_schedule(settings: "Schedule", optimizer: torch.optim.Optimizer) -> LRScheduler:
-    """The learning rate schedule that a recipe describes.
-
-    Raises:
-        InputError: its parameters do not fit.
-    """
+    """The learning rate schedule that a recipe describes; raises as :func:`make`."""
     names = ("epochs", "final_learning_rate", "step_epochs", "step_factor")
-    stated = {name: getattr(settings, name) for name in names}
-    try:
-        return SCHEDULES[settings.name](optimizer, **stated, **(settings.parameters or {}))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"schedule does not fit {settings.name}: {error}") from error
+    return make("schedule", SCHEDULES, settings, names, optimizer)
 
 
 @NODES.register("lif")

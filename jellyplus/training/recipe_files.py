@@ -22,7 +22,7 @@ from jellyplus._errors import InputError
 from jellyplus._strict import from_mapping, load_yaml
 from jellyplus.training.recipe import Recipe, Run
 
-__all__ = ["default_profile", "fits", "has_profile", "layers", "load_file", "load_run", "written"]
+__all__ = ["METHODS", "default_profile", "fits", "has_profile", "layers", "load_file", "load_run", "written"]
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,13 @@ def written(name: str, folder: Path) -> Any:
     Raises:
         InputError: a file is missing or no YAML; the base is no name of a run, or has a base itself.
     """
-    values, *base = (load_yaml(path, folder) for path in reversed(layers(name, folder)))
+    *base, (_, values) = layers(name, folder)
     if base:
-        values = _refined(base[0], {key: value for key, value in values.items() if key != "base"})
-    return dict.fromkeys(_PARTS) | values if isinstance(values, Mapping) else values
+        values = _refined(base[0][1], {key: value for key, value in values.items() if key != "base"})
+    return dict.fromkeys(METHODS) | values if isinstance(values, Mapping) else values
 
 
-_PARTS = (  # that a recipe may leave out, which is to say null
+METHODS = (  #: parts of a recipe that it may leave out, which is to say null
     "temperature_search",
     "finite_differences",
     "evolution",
@@ -106,27 +106,28 @@ _PARTS = (  # that a recipe may leave out, which is to say null
 )
 
 
-def layers(name: str, folder: Path) -> list[Path]:
-    """The files that :func:`written` reads, the base first.
+def layers(name: str, folder: Path) -> list[tuple[Path, Any]]:
+    """The files that :func:`written` reads, the base first, each with what it holds.
 
     Raises:
         InputError: as there.
     """
     path = folder / f"{name}.yaml"
-    if (base := _base(path, folder)) is None:
-        return [path]
+    values = load_yaml(path, folder)
+    if (base := _base(values)) is None:
+        return [(path, values)]
     if not (isinstance(base, str) and re.fullmatch(r"\w[\w.-]*", base)):
         raise InputError(f"{path}: base is {base!r}; it must be the name of a run of the same paper, as in cifar10_t6")
     below = path.with_name(f"{base}.yaml")
     if not below.is_file():
         raise InputError(f"{path}: base is {base}, and there is no {below}: check the name")
-    if (another := _base(below, folder)) is not None:
+    stated = load_yaml(below, folder)
+    if (another := _base(stated)) is not None:
         raise InputError(f"{path}: base is {base}, which is based on {another!r}: give one that states everything")
-    return [below, path]
+    return [(below, stated), (path, values)]
 
 
-def _base(path: Path, folder: Path) -> Any:
-    values = load_yaml(path, folder)
+def _base(values: Any) -> Any:
     return values.get("base") if isinstance(values, Mapping) else None
 
 

@@ -75,7 +75,7 @@ def _flow(value: Any) -> str:
 def _places(run: Run, folder: Path) -> dict[_Keys, _Place]:
     """Of all keys in all files that a run is read from; what comes later is laid over what comes before."""
     found: dict[_Keys, _Place] = {}
-    for file in layers(run.name, folder):
+    for file, _ in layers(run.name, folder):
         found |= _of_file(file)
     profiles = (folder / run.name).with_name("profiles.yaml")
     overlays = _of_file(profiles) if run.profile and profiles.exists() else {}
@@ -86,7 +86,7 @@ def _places(run: Run, folder: Path) -> dict[_Keys, _Place]:
 
 
 def _of_file(file: Path) -> dict[_Keys, _Place]:
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     written = text.splitlines()
 
     def walk(node: yaml.Node, above: _Keys) -> Iterator[tuple[_Keys, _Place]]:

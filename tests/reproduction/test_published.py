@@ -15,7 +15,7 @@ import torch
 import jellyplus
 from jellyplus.__main__ import main
 from jellyplus._errors import InputError
-from jellyplus.reproduction import published
+from jellyplus.reproduction import published, scale
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.store import Store
 
@@ -65,6 +65,22 @@ def test_published_weights_are_the_checkpoints(tree):
     x = torch.rand(1, 3, *trained.transform(torch.zeros(1, 3, 16, 16, dtype=torch.uint8)).shape[2:])
     assert torch.equal(ours.network(x), trained.network(x))
     assert not any("shortcuts" in name for name in ours.network.state_dict())
+
+
+def test_a_card_tells_stand_ins_and_methods(tree):
+    (committed,) = Path("reproductions").glob("measured/evidence/*/seed0-*.json")
+    evidence = Store(committed.parent.parent).read(committed, Evidence)
+    lines = published.card(NAME, evidence).splitlines()
+    assert "| methods | shortcut |" in lines
+    assert any(line.startswith("| trained on | stand-in digit_pairs, ") for line in lines)
+    assert any(line.startswith("| parts | neuron lif, norm ") for line in lines)
+
+
+def test_the_card_of_an_ann_has_relus():
+    files = (ROOT / "reproductions/measured/evidence").glob("*/seed*.json")
+    path = next(path for path in files if json.loads(path.read_text())["recipe"]["neuron"] is None)
+    evidence = Store(path.parent.parent).read(path, Evidence)
+    assert "| parts | neuron ReLU, norm bn |" in published.card("some/ann", evidence).splitlines()
 
 
 def test_they_can_be_compared(tree, capsys):
@@ -144,7 +160,7 @@ def test_a_committed_network_loads_and_its_card_is_its_evidences(name, monkeypat
     evidence = Store(found.evidence.parent.parent).read(found.evidence, Evidence)
     assert found.file.with_suffix(".md").read_text() == published.card(name, evidence)
     run = jellyplus.load(name)
-    image = torch.zeros(1, run.recipe.model.in_channels, *[28 if "mnist" in name else 32] * 2, dtype=torch.uint8)
+    image = torch.zeros(1, run.recipe.model.in_channels, *[scale.side(run.recipe)] * 2, dtype=torch.uint8)
     outputs = run.network(run.transform(image))
     assert outputs.shape == (run.recipe.model.time_steps, 1, run.recipe.model.num_classes)
     assert outputs.isfinite().all()

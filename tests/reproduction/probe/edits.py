@@ -103,7 +103,7 @@ FAULTS = {
         SRIF,
     ),
     "alpha of tdBN": (
-        [NETWORK, "NORMS[settings.name](alpha=alpha,", "NORMS[settings.name](alpha=1.01 * alpha,"],
+        [NETWORK, '("eps", "momentum"), alpha=alpha,', '("eps", "momentum"), alpha=1.01 * alpha,'],
         NORMED,
     ),
     "alpha where branches meet": (
