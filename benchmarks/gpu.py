@@ -6,14 +6,15 @@
 Sections run in this order, each in its box of seconds, the last in all that is left:
 
     card      20 s   versions, card, doctor
-    right     90 s   the parity matrix through CuPy on the card; layouts, streams, CUDA graphs, a changed temperature
+    right    120 s   layouts, streams, CUDA graphs, a changed temperature; every method trains; the parity matrix
     fast     150 s   node against its peers, training step against ReLU, profile, loader, training loop
-    evidence         the most valuable row that fits (gpu_sections/rows.py), by its ordinary script
+    evidence         tables of small networks, many runs side by side, then rows (gpu_sections/rows.py)
 
 Every part of a section is a process of its own that is killed when its box is over: a part that hangs or crashes costs
 its box and nothing else. What is measured is appended to FOLDER/gpu.jsonl as it comes; FOLDER/gpu.md, written again
 after every part, is all there is in it, so that calls into one FOLDER add up; "--sections" with none behind it only
-writes it again. FOLDER/gpu_evidence.zip has evidence and views, FOLDER/gpu.log all output. How a
+writes it again. FOLDER/gpu_evidence.zip has evidence and views, gpu_weights.zip the weights of published runs,
+FOLDER/gpu.log all output. How a
 machine without internet is given what it needs: gpu_day.sh.
 
 --dry-run calls every part's own code on the CPU, with tiny sizes, where the CUDA kernels' text runs through g++
@@ -46,9 +47,10 @@ SECTIONS = (
     Section("card", 20, (Part(("card.versions", "card.report"), 20),)),
     Section(
         "right",
-        90,
+        120,
         (
             Part(("right.layouts", "right.launches", "right.temperature", "right.graph", "right.large"), 40),
+            Part(("right_training.methods",), 60),
             Part(("right.matrix",), 90),
         ),
     ),

@@ -1,10 +1,13 @@
-"""Section 4: rows of the papers' tables, by the ordinary scripts, as many and as whole as the time allows.
+"""Section 4: tables and rows, by the ordinary scripts, as many and as whole as the time allows.
 
+First the tables of small networks (:data:`~gpu_sections.rows.TABLES`), many runs side by side: what is finished is
+packed every :data:`PACKED` seconds, so that a box that ends costs the runs that are in it and no others. Then rows.
 The loop's epochs on random images (``fast_training.py``) say what an epoch of the data takes, :data:`SHARE` of the time
 that is left how many fit. The first row of ``rows.py`` for which these are enough is made: with the paper's own number
 of epochs where that fits, and otherwise with ``--profile gpu --epochs N``, so that the same command makes it again.
 """
 
+import contextlib
 import io
 import json
 import subprocess
@@ -16,15 +19,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpu_sections.job import Job, named, read
-from gpu_sections.rows import REPRODUCTIONS, ROWS, Row, claim_of, run_of, shortened, table_of
+from gpu_sections.rows import REPRODUCTIONS, ROWS, TABLES, Row, Table, claim_of, run_of, shortened, table_of
 from jellyplus._files import write_atomically
 from jellyplus.reproduction.store import Store
 
 __all__ = ["Plan", "make", "planned"]
 
 SHARE = 0.88  # of the time that is left: an epoch of a run may be slower than those that were measured
+PACKED = 10.0  # seconds from one packing of what is finished to the next
 START = 60.0  # seconds of a script beside its epochs: imports, reading and hashing the data, counting operations
 _FOR_EVER = 1e9
+_DRY_ROW = "tdbn"
 _MADE = ("*.json", "*.csv", "*.md", "*.png")
 
 
@@ -46,6 +51,8 @@ class Plan(NamedTuple):
 
 def make(job: Job) -> None:
     """Make rows until none fits any more; a record for each, and the evidence packed after each."""
+    for table in TABLES[: 1 if job.dry_run else None]:
+        _make_table(job, table)
     epochs_s, tried = dict(_epochs(job)), set()
     while plan := planned(epochs_s, _FOR_EVER if job.dry_run else job.left, tried):
         tried.add(plan.row.row)
@@ -54,10 +61,36 @@ def make(job: Job) -> None:
         values = {"table": plan.row.table, "row": plan.row.row, "epochs": plan.epochs, "seeds": plan.seeds}
         values |= {"whole": plan.whole, "exit_code": code, "seconds": time.monotonic() - started}
         job.add(**values, runs=list(_made(job, started)), overlay=None if plan.whole else _overlay(plan))
-        _pack(Path(job.scratch, "results"), named(job.out, job.dry_run, "_evidence.zip"))
+        _pack(job)
         if job.dry_run:
             return
     job.add(left_s=job.left, said="no further row fits")
+
+
+def _make_table(job: Job, table: Table) -> None:
+    """Its runs side by side; a record of them, also where time ends in it."""
+    profile, seeds = ("smoke", (0,)) if job.dry_run else (table.profile, table.seeds)
+    rows = table.rows or ((_DRY_ROW,) if job.dry_run else ())
+    options = ["--profile", profile, "--seeds", *map(str, seeds), *(["--rows", *rows] if rows else [])]
+    started = time.monotonic()
+    process = subprocess.Popen(_script(job, table.table, [*options, "--jobs", str(job.workers)]))
+    try:
+        while process.poll() is None and (job.dry_run or job.left > PACKED):
+            time.sleep(0.1 if job.dry_run else PACKED)
+            _pack(job)
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PACKED / 2)
+    _pack(job)
+    values = {
+        "table": table.table,
+        "row": ", ".join(rows) or "all",
+        "seeds": seeds,
+        "exit_code": process.returncode,
+        "overlay": None,
+    }
+    job.add(**values, side_by_side=job.workers, seconds=time.monotonic() - started, runs=list(_made(job, started)))
 
 
 def planned(epochs_s: dict[str, float], left: float, tried: set[str]) -> Plan | None:
@@ -95,14 +128,17 @@ def _missing(row: Row) -> tuple[int, ...]:
 
 
 def _command(job: Job, plan: Plan) -> list[str]:
-    script = str(REPRODUCTIONS / f"{plan.row.table}.py")
     options = ["--rows", plan.row.row, "--seeds", *map(str, plan.seeds), "--workers", str(job.workers)]
-    options += ["--out", str(Path(job.scratch, "results"))]
     if job.dry_run:
-        return [sys.executable, script, *options, "--profile", "smoke", "--device", "cpu"]
+        return _script(job, plan.row.table, [*options, "--profile", "smoke"])
     profile = ["--profile", "paper"] if plan.whole else ["--profile", "gpu", "--epochs", str(plan.epochs)]
-    root = ["--data-root", job.data_root] if job.data_root else []
-    return [sys.executable, script, *options, *profile, *root, "--device", "cuda"]
+    return _script(job, plan.row.table, [*options, *profile])
+
+
+def _script(job: Job, table: str, options: list[str]) -> list[str]:
+    root = ["--data-root", job.data_root] if job.data_root and not job.dry_run else []
+    where = ["--out", str(Path(job.scratch, "results")), *root, "--device", "cpu" if job.dry_run else "cuda"]
+    return [sys.executable, str(REPRODUCTIONS / f"{table}.py"), *options, *where]
 
 
 def _made(job: Job, started: float) -> Iterator[dict[str, Any]]:
@@ -124,11 +160,21 @@ def _overlay(plan: Plan) -> str:
     return f'recipes/{paper}/profiles.yaml, under gpu:\n  "{name}":\n    schedule: {{epochs: {plan.epochs}{steps}}}'
 
 
-def _pack(results: Path, target: Path) -> None:
-    """Everything but checkpoints, which are too large to travel."""
+def _pack(job: Job) -> None:
+    """Everything that is finished, but of checkpoints, which are too large to travel, only what is published."""
+    results = Path(job.scratch, "results")
+    if not results.is_dir():
+        return
+    published = json.loads((REPRODUCTIONS / "weights" / "weights.json").read_text()).values()
+    keys = {Path(entry["evidence"]).parent.name for entry in published}
+    weights = [path for path in results.rglob("seed0-*.ckpt") if path.parent.name in keys]
+    _zip(named(job.out, job.dry_run, "_evidence.zip"), results, [p for e in _MADE for p in results.rglob(e)])
+    _zip(named(job.out, job.dry_run, "_weights.zip"), results, weights)
+
+
+def _zip(target: Path, root: Path, paths: list[Path]) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for pattern in _MADE:
-            for path in sorted(results.rglob(pattern)):
-                archive.write(path, path.relative_to(results))
+        for path in sorted(paths):
+            archive.write(path, path.relative_to(root))
     write_atomically(target, buffer.getvalue())

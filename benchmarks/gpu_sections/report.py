@@ -95,7 +95,12 @@ def _right(records: Sequence[Record]) -> list[str]:
         "Against SpikingJelly's step-by-step loop under autograd on the CPU, two calls with the state carried over; "
         "tolerances and what a flip is: `gpu_sections/right.py`."
     )
-    return [stated if matrix else "", _table(rows), _table(wrong), _table(cases)]
+    trained = [
+        {"row of the comparison": r["method"], "loss": r["loss"], "on the CPU": r["loss_on_cpu"]}
+        for r in _with(records, "method")
+    ]
+    said = "Two steps of training by every method, on random images:" if trained else ""
+    return [stated if matrix else "", _table(rows), _table(wrong), _table(cases), said, _table(trained)]
 
 
 def _nodes(records: Sequence[Record]) -> list[str]:
@@ -197,6 +202,7 @@ def _evidence(records: Sequence[Record]) -> list[str]:
             "accuracy (%)": run["accuracy_last"],
             "best (%)": run["accuracy_best"],
             "time (s)": run["wall_time_s"],
+            "side by side": r.get("side_by_side", 1),
             "on": run["device"],
         }
         for r in made

@@ -1,4 +1,4 @@
-"""The rows of tables that a GPU is asked for, the most valuable first, and the runs that make them."""
+"""The tables and rows that a GPU is asked for, the most valuable first, and the runs that make them."""
 
 import functools
 from pathlib import Path
@@ -8,10 +8,26 @@ from jellyplus.reproduction import tables
 from jellyplus.reproduction.claims import Claim, ClaimTable, load_claims
 from jellyplus.training.recipe import Run
 
-__all__ = ["REPRODUCTIONS", "ROWS", "Row", "claim_of", "run_of", "shortened", "table_of"]
+__all__ = ["REPRODUCTIONS", "ROWS", "TABLES", "Row", "Table", "claim_of", "run_of", "shortened", "table_of"]
 
 REPRODUCTIONS = Path(__file__).parents[2] / "reproductions"
 _RECIPES = REPRODUCTIONS.parent / "recipes"
+
+
+class Table(NamedTuple):
+    """Rows of a table whose networks are so small that many of them share the card.
+
+    Args:
+        table: its script.
+        profile: at which its runs are made.
+        seeds: of its runs.
+        rows: their ids; none for all.
+    """
+
+    table: str
+    profile: str
+    seeds: tuple[int, ...]
+    rows: tuple[str, ...] = ()
 
 
 class Row(NamedTuple):
@@ -32,20 +48,19 @@ class Row(NamedTuple):
     seeds: tuple[int, ...] = (0,)
 
 
-_EPSILONS = ("0-1", "0-001", "0-5", "0-01", "0-05", "0-2")
-#: CIFAR-10 first, which no CPU reaches: a schedule that comes near the paper's, of any paper, before a short one of the
-#: first paper. MNIST, which is made whole, fills what is left.
+#: Those that get verdicts: three seeds of everything, made whole.
+TABLES = (
+    Table("compare_methods", "small", (0, 1, 2)),
+    Table("table1_dspike", "paper", (0, 1, 2)),
+)
+#: CIFAR-10 at the papers' width, which no CPU reaches: a schedule that comes near the paper's, of any paper, before a
+#: short one of the first paper.
 ROWS = (
     Row("table1_tdbn", "cifar10-t2", "tdbn/cifar10_resnet19_t2", 35),
     Row("table2_inflor", "cifar10-resnet20-mpr", "inflor/cifar10_resnet20_t4", 40),
     Row("table2_shortcut", "cifar10-evolutionary-t2", "shortcut/cifar10_resnet18_t2_evolutionary", 40),
     Row("table1_tdbn", "cifar10-t2", "tdbn/cifar10_resnet19_t2", 12),
     Row("table2_inflor", "cifar10-resnet20-mpr", "inflor/cifar10_resnet20_t4", 12),
-    Row("table1_dspike", "rectangular", "dspike/mnist_toy_rectangular", None, (0, 1, 2)),
-    *(
-        Row("table1_dspike", f"epsilon-{epsilon}", "dspike/mnist_toy_finite_differences", None, (0, 1, 2))
-        for epsilon in _EPSILONS
-    ),
 )
 
 

@@ -6,15 +6,26 @@ sees what the uninterrupted one would have seen. Lightning calls ``set_epoch`` o
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import BatchSampler, Dataset, Sampler
+from torchvision.transforms import v2
 
 from jellyplus._distributed import processes, rank
 from jellyplus.datasets.base import Split, UnreadableError
+from jellyplus.datasets.batched import augmented
 
 Example = tuple[Tensor, Tensor, int]  # input, label, index
+
+
+class Batch(NamedTuple):
+    """Inputs, labels and the indices of the examples, int64."""
+
+    inputs: Tensor
+    labels: Tensor
+    indices: Tensor
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
@@ -78,7 +89,8 @@ class AugmentedSplit(Dataset):
     """A split for training: ``dataset[epoch, index]`` is ``(input, label, index)``, the input augmented.
 
     What is drawn for an example follows from the seed, the epoch and the index; torch's global random state is left as
-    it was found. Use it with :class:`EpochOrder`.
+    it was found. Use it with :class:`EpochOrder`. A loader asks for a whole batch, which is made at once where inputs
+    are in memory and ``augment`` is composed of transforms, with the same values.
 
     Args:
         split: the examples.
@@ -101,9 +113,23 @@ class AugmentedSplit(Dataset):
             torch.default_generator.manual_seed(derived_seed(self.seed, epoch, index))
             return _example(self.split, index, self.augment)
 
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch | list[Example | UnreadableError]:
+        if not (isinstance(self.split.inputs, Tensor) and isinstance(self.augment, v2.Compose)):
+            return [self[key] for key in keys]
+        indices = torch.tensor([index for _, index in keys])
+        seeds = [derived_seed(self.seed, epoch, index) for epoch, index in keys]
+        with torch.random.fork_rng(devices=[]):
+            inputs = augmented(self.augment.transforms, self.split.inputs[indices], seeds)
+        return Batch(inputs, self.split.labels[indices], indices)
+
 
 class EvaluationSplit(Dataset):
-    """A split for evaluation: ``dataset[index]`` is ``(input, label, index)``, the input normalised, nothing drawn."""
+    """A split for evaluation: ``dataset[index]`` is ``(input, label, index)``, the input normalised, nothing drawn.
+
+    Args:
+        split: the examples.
+        normalise: an example, or a batch of them.
+    """
 
     def __init__(self, split: Split, normalise: Callable[[Tensor], Tensor]):
         self.split = split
@@ -115,6 +141,12 @@ class EvaluationSplit(Dataset):
     def __getitem__(self, index: int) -> Example | UnreadableError:
         return _example(self.split, index, self.normalise)
 
+    def __getitems__(self, indices: Sequence[int]) -> Batch | list[Example | UnreadableError]:
+        if not isinstance(self.split.inputs, Tensor):
+            return [self[index] for index in indices]
+        taken = torch.tensor(indices)
+        return Batch(self.normalise(self.split.inputs[taken]), self.split.labels[taken], taken)
+
 
 def _example(split: Split, index: int, transform: Callable[[Tensor], Tensor]) -> Example | UnreadableError:
     try:
@@ -124,8 +156,8 @@ def _example(split: Split, index: int, transform: Callable[[Tensor], Tensor]) ->
     return transform(read), split.labels[index], index
 
 
-def collate(examples: Sequence[Example | UnreadableError], skip_unreadable: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch: inputs, labels, and the indices of the examples, int64.
+def collate(examples: Batch | Sequence[Example | UnreadableError], skip_unreadable: bool) -> Batch:
+    """A batch of what a split gave, which may be one already.
 
     Args:
         examples: of the batch; an error stands for one that cannot be read.
@@ -134,11 +166,13 @@ def collate(examples: Sequence[Example | UnreadableError], skip_unreadable: bool
     Raises:
         UnreadableError: the first of them, where none may be left out or none is left.
     """
+    if isinstance(examples, Batch):
+        return examples
     readable = [example for example in examples if not isinstance(example, UnreadableError)]
     if len(readable) < len(examples) and not (skip_unreadable and readable):
         raise next(example for example in examples if isinstance(example, UnreadableError))
     inputs, labels, indices = zip(*readable, strict=True)
-    return torch.stack(inputs), torch.stack(labels), torch.tensor(indices)
+    return Batch(torch.stack(inputs), torch.stack(labels), torch.tensor(indices))
 
 
 def derived_seed(*parts: int) -> int:

@@ -103,7 +103,8 @@ class Runner:
 
         Args:
             planned: runs and their seeds, ancestors first.
-            jobs: processes that each make one :func:`chain <chains>` at a time, with as many threads as this one has.
+            jobs: processes that each make one :func:`chain <chains>` at a time, on a CPU with as many threads as this
+                one has, beside a GPU with their share of the cores.
 
         Raises:
             InputError: a run cannot be made, or ``jobs`` are asked for in a job of several processes.
@@ -132,7 +133,7 @@ class Runner:
         return any(e.seed == seed and e.code != self.today.code_of(run) for e in self.store.runs(run.key))
 
     def _side_by_side(self, planned: list[tuple[Run, int]], jobs: int, bar: tqdm) -> None:
-        threads = torch.get_num_threads()
+        threads = torch.get_num_threads() if self.device == "cpu" else max(1, joblib.cpu_count() // jobs)
         data_root = self.data_root and os.path.abspath(self.data_root)  # a process may have begun in another folder
         plugins = registry.plugins()
         alike = (Store(self.store.root.absolute()), data_root, self.device, self.workers, self.logs)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from jellyplus._distributed import processes, rank
 from jellyplus._errors import HandedOnError, InputError
 from jellyplus.datasets import DataSet, Split
-from jellyplus.datasets.order import AugmentedSplit, EpochOrder, EvaluationSplit, PartOfBatches, collate
+from jellyplus.datasets.order import AugmentedSplit, Batch, EpochOrder, EvaluationSplit, PartOfBatches, collate
 from jellyplus.datasets.transforms import augmentation, normalisation
 from jellyplus.training.recipe import Recipe
 
@@ -161,13 +161,14 @@ class DataModule(lightning.LightningDataModule):
 
     def _trained_on(self, epoch: int, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and labels of some training examples as that epoch shows them."""
-        inputs, labels, _ = collate([self.train[epoch, index] for index in ids.tolist()], self.data.skip_unreadable)
+        shown = self.train.__getitems__([(epoch, index) for index in ids.tolist()])
+        inputs, labels, _ = collate(shown, self.data.skip_unreadable)
         return inputs, labels
 
     def _evaluated(self, split: Split, indices: Iterable[int]) -> tuple[Tensor, Tensor]:
         """Inputs and labels of some examples, as evaluation sees them; of those that can be read, if some need not."""
-        shown = EvaluationSplit(split, normalisation(self.data))
-        inputs, labels, _ = collate([shown[index] for index in indices], self.data.skip_unreadable)
+        shown = EvaluationSplit(split, normalisation(self.data)).__getitems__(list(indices))
+        inputs, labels, _ = collate(shown, self.data.skip_unreadable)
         return inputs, labels
 
     def _loading(self) -> dict:
@@ -187,7 +188,7 @@ def _not_sent(error: Exception) -> _NotSentError:
     )
 
 
-def _batch(examples: Sequence, skip_unreadable: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _batch(examples: Batch | Sequence, skip_unreadable: bool) -> Batch:
     """What ``collate`` makes, in shared memory where another process waits for it.
 
     The thread that sends batches would do so, too; there torch ends the process where memory is short.
