@@ -35,25 +35,26 @@ pack() {
     mkdir -p "$(dirname "$excluded")"
     grep -qx "/.gpu/" "$excluded" 2>/dev/null || echo "/.gpu/" >>"$excluded"
     rm -rf .gpu
-    mkdir -p .gpu/{first,second,third}/{wheels,peers,cifar10,mnist}
+    mkdir -p .gpu/{first,second,third}/cifar10 .gpu/third/mnist
     download .gpu/first/wheels spikingjelly==0.0.0.0.14
     download .gpu/first/peers/spikingjelly2 spikingjelly==2.0.0 loguru==0.7.3
     download .gpu/first/peers/snntorch snntorch==1.0.0
     "$python" "$data/carry.py" pack .gpu/parts
-    deal .gpu/parts
-    cp "$data"/MNIST/raw/*-ubyte.gz .gpu/third/mnist
     commit .gpu/first/git
+    cp "$data"/MNIST/raw/*-ubyte.gz .gpu/third/mnist
+    deal .gpu/parts
     for part in first second third; do
         cp "$data/carry.py" ".gpu/$part"
         weigh ".gpu/$part"
     done
 }
 
-deal() { # the images, which are in columns of some hundreds, in turns
-    local column number=0 parts=(first second third)
+deal() { # the images, which are in columns of some hundreds, to whichever has least
+    local column to number=0
     for column in "$1"/part*/*.webp; do
-        mv "$column" ".gpu/${parts[number % 3]}/cifar10/$number.webp"
-        mv "${column%.webp}.txt" ".gpu/${parts[number % 3]}/cifar10/$number.txt"
+        to=$(du --summarize --bytes .gpu/{first,second,third} | sort --numeric-sort | head --lines 1 | cut --fields 2)
+        mv "$column" "$to/cifar10/$number.webp"
+        mv "${column%.webp}.txt" "$to/cifar10/$number.txt"
         number=$((number + 1))
     done
     rm -r "$1"
@@ -90,7 +91,7 @@ ready() { # of what travelled with this command, and of what an earlier one left
     done
     export PYTHONPATH="$there/site${PYTHONPATH:+:$PYTHONPATH}"
     "$python" ".gpu/$1/carry.py" unpack "$there/data" ".gpu/$1/cifar10"
-    if [ ! -e .git ] && command -v git >/dev/null; then
+    if command -v git >/dev/null; then # also where there is a .git: it may be of another commit
         if [ -e ".gpu/$1/git" ]; then cp -r ".gpu/$1/git" "$there/"; fi
         export GIT_DIR="$there/git" GIT_WORK_TREE="$PWD"
         git reset --quiet

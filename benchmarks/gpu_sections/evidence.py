@@ -1,10 +1,11 @@
-"""Section 4: tables and rows, by the ordinary scripts, as many and as whole as the time allows.
+"""Section 4: evidence, as much and as whole as the time allows.
 
-First the tables of small networks (:data:`~gpu_sections.rows.TABLES`), many runs side by side: what is finished is
-packed every :data:`PACKED` seconds, so that a box that ends costs the runs that are in it and no others. Then rows.
-The loop's epochs on random images (``fast_training.py``) say what an epoch of the data takes, :data:`SHARE` of the time
-that is left how many fit. The first row of ``rows.py`` for which these are enough is made: with the paper's own number
-of epochs where that fits, and otherwise with ``--profile gpu --epochs N``, so that the same command makes it again.
+First the tables of small networks, many runs side by side (``side_by_side.py``): what is finished is packed every
+:data:`PACKED` seconds, so that a box that ends costs the runs that are in it and no others. Then rows of the papers, by
+the ordinary scripts. The loop's epochs on random images (``fast_training.py``) say what an epoch of the data takes,
+:data:`SHARE` of the time that is left how many fit. The first row of ``rows.py`` for which these are enough is made:
+with the paper's own number of epochs where that fits, and otherwise with ``--profile gpu --epochs N``, so that the same
+command makes it again.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpu_sections.job import Job, named, read
-from gpu_sections.rows import REPRODUCTIONS, ROWS, TABLES, Row, Table, claim_of, run_of, shortened, table_of
+from gpu_sections.rows import REPRODUCTIONS, ROWS, TABLES, Row, claim_of, run_of, shortened, table_of
 from jellyplus._files import write_atomically
 from jellyplus.reproduction.store import Store
 
@@ -29,7 +30,6 @@ SHARE = 0.88  # of the time that is left: an epoch of a run may be slower than t
 PACKED = 10.0  # seconds from one packing of what is finished to the next
 START = 60.0  # seconds of a script beside its epochs: imports, reading and hashing the data, counting operations
 _FOR_EVER = 1e9
-_DRY_ROW = "tdbn"
 _MADE = ("*.json", "*.csv", "*.md", "*.png")
 
 
@@ -51,8 +51,7 @@ class Plan(NamedTuple):
 
 def make(job: Job) -> None:
     """Make rows until none fits any more; a record for each, and the evidence packed after each."""
-    for table in TABLES[: 1 if job.dry_run else None]:
-        _make_table(job, table)
+    _make_tables(job)
     epochs_s, tried = dict(_epochs(job)), set()
     while plan := planned(epochs_s, _FOR_EVER if job.dry_run else job.left, tried):
         tried.add(plan.row.row)
@@ -67,13 +66,10 @@ def make(job: Job) -> None:
     job.add(left_s=job.left, said="no further row fits")
 
 
-def _make_table(job: Job, table: Table) -> None:
-    """Its runs side by side; a record of them, also where time ends in it."""
-    profile, seeds = ("smoke", (0,)) if job.dry_run else (table.profile, table.seeds)
-    rows = table.rows or ((_DRY_ROW,) if job.dry_run else ())
-    options = ["--profile", profile, "--seeds", *map(str, seeds), *(["--rows", *rows] if rows else [])]
+def _make_tables(job: Job) -> None:
+    """Their runs side by side; a record of them, also where time ends in it."""
     started = time.monotonic()
-    process = subprocess.Popen(_script(job, table.table, [*options, "--jobs", str(job.workers)]))
+    process = subprocess.Popen([sys.executable, "-m", "gpu_sections.side_by_side", json.dumps(vars(job))])
     try:
         while process.poll() is None and (job.dry_run or job.left > PACKED):
             time.sleep(0.1 if job.dry_run else PACKED)
@@ -83,14 +79,9 @@ def _make_table(job: Job, table: Table) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(PACKED / 2)
     _pack(job)
-    values = {
-        "table": table.table,
-        "row": ", ".join(rows) or "all",
-        "seeds": seeds,
-        "exit_code": process.returncode,
-        "overlay": None,
-    }
-    job.add(**values, side_by_side=job.workers, seconds=time.monotonic() - started, runs=list(_made(job, started)))
+    values = {"table": ", ".join(table.table for table in TABLES), "row": "all", "exit_code": process.returncode}
+    values |= {"side_by_side": job.workers, "seconds": time.monotonic() - started, "overlay": None}
+    job.add(**values, runs=list(_made(job, started)))
 
 
 def planned(epochs_s: dict[str, float], left: float, tried: set[str]) -> Plan | None:

@@ -195,6 +195,7 @@ def _evidence(records: Sequence[Record]) -> list[str]:
         {
             "table": r["table"],
             "row": r["row"],
+            "recipe": run["recipe_name"],
             "profile": run["profile"],
             "seed": run["seed"],
             "images": run["train_examples"],
