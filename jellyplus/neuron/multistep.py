@@ -5,6 +5,7 @@ membrane potentials again and walks back through time. :func:`step_by_step` is t
 look into it.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -66,19 +67,18 @@ class MultiStep(torch.autograd.Function):
 
 def forward(engine: Engine, x_seq: Tensor, v: Tensor | float, store_h: bool, store_v: bool, train: bool) -> tuple:
     """:data:`Sequences`, and where ``train`` what the engine's backward pass wants besides ``x_seq`` and ``v``."""
-    layout = _Layout.of(x_seq)
+    layout = _layout(x_seq.shape, x_seq.stride())
     x, start = layout.flatten(x_seq), layout.flatten_state(v)
     checkpoints = engine.checkpoints(x) if train else None
-    spikes, last = engine.room(x), torch.empty_like(x[0])
+    spikes, last = engine.room(x), x.new_empty(layout.neurons)
     h_seq, v_seq = (engine.room(x) if store else None for store in (store_h, store_v))
     engine.forward(x, start, spikes, last, h_seq, v_seq, checkpoints)
-    outputs = (layout.restore(spikes), layout.restore(last[None])[0], layout.restore(h_seq), layout.restore(v_seq))
-    return *map(_no_view, outputs), checkpoints
+    return *map(layout.restore, (spikes, last, h_seq, v_seq)), checkpoints
 
 
 def backward(engine: Engine, x_seq: Tensor, v: Tensor | float, checkpoints: Tensor | None, *grads: Tensor | None):
     """The gradient of ``x_seq``, from those of :data:`Sequences`, None where one is zero."""
-    layout = _Layout.of(x_seq)
+    layout = _layout(x_seq.shape, x_seq.stride())
     x, start = layout.flatten(x_seq), layout.flatten_state(v)
     grad_spikes, grad_last, grad_h, grad_v = grads
     incoming = (layout.flatten(grad_spikes), layout.flatten_state(grad_last), *map(layout.flatten, (grad_h, grad_v)))
@@ -89,8 +89,8 @@ def backward(engine: Engine, x_seq: Tensor, v: Tensor | float, checkpoints: Tens
 
 def empty(x_seq: Tensor) -> Tensor:
     """A sequence like those that :func:`forward` fills."""
-    layout = _Layout.of(x_seq)
-    return layout.restore(torch.empty_like(layout.flatten(x_seq)))
+    layout = _Layout.of(x_seq.shape, x_seq.stride())
+    return x_seq.new_empty_strided(layout.shape, layout.strides)
 
 
 def step_by_step(
@@ -120,33 +120,49 @@ def _saved(ctx) -> tuple[Tensor | None, ...]:
         ) from error
 
 
-def _no_view(tensor: Tensor | None) -> Tensor | None:
-    """The same memory in the same layout, but no view: torch detaches no view in place, as ``detach_net`` asks."""
-    return None if tensor is None else tensor.new_empty(0).set_(tensor)
-
-
 class _Layout(NamedTuple):
-    """How [T, N, *] becomes [T, neurons] in the order of its memory, and back: channels-last stays channels-last."""
+    """How [T, N, *] becomes [T, neurons] in the order of its memory, and back: channels-last stays channels-last.
 
+    Args:
+        shape: of the sequence.
+        order: its dimensions, from the outermost in memory; time is the first.
+        strides: of a sequence that is dense in this order.
+        neurons: their number.
+    """
+
+    shape: tuple[int, ...]
     order: list[int]
-    inverse: list[int]
-    sizes: list[int]
+    strides: tuple[int, ...]
     neurons: int
 
     @classmethod
-    def of(cls, x_seq: Tensor) -> "_Layout":
-        order = [0, *sorted(range(1, x_seq.dim()), key=x_seq.stride, reverse=True)]
-        sizes = [x_seq.shape[dim] for dim in order[1:]]
-        return cls(order, sorted(range(len(order)), key=order.__getitem__), sizes, math.prod(sizes))
+    def of(cls, shape: tuple[int, ...], strides: tuple[int, ...]) -> "_Layout":
+        order = [0, *sorted(range(1, len(shape)), key=strides.__getitem__, reverse=True)]
+        dense, size = [1] * len(shape), 1
+        for dim in reversed(order):
+            dense[dim] = size
+            size = size * shape[dim]
+        return cls(shape, order, tuple(dense), math.prod(shape[1:]))
 
     def flatten(self, sequence: Tensor | None) -> Tensor | None:
         if sequence is None:
             return None
+        if sequence.stride() == self.strides:
+            return sequence.as_strided((len(sequence), self.neurons), (self.neurons, 1))
         flat = sequence.permute(self.order).reshape(sequence.shape[0], self.neurons)
         return flat if flat.stride(1) == 1 else flat.contiguous()
 
     def flatten_state(self, v: Tensor | float | None) -> Tensor | float | None:
-        return self.flatten(v[None])[0] if isinstance(v, Tensor) else v
+        if not isinstance(v, Tensor):
+            return v
+        return v.as_strided((self.neurons,), (1,)) if v.stride() == self.strides[1:] else self.flatten(v[None])[0]
 
     def restore(self, flat: Tensor | None) -> Tensor | None:
-        return None if flat is None else flat.view(flat.shape[0], *self.sizes).permute(self.inverse)
+        """The same memory as [T, N, *], or [N, *], but no view: torch detaches no view in place, as detach_net asks."""
+        if flat is None:
+            return None
+        shape, strides = (self.shape, self.strides) if flat.dim() == 2 else (self.shape[1:], self.strides[1:])
+        return flat.new_empty(0).set_(flat, 0, shape, strides)
+
+
+_layout = functools.lru_cache(maxsize=4096)(_Layout.of)  # of sizes that are known: a compiler's are not
