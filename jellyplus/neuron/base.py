@@ -130,6 +130,9 @@ class Node(_compat.BaseNode):
         self.v_seq, self.h_seq = _without_graph(self.v_seq), _without_graph(self.h_seq)
 
     def __setattr__(self, name: str, value: object) -> None:
+        if name in _PLAIN:  # what torch.nn.Module and SpikingJelly look for in others costs a call a tenth of its time
+            object.__setattr__(self, name, value)
+            return
         if name == "v":
             self._set_by = _recomputation()
         super().__setattr__(name, value)
@@ -194,7 +197,8 @@ class Node(_compat.BaseNode):
         """X to S, both [T, N, *]; the last V stays on ``v``."""
         if x_seq.dim() == 0 or len(x_seq) == 0:
             raise ValueError(f"step mode 'm' needs input [T, N, *] with T >= 1, got shape {tuple(x_seq.shape)}")
-        self._check_state(x_seq[0])
+        if isinstance(self.v, Tensor):
+            self._check_state(x_seq[0])
         spikes, self.v, self.h_seq, v_seq = self._run(x_seq)
         if self.store_v_seq:
             self.v_seq = v_seq
@@ -240,6 +244,9 @@ class Node(_compat.BaseNode):
     def extra_repr(self) -> str:
         """SpikingJelly's line, the decay, and whether firing is strict."""
         return f"decay={self.decay}, strict={self.strict}, {super().extra_repr()}"
+
+
+_PLAIN = frozenset({"v_seq", "h_seq", "_is_first_call", "_set_by", "_run_again_by", "_carried_until"})
 
 
 def _recomputation() -> tuple[int, int] | None:

@@ -175,7 +175,6 @@ class NodeKernel(CKernel2D):
 
     def __call__(self, device: torch.device, arguments: Arguments) -> None:
         """Launch on torch's current stream of ``device``. A None is a null pointer."""
-        self.check_keys(arguments)
         values = tuple(pack(arguments[name]) for name, pack in self._packers.items())
         threads = -(-arguments["n"] // _LANES[self.dtype])
         grid = (-(-threads // _THREADS),)

@@ -61,21 +61,23 @@ class KernelEngine(ABC):
     @staticmethod
     def checkpoints(x: Tensor) -> Tensor | None:
         """[(T - 1) // SEGMENT, neurons], float: V at the beginning of every segment but the first."""
-        rows = (len(x) - 1) // SEGMENT
+        rows = (x.shape[0] - 1) // SEGMENT
         return torch.empty((rows, x.shape[1]), dtype=torch.float32, device=x.device) if rows else None
 
     def forward(self, x, v, spikes, last, h_seq, v_seq, checkpoints):
         """See :class:`jellyplus.neuron.multistep.Engine`."""
-        outputs = {"spike_seq": spikes, "v_last": last, "h_seq": h_seq, "v_seq": v_seq, "checkpoints": checkpoints}
-        self.launch("forward", x.dtype, x.device, self._common(x, v) | outputs)
+        arguments = self._common(x, v)
+        arguments.update(spike_seq=spikes, v_last=last, h_seq=h_seq, v_seq=v_seq, checkpoints=checkpoints)
+        self.launch("forward", x.dtype, x.device, arguments)
 
     def backward(self, x, v, checkpoints, grad_x, grad_spikes, grad_last, grad_h, grad_v):
         """See :class:`jellyplus.neuron.multistep.Engine`."""
         step = 0 if grad_spikes is None else grad_spikes.stride(0)
-        incoming = {"grad_spike_seq": grad_spikes, "grad_spike_step": step, "grad_v_last": grad_last}
-        incoming |= {"grad_h_seq": _dense(grad_h), "grad_v_seq": _dense(grad_v)}
-        kept = {"checkpoints": checkpoints, "surrogate_parameter": self._parameter(x.device)}
-        self.launch("backward", x.dtype, x.device, self._common(x, v) | incoming | kept | {"grad_x_seq": grad_x})
+        arguments = self._common(x, v)
+        arguments.update(grad_spike_seq=grad_spikes, grad_spike_step=step, grad_v_last=grad_last, grad_x_seq=grad_x)
+        arguments.update(grad_h_seq=_dense(grad_h), grad_v_seq=_dense(grad_v))
+        arguments.update(checkpoints=checkpoints, surrogate_parameter=self._parameter(x.device))
+        self.launch("backward", x.dtype, x.device, arguments)
 
     def _common(self, x: Tensor, v: Tensor | float) -> Arguments:
         if x.device.type != self.device_type:
@@ -83,10 +85,19 @@ class KernelEngine(ABC):
         if x.dtype not in self.dtypes:
             known = ", ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)
             raise ValueError(f"backend={self.name!r} runs {known}, and the input is {x.dtype}: use backend='torch'")
-        reset_to = self.dynamics.spike_size if self.dynamics.v_reset is None else self.dynamics.v_reset
-        constants = {"decay": self.dynamics.decay, "v_th": self.dynamics.v_threshold, "reset_to": reset_to}
-        start = {"v_start": v, "v_init": None} if isinstance(v, float) else {"v_start": 0.0, "v_init": v}
-        return constants | start | {"n": x.shape[1], "T": len(x), "x_seq": x, "x_step": x.stride(0)}
+        decay, v_th, v_reset, _, spike_size, *_ = self.dynamics
+        v_start, v_init = (v, None) if isinstance(v, float) else (0.0, v)
+        return {
+            "decay": decay,
+            "v_th": v_th,
+            "reset_to": spike_size if v_reset is None else v_reset,
+            "v_start": v_start,
+            "v_init": v_init,
+            "T": x.shape[0],
+            "n": x.shape[1],
+            "x_seq": x,
+            "x_step": x.stride(0),
+        }
 
     def _parameter(self, device: torch.device) -> Tensor | None:
         """The surrogate's evolving parameter, read when the backward pass runs."""

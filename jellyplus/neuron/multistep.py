@@ -148,7 +148,7 @@ class _Layout(NamedTuple):
         if sequence is None:
             return None
         if sequence.stride() == self.strides:
-            return sequence.as_strided((len(sequence), self.neurons), (self.neurons, 1))
+            return sequence.as_strided((self.shape[0], self.neurons), (self.neurons, 1))
         flat = sequence.permute(self.order).reshape(sequence.shape[0], self.neurons)
         return flat if flat.stride(1) == 1 else flat.contiguous()
 

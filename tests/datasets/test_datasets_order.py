@@ -119,7 +119,8 @@ def test_the_generator_is_restored_after_an_error():
 def test_evaluation_draws_nothing():
     data = EvaluationSplit(SPLIT, lambda inputs: inputs / 2)
     state = torch.get_rng_state()
-    inputs, labels, _ = next(iter(DataLoader(data, batch_size=12, generator=torch.Generator())))
+    together = partial(collate, skip_unreadable=False)
+    inputs, labels, _ = next(iter(DataLoader(data, 12, collate_fn=together, generator=torch.Generator())))
     assert torch.equal(torch.get_rng_state(), state)
     assert inputs.flatten().tolist() == [i / 2 for i in range(24)]
     assert labels.tolist() == [0, 1, 2] * 4
