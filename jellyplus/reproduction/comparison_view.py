@@ -38,16 +38,16 @@ _NUMBERS = {
 COLUMNS = (
     "row", "method", "timesteps", "accuracy", "accuracy_std", "n_seeds", "difference", "difference_low",
     "difference_high", "pairs", "p", "p_holm", "verdict", "time_ratio", "firing_rate", "energy_uj", "status", "data",
-    "recipe", "commit", "versions", "note",
+    "recipe", "device", "commit", "versions", "note",
 )  # fmt: skip
 _LEGEND = f"""\
 `accuracy` is the mean over seeds of the last epoch's top-1 accuracy in percent, `accuracy_std` its sample standard
-deviation. `difference` is the mean over `pairs` of seeds of the difference to the baseline with the same seed,
-`difference_low` and `difference_high` its {100 * _CONFIDENCE:.0f} % confidence interval (Student's t), for each row by
-itself. `p` is that of the paired two-sided t-test that the difference is 0, from {_LEAST_PAIRS} pairs on, and `p_holm`
-the same after Holm's correction for all rows tested. `verdict` is `better` or `worse` where `p_holm` is below
-{1 - _CONFIDENCE:.2f}, and `undecided` otherwise; with fewer than {_LEAST_PAIRS} pairs it is `too few seeds`, whatever
-the difference.
+deviation. `difference` is the mean over `pairs` of seeds of the difference to the baseline with the same seed on the
+same `device`, since a GPU computes in half precision and a CPU does not; `difference_low` and `difference_high` are its
+{100 * _CONFIDENCE:.0f} % confidence interval (Student's t), for each row by itself. `p` is that of the paired two-sided
+t-test that the difference is 0, from {_LEAST_PAIRS} pairs on, and `p_holm` the same after Holm's correction for all
+rows tested. `verdict` is `better` or `worse` where `p_holm` is below {1 - _CONFIDENCE:.2f}, and `undecided` otherwise;
+with fewer than {_LEAST_PAIRS} pairs it is `too few seeds`, whatever the difference.
 
 `time_ratio` is the training time of an epoch against the baseline's, of the same seeds; others may have used the
 machine meanwhile. `firing_rate` is the mean over neurons and time-steps; `energy_uj` is of one inference over all
@@ -115,7 +115,7 @@ def summary(frame: pd.DataFrame) -> str:
 def _by_seed(results: Sequence[Result]) -> dict[tuple, Result]:
     """What is shown of a row, by what it has in common with its counterpart of the baseline."""
     told = (result for result in view.displayed(results) if result.evidence and result.value is not None)
-    return {view.alike(result): result for result in told if not result.faults}
+    return {(*view.alike(result), result.evidence.device): result for result in told if not result.faults}
 
 
 def _costs(found: Mapping[tuple, Result]) -> dict:
@@ -124,6 +124,7 @@ def _costs(found: Mapping[tuple, Result]) -> dict:
     return {
         "energy_uj": statistics.fmean(counted["energy_uj"] for counted in operations) if operations else None,
         "firing_rate": statistics.fmean(rates) if rates else None,
+        "device": "; ".join(sorted({result.evidence.device for result in found.values()})),
     }
 
 
@@ -210,10 +211,34 @@ def _draw_costs(panel: Axes, frame: pd.DataFrame, cost: str, label: str) -> None
     panel.grid(color="0.9")
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
+    named = {}
     for row in frame.itertuples():
         x = 1.0 if cost == "time_ratio" and row.verdict == "baseline" else getattr(row, cost)
         if pd.isna(x) or pd.isna(row.accuracy):
             continue
         colour = _COLOURS.get(row.verdict, "0.4")
         panel.errorbar(x, row.accuracy, yerr=row.accuracy_std, fmt="o", color=colour, markersize=4, elinewidth=1)
-        panel.annotate(str(row.row), (x, row.accuracy), (4, 3), textcoords="offset points", fontsize=8)
+        named[str(row.row)] = (x, row.accuracy)
+    _name(panel, named)
+
+
+_PLACES = [(4, 3), (4, -9), (-11, 3), (-11, -9), *((16 * x, 13 * y) for y in (1, -1, 2, -2) for x in (0, 1, -1))]
+
+
+def _name(panel: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """A number beside each point, in the first of :data:`_PLACES`, points of type, that is least crowded."""
+    panel.autoscale_view()
+    scale = panel.figure.dpi / 72
+    taken = {name: panel.transData.transform(point) / scale + (-4, -4) for name, point in points.items()}
+    for name, point in points.items():
+        at = panel.transData.transform(point) / scale
+        others = [box for other, box in taken.items() if other != name]
+        place = min(_PLACES, key=lambda offset: sum(_overlap(at + offset, box) for box in others))
+        taken[f"beside {name}"] = at + place
+        far = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.5} if place in _PLACES[4:] else None
+        panel.annotate(name, point, place, textcoords="offset points", fontsize=8, arrowprops=far)
+
+
+def _overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two boxes of a number's size, by their corners: 0 where they are apart, 1 where they are one."""
+    return float(np.prod(np.clip(1 - abs(one - other) / (11, 9), 0, None)))

@@ -1,5 +1,7 @@
 """Rows held against a baseline, seed by seed: numbers against plain loops, and what may not be compared."""
 
+import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -7,6 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from jellyplus.reproduction import comparison_view, tables
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split, load_claims
@@ -66,6 +71,37 @@ def test_difference_interval_and_p_are_those_of_the_seeds_in_common(results):
     assert row["p"] == pytest.approx(2 * scipy.stats.t.sf(t, 2))
     assert row["time_ratio"] == pytest.approx(np.mean([(5 + s) / (2 + s) for s in (0, 1, 2)]))
     assert row["verdict"] == "better"
+
+
+def test_only_runs_of_one_device_are_held_against_each_other(results):
+    """Float32 on a CPU and half precision on a GPU are not everything else equal, nor are their times."""
+
+    def on(device, result):
+        return dataclasses.replace(result, evidence=dataclasses.replace(result.evidence, device=device))
+
+    base, ours = results({0: 50.0, 1: 52.0, 2: 51.0}), results({0: 55.0, 1: 56.0, 2: 57.0})
+    mixed = [on("GPU", base[0]), on("CPU", base[1]), on("GPU", base[2])]
+    frame = built({"base": mixed, "a": [on("GPU", result) for result in ours]})
+    assert frame.loc["a", "pairs"] == 2
+    assert frame.loc["a", "difference"] == pytest.approx((5 + 6) / 2)
+    assert frame["device"].fillna("").tolist() == ["CPU; GPU", "GPU", ""]
+
+
+def test_numbers_beside_points_do_not_lie_on_each_other():
+    figure = Figure(figsize=(5, 3))
+    panel = figure.subplots()
+    points = {str(number): (1 + 0.001 * (number % 3), 50 + 0.1 * (number // 3)) for number in range(9)} | {"9": (2, 10)}
+    panel.plot(*zip(*points.values(), strict=True), "o")
+    comparison_view._name(panel, points)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [Text.get_window_extent(text, canvas.get_renderer()) for text in panel.texts]  # without its line
+    assert len(boxes) == 10
+    overlapping = [
+        (a, b) for a, b in itertools.combinations(boxes, 2) if a.shrunk(0.8, 0.8).overlaps(b.shrunk(0.8, 0.8))
+    ]
+    assert not overlapping
+    assert panel.texts[-1].xyann == (4, 3)  # alone: nothing leads away from it
 
 
 def test_worse_undecided_and_too_few_seeds(results):
