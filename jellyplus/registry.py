@@ -21,6 +21,7 @@ __all__ = [
     "ARCHITECTURES",
     "DATASETS",
     "LOSSES",
+    "METHODS",
     "NODES",
     "NORMS",
     "OPTIMIZERS",
@@ -151,9 +152,12 @@ SURROGATES = Registry("surrogate")
 #: Functions of outputs [T, N, classes], labels [N] and a recipe's ``output_loss.parameters``; they return a scalar.
 LOSSES = Registry("loss on the outputs")
 
+#: Subclasses of :class:`jellyplus.training.method.Method`: what a section of a recipe does in training.
+METHODS = Registry("method")
+
 
 #: All of them.
-REGISTRIES = (ARCHITECTURES, DATASETS, LOSSES, NODES, NORMS, OPTIMIZERS, SCHEDULES, SURROGATES)
+REGISTRIES = (ARCHITECTURES, DATASETS, LOSSES, METHODS, NODES, NORMS, OPTIMIZERS, SCHEDULES, SURROGATES)
 
 
 def load(files: Iterable[Path]) -> None:

@@ -1,4 +1,4 @@
-"""Nodes, norms, optimizers, schedules, data sets and networks from outside the package train, resume and load."""
+"""Nodes, norms, optimizers, schedules, data sets, networks, methods from outside the package train, resume, load."""
 
 import ast
 import csv
@@ -62,6 +62,8 @@ def test_they_train_and_load(tree, capsys):
     assert evidence["backend"] is None
     assert evidence["dataset"]["name"] == "stripes"
     assert evidence["operations"]["additions"] > 0
+    costs = [entry["spike_cost"] for entry in evidence["history"]]
+    assert 0 < costs[-1] < costs[0] < 0.1  # times the weight, of at most one spike a time-step
     assert "neurons run on" not in capsys.readouterr().out
     run = jellyplus.load("own/stripes_t4")
     test = datasets.load("stripes").test
@@ -125,6 +127,11 @@ def test_a_run_of_theirs_has_the_plugins_digest_and_another_has_none(tree):
         ("optimizer", {"name": "missing"}, r"no optimizer 'missing'; choose from sgd \(from jellyplus\); adamw \(from"),
         ("model", {"architecture": "missing"}, r"no architecture 'missing'; choose from .*two_layers \(from"),
         ("model", {"options": {}}, "options are not those of two_layers: state kernel_size"),
+        ("methods", {"missing": {}}, r"no method 'missing'; choose from .*im_loss.*; spike_cost \(from"),
+        ("methods", {"spike_cost": {}}, "methods.spike_cost: key 'weight' is missing"),
+        ("methods", {"spike_cost": {"weight": 0.0}}, "methods.spike_cost: weight is 0.0; it must be positive"),
+        ("methods", {"spike_cost": {"weight": 1.0, "rate": 2}}, "methods.spike_cost: unknown key 'rate'"),
+        ("methods", {"shortcut": {"weight": 1.0}}, "shortcut has a section of its own: state it there"),
     ],
 )
 def test_what_does_not_fit_is_refused(tree, part, settings, sentence):
@@ -179,7 +186,8 @@ def test_parts_of_the_package_that_a_plugin_imports_stay_the_packages(tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", f"from pathlib import Path; {source}"]
     environment = os.environ | {"PYTHONPATH": str(OWN.parents[1])}
     said = subprocess.run(command, cwd=OWN, env=environment, capture_output=True, text=True, check=True).stdout
-    assert ast.literal_eval(said) == {"adaptive", "adamw", "layer_norm", "linear", "stripes", "two_layers"}
+    own = {"adaptive", "adamw", "layer_norm", "linear", "spike_cost", "stripes", "two_layers"}
+    assert ast.literal_eval(said) == own
 
 
 def test_without_the_plugin_nothing_of_it_is_known(fresh):

@@ -1,11 +1,14 @@
-"""A node, a norm, an optimizer, a schedule, a data set and a network of one's own, for recipes to name."""
+"""A node, a norm, an optimizer, a schedule, a data set, a network and a method of one's own, for recipes to name."""
+
+from dataclasses import dataclass
 
 import torch
 from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
 from jellyplus.datasets import DataSet, Split
-from jellyplus.registry import ARCHITECTURES, DATASETS, NODES, NORMS, OPTIMIZERS, SCHEDULES
+from jellyplus.registry import ARCHITECTURES, DATASETS, METHODS, NODES, NORMS, OPTIMIZERS, SCHEDULES
+from jellyplus.training.method import Method
 
 
 class AdaptiveNode(nn.Module):
@@ -83,3 +86,31 @@ def two_layers(num_classes, in_channels, width, time_steps, neuron, norm, alpha=
             return self.fc(self.neuron1(x).flatten(2))
 
     return TwoLayers()
+
+
+@METHODS.register("spike_cost")
+class SpikeCost(Method):
+    """Adds the mean of all spikes, times a weight, to the loss; its course is recorded as ``spike_cost``."""
+
+    @dataclass(frozen=True)
+    class Settings:
+        weight: float
+
+        def __post_init__(self):
+            if self.weight <= 0:
+                raise ValueError(f"weight is {self.weight}; it must be positive")
+
+    def attach(self, net: nn.Module) -> None:
+        self.rates = []
+        for module in net.modules():
+            if isinstance(module, AdaptiveNode):
+                module.register_forward_hook(self.note)
+
+    def note(self, node: nn.Module, args: tuple, spikes: Tensor) -> None:
+        if node.training:
+            self.rates.append(spikes.mean())
+
+    def loss(self) -> Tensor:
+        cost = self.settings.weight * torch.stack(self.rates).mean()
+        self.rates.clear()
+        return cost

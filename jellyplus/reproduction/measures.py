@@ -42,8 +42,10 @@ from jellyplus.monitor import (
     SpikeRate,
 )
 from jellyplus.neuron import IterativeLIFNode, SRIFNode
-from jellyplus.training.classifier import Classifier, time_first
+from jellyplus.training.classifier import Classifier
 from jellyplus.training.data import DataModule
+from jellyplus.training.layout import time_first
+from jellyplus.training.method import settings_of
 from jellyplus.training.network import build_network
 from jellyplus.training.recipe import Recipe
 from jellyplus.training.train import memory_format
@@ -344,13 +346,12 @@ def steps(net: nn.Module, data: DataModule, epochs: int) -> Iterator[Step]:
         scheduler.step()
 
 
-_BEYOND = ("temperature_search", "finite_differences", "evolution", "im_loss", "warm_start", "initial_weights")
-
-
-def _check_plain(recipe: Any) -> None:
-    has = [name for name in _BEYOND if getattr(recipe, name)]
+def _check_plain(recipe: Recipe) -> None:
+    has = [name for name in settings_of(recipe) if name != "shortcut"]
     if recipe.shortcut and recipe.shortcut.evolutionary:
         has.append("shortcut.evolutionary")
+    if recipe.initial_weights:
+        has.append("initial_weights")
     if recipe.data.micro_batch:
         has.append("data.micro_batch")
     if recipe.output_loss.name != "cross_entropy":

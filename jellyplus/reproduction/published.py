@@ -20,7 +20,7 @@ from jellyplus._strict import from_mapping
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.scale import is_stand_in
 from jellyplus.reproduction.store import Store
-from jellyplus.training.recipe_files import METHODS
+from jellyplus.training.recipe_files import OPTIONAL
 
 __all__ = ["FOLDER", "Published", "card", "find", "publish"]
 
@@ -113,7 +113,7 @@ def card(name: str, evidence: Evidence) -> str:
     """The model card, in Markdown: what the network is, what it was measured to do, and how to get it."""
     recipe, data, network = evidence.recipe, evidence.dataset, evidence.recipe["model"]
     names = {part: settings["name"] for part in ("neuron", "norm", "surrogate") if (settings := recipe[part])}
-    methods = [part for part in METHODS if recipe[part] and part != "initial_weights"]
+    methods = [part for part in OPTIONAL if recipe[part] and part != "initial_weights"]
     lines = {
         "recipe": f"`{evidence.recipe_name}`, profile `{evidence.profile}`, seed {evidence.seed}",
         "network": f"{network['architecture']}, width {network['width']}, T = {network['time_steps']}, "

@@ -25,7 +25,7 @@ from jellyplus.reproduction.published import Published
 from jellyplus.reproduction.source import code_digest
 from jellyplus.reproduction.store import Store
 from jellyplus.training.checkpoint import load_checkpoint
-from jellyplus.training.classifier import time_first
+from jellyplus.training.layout import time_first
 from jellyplus.training.network import build_network
 from jellyplus.training.recipe import Recipe
 

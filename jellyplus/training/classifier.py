@@ -1,6 +1,5 @@
 """The Lightning module of every classifier, spiking or not: mean over time, its losses, SGD, its schedule."""
 
-import dataclasses
 import hashlib
 import math
 import time
@@ -14,8 +13,10 @@ from jellyplus import _compat
 from jellyplus._distributed import gathered, mean_over_processes, processes, rank
 from jellyplus._errors import InputError
 from jellyplus.datasets.order import derived_seed
-from jellyplus.loss import IMLoss, read_out
+from jellyplus.loss import read_out
 from jellyplus.registry import LOSSES
+from jellyplus.training.layout import time_first
+from jellyplus.training.method import Method, methods_of
 from jellyplus.training.not_finite import Fault, Watch, origin
 from jellyplus.training.parts import make_optimizer, make_schedule
 from jellyplus.training.recipe import Recipe
@@ -47,17 +48,24 @@ class Classifier(lightning.LightningModule):
         self.seed = seed
         self.history: list[dict] = []
         self.correct = MulticlassAccuracy(recipe.model.num_classes, average="micro", validate_args=False)  # it waits
-        self.im_loss = IMLoss(net, **dataclasses.asdict(recipe.im_loss)) if recipe.im_loss else None
+        self.methods = methods_of(recipe)
+        for method in self.methods.values():
+            method.attach(net)
         self._watch = Watch(net)
+
+    @property
+    def _terms(self) -> dict[str, Method]:
+        """The methods that add to the loss."""
+        return {name: method for name, method in self.methods.items() if method.has_loss()}
 
     @property
     def runs_ahead(self) -> bool:
         """Whether steps are launched before the ones before them have ended: on a GPU.
 
-        With finite differences a step is thousands of passes, and may as well be waited for. An optimizer of a
-        plugin's may have no fused step, which alone leaves weights as they are after a fault.
+        Some methods take so long in a step that it may as well be waited for. An optimizer of a plugin's may have no
+        fused step, which alone leaves weights as they are after a fault.
         """
-        waits = self.recipe.finite_differences is not None or self.recipe.optimizer.name != "sgd"
+        waits = any(method.waits for method in self.methods.values()) or self.recipe.optimizer.name != "sgd"
         return self.device.type == "cuda" and not waits
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +90,7 @@ class Classifier(lightning.LightningModule):
         self.record(learning_rate=self.optimizers().param_groups[0]["lr"])
         self._started = time.monotonic()
         self._watch = Watch(self.net)  # of the tensors on this device
-        self._loss_sums = torch.zeros(2, device=self.device)
+        self._loss_sums = torch.zeros(1 + len(self._terms), device=self.device)
         self._seen: list[Tensor] = []
         self._tested = 0
 
@@ -97,7 +105,7 @@ class Classifier(lightning.LightningModule):
         torch.manual_seed(derived_seed(self.seed, self.current_epoch, batch_idx, *own))
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """The loss on the outputs for one batch, and IM-Loss where the recipe has it.
+        """The loss on the outputs for one batch, and what methods add to it.
 
         Raises:
             InputError: that of a step looked at is not finite; says since which layer.
@@ -105,9 +113,9 @@ class Classifier(lightning.LightningModule):
         x, labels, ids = batch
         settings = self.recipe.output_loss
         output_loss = LOSSES[settings.name](self(x), labels, **settings.parameters)
-        im_loss = output_loss.new_zeros(()) if self.im_loss is None else self.im_loss()
-        loss = output_loss + im_loss
-        self._loss_sums += torch.stack([loss, im_loss]).detach()
+        terms = [method.loss() for method in self._terms.values()]
+        loss = sum(terms, output_loss)
+        self._loss_sums += torch.stack([loss, *terms]).detach()
         self._seen.append(ids.clone())  # a tensor of a process that loads keeps a file open
         self._watch.note_pass(loss, x)
         if self._is_due():
@@ -165,13 +173,13 @@ class Classifier(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Accuracy and mean loss into the history."""
         losses = mean_over_processes(self._loss_sums) / self.trainer.num_training_batches
-        train_loss, im_loss = losses.tolist()
-        before = sum(self.history[-1].get(name, 0.0) for name in ("search_time_s", "warm_start_time_s"))
+        train_loss, *terms = losses.tolist()
+        besides = [name for method in self.methods.values() for name in method.seconds]
+        before = sum(self.history[-1].get(name, 0.0) for name in besides)
         elapsed = time.monotonic() - self._started + before
         self._record_examples()
         self.record(accuracy=100 * self.correct.compute().item(), train_loss=train_loss, time_s=elapsed)
-        if self.im_loss:
-            self.record(im_loss=im_loss)
+        self.record(**dict(zip(self._terms, terms, strict=True)))
         self.correct.reset()
 
     def _record_examples(self) -> None:
@@ -213,8 +221,3 @@ def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
     """Zeros change no number; a first fused step that is none would leave it uninitialised (torch/optim/sgd.py)."""
     for parameter in optimizer.param_groups[0]["params"]:
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-
-
-def time_first(x: Tensor) -> Tensor:
-    """Images [N, C, H, W] to [1, N, C, H, W]; event frames [N, T, C, H, W] to [T, N, C, H, W]."""
-    return x.unsqueeze(0) if x.dim() == 4 else x.transpose(0, 1)

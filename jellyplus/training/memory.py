@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from jellyplus._distributed import alone, processes
 from jellyplus._errors import InputError
-from jellyplus.loss import IMLoss
-from jellyplus.training.classifier import time_first
 from jellyplus.training.data import evaluation_batch
 from jellyplus.training.job import launch
+from jellyplus.training.layout import time_first
+from jellyplus.training.method import methods_of
 from jellyplus.training.network import build_network
 from jellyplus.training.recipe import Recipe
 
@@ -85,10 +85,12 @@ def _saved(net: nn.Module, recipe: Recipe, x: Tensor) -> list[int]:
         kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    loss = IMLoss(net) if recipe.im_loss else None  # which makes nodes keep their potentials
+    methods = methods_of(recipe)
+    for method in methods.values():
+        method.attach(net)  # which may make nodes keep their potentials
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         net(x)
-    if loss:
+    if any(method.has_loss() for method in methods.values()):
         _ = [pack(node.h_seq) for node in net.modules() if getattr(node, "h_seq", None) is not None]
     for parameter in net.parameters():
         kept.pop(parameter.untyped_storage()._cdata, None)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from jellyplus import _compat, model, surrogate
+from jellyplus import model, surrogate
 from jellyplus._errors import InputError
 from jellyplus.layer import ThresholdDependentBatchNorm2d
 from jellyplus.neuron import backends
 from jellyplus.registry import ARCHITECTURES, NODES, NORMS, SURROGATES
+from jellyplus.training.method import methods_of
 from jellyplus.training.parts import make
 from jellyplus.training.recipe import InitialWeights, Norm, Recipe
 
@@ -75,7 +76,8 @@ def build_network(recipe: Recipe, backend: str | None = "torch") -> nn.Module:
         raise InputError(f"model.options do not fit {settings.architecture}: {error}") from error
     if recipe.norm:
         _set_norms_by_place(net, recipe.norm)
-    net = _with_shortcuts(net, recipe)
+    for method in methods_of(recipe).values():
+        net = method.build(net, recipe)
     if (initial := (settings.initialisation, settings.decoding_initialisation)) != ("he_fan_out", "torch"):
         if not isinstance(net, model.Network):
             raise InputError(f"{settings.architecture} draws its own weights: leave both model.*initialisation out")
@@ -98,15 +100,6 @@ def _alphas(recipe: Recipe) -> dict[str, float]:
         return {}
     names = ("alpha", "branch_alpha") if recipe.model.has_branches else ("alpha",)
     return {name: getattr(recipe.norm, name) for name in names}
-
-
-def _with_shortcuts(net: nn.Module, recipe: Recipe) -> nn.Module:
-    if recipe.shortcut is None:
-        return net
-    try:
-        return model.attach_shortcuts(net, recipe.shortcut.weight)
-    except ValueError as error:
-        raise InputError(f"shortcut does not fit {recipe.model.architecture}: {error}") from error
 
 
 def _neuron(recipe: Recipe, backend: str | None) -> nn.Module:
@@ -138,18 +131,9 @@ def _norm(recipe: Recipe) -> model.Norm:
 
 
 def check_parts(net: nn.Module, recipe: Recipe) -> None:
-    """Raise InputError where a part of the recipe needs what ``net`` does not have, before any training."""
-    for part in ("temperature_search", "finite_differences"):
-        settings = getattr(recipe, part)
-        if settings and settings.parameter not in dict(net.named_parameters()):
-            wrong = f"the network has no {settings.parameter}; conv1.weight is the first"
-            raise InputError(f"{part}.parameter: {wrong}")
-        if settings and getattr(settings, "statistics", "train") == "train" and _has_dropout(net):
-            raise InputError(f"{part} needs a loss that is not random: state 0 for the dropout of model.options")
-
-
-def _has_dropout(net: nn.Module) -> bool:
-    return any(isinstance(module, _compat.DROPOUTS) and module.p > 0 for module in net.modules())
+    """Raise InputError where a method of the recipe needs what ``net`` does not have, before any training."""
+    for method in methods_of(recipe).values():
+        method.check_network(net)
 
 
 class InitialState(NamedTuple):

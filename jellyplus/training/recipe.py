@@ -45,20 +45,29 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jellyplus import loss, model  # noqa: F401 - loss and surrogate, which model needs, register their parts
-from jellyplus._errors import InputError
 from jellyplus.datasets.settings import EventSettings, ImageSettings
 from jellyplus.registry import (
     ARCHITECTURES,
     DATASETS,
     LOSSES,
+    METHODS,
     NODES,
     NORMS,
     OPTIMIZERS,
     SCHEDULES,
     SURROGATES,
-    Registry,
 )
 from jellyplus.training import parts as _own_parts  # noqa: F401 - it registers what recipes name
+from jellyplus.training.method import settings_of
+from jellyplus.training.methods import (
+    evolution,
+    finite_differences,
+    im_loss,
+    shortcut,
+    temperature_search,
+    warm_start,
+)
+from jellyplus.training.refusals import at_least, at_most, positive, refuse, registered
 
 __all__ = ["Recipe", "Run", "as_plain_data", "check_run_name", "recipe_key"]
 
@@ -76,8 +85,8 @@ class Normalisation:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        _refuse(len(self.mean) != len(self.std), "mean and std need a number for each channel")
-        _refuse(min(self.std, default=0) <= 0, f"std is {self.std}; it must be positive for each channel")
+        refuse(len(self.mean) != len(self.std), "mean and std need a number for each channel")
+        refuse(min(self.std, default=0) <= 0, f"std is {self.std}; it must be positive for each channel")
 
 
 @dataclass(frozen=True)
@@ -116,26 +125,26 @@ class Data:
     drop_last: bool = True
 
     def __post_init__(self) -> None:
-        _at_least(self, "batch_size", 1)
+        at_least(self, "batch_size", 1)
         if self.micro_batch is not None:
-            _at_least(self, "micro_batch", 1)
+            at_least(self, "micro_batch", 1)
             parts = f"micro_batch is {self.micro_batch} and batch_size {self.batch_size}"
-            _refuse(self.batch_size % self.micro_batch, f"{parts}: state a divisor of it, or null")
-            _refuse(not self.drop_last, "micro_batch divides whole batches only: state drop_last: true, or null for it")
+            refuse(self.batch_size % self.micro_batch, f"{parts}: state a divisor of it, or null")
+            refuse(not self.drop_last, "micro_batch divides whole batches only: state drop_last: true, or null for it")
         if self.examples is not None:
-            _at_least(self, "examples", 1)
+            at_least(self, "examples", 1)
         if self.validation is not None:
-            _at_least(self, "validation", 1)
-        _refuse(
+            at_least(self, "validation", 1)
+        refuse(
             self.examples is None and self.examples_seed != 0,
             "examples_seed is for examples: state them, or leave it out",
         )
         void = self.cutout_before_normalisation and "cutout" not in self.augmentation
-        _refuse(void, "cutout_before_normalisation is for the augmentation cutout: name it there, or state false")
+        refuse(void, "cutout_before_normalisation is for the augmentation cutout: name it there, or state false")
         drawn = (self.autoaugment_fill, self.autoaugment_interpolation) != (0, "nearest")
         void = drawn and "autoaugment" not in self.augmentation
-        _refuse(void, "autoaugment_fill and autoaugment_interpolation are for autoaugment: name it, or leave them out")
-        _refuse(not 0 <= self.autoaugment_fill <= 255, f"autoaugment_fill is {self.autoaugment_fill}; give 0 to 255")
+        refuse(void, "autoaugment_fill and autoaugment_interpolation are for autoaugment: name it, or leave them out")
+        refuse(not 0 <= self.autoaugment_fill <= 255, f"autoaugment_fill is {self.autoaugment_fill}; give 0 to 255")
 
     @property
     def at_once(self) -> int:
@@ -163,23 +172,23 @@ class Model:
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "in_channels", "width", "time_steps"):
-            _at_least(self, name, 1)
-            _at_most(self, name, _LARGEST)
-        _registered(ARCHITECTURES, self.architecture)
+            at_least(self, name, 1)
+            at_most(self, name, _LARGEST)
+        registered(ARCHITECTURES, self.architecture)
         own, optional = model.options(self.architecture), model.optional(self.architecture)
         if not own.keys() - optional <= self.options.keys() <= own.keys():
             state = f"state {', '.join(own)} and no other" if own else "it has none, so state {}"
             raise ValueError(f"options are not those of {self.architecture}: {state}")
         for name, value in self.options.items():
             kinds = {float: (float, int)}.get(type(own[name]), (type(own[name]),))
-            _refuse(type(value) not in kinds, f"options.{name} is {value!r}; it must be like {own[name]!r}")
-        _refuse(self.options.get("input_size", 1) < 1, f"options.input_size is {self.options.get('input_size')} pixels")
+            refuse(type(value) not in kinds, f"options.{name} is {value!r}; it must be like {own[name]!r}")
+        refuse(self.options.get("input_size", 1) < 1, f"options.input_size is {self.options.get('input_size')} pixels")
         stem = self.options.get("stem_width", 0)
-        _refuse(not 0 <= stem <= _LARGEST, f"options.stem_width is {stem}; it must be 0 to {_LARGEST}")
+        refuse(not 0 <= stem <= _LARGEST, f"options.stem_width is {stem}; it must be 0 to {_LARGEST}")
         deciding = {n: value for n, value in self.options.items() if n not in optional or value != own[n]}
         object.__setattr__(self, "options", deciding)
         if isinstance(self.decoding_initialisation, float):
-            _positive(self, "decoding_initialisation")
+            positive(self, "decoding_initialisation")
 
     @property
     def has_branches(self) -> bool:
@@ -210,28 +219,21 @@ class Neuron:
     parameters: Parameters | None = None
 
     def __post_init__(self) -> None:
-        _registered(NODES, self.name)
+        registered(NODES, self.name)
         _check_own_parameters(self, ("lif", "srif"))
         srif = self.name == "srif"
         bare = (self.decay, self.v_reset) == (1.0, None)
-        _refuse(srif and not bare, "srif has neither decay nor reset potential: state decay 1 and v_reset null")
-        _refuse(self.rectify and self.name == "lif", "rectify is a part of srif: state false, or name srif")
-        _refuse(self.decay < 0, f"decay is {self.decay}; it must not be negative")
-        _positive(self, "v_threshold")
+        refuse(srif and not bare, "srif has neither decay nor reset potential: state decay 1 and v_reset null")
+        refuse(self.rectify and self.name == "lif", "rectify is a part of srif: state false, or name srif")
+        refuse(self.decay < 0, f"decay is {self.decay}; it must not be negative")
+        positive(self, "v_threshold")
         off = srif and self.rectify and self.v_threshold != 0.5
-        _refuse(off, f"rectify is symmetric about 0.5 and v_threshold is {self.v_threshold}: state 0.5")
+        refuse(off, f"rectify is symmetric about 0.5 and v_threshold is {self.v_threshold}: state 0.5")
 
 
 def _check_own_parameters(settings: Any, without: tuple[str, ...]) -> None:
     none = settings.name in without and settings.parameters is not None
-    _refuse(none, f"{settings.name} has no parameters beside the others: leave them out, or state null")
-
-
-def _registered(parts: Registry, name: str) -> None:
-    try:
-        parts.check(name)
-    except InputError as error:
-        raise ValueError(str(error)) from error
+    refuse(none, f"{settings.name} has no parameters beside the others: leave them out, or state null")
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,7 @@ class Surrogate:
     parameters: dict[str, float]
 
     def __post_init__(self) -> None:
-        _registered(SURROGATES, self.name)
+        registered(SURROGATES, self.name)
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ class OutputLoss:
     parameters: dict[str, float]
 
     def __post_init__(self) -> None:
-        _registered(LOSSES, self.name)
+        registered(LOSSES, self.name)
         try:
             inspect.signature(LOSSES[self.name]).bind("y_seq", "labels", **self.parameters)
         except TypeError as error:
@@ -279,15 +281,15 @@ class Norm:
     parameters: Parameters | None = None
 
     def __post_init__(self) -> None:
-        _registered(NORMS, self.name)
+        registered(NORMS, self.name)
         _check_own_parameters(self, ("tdbn", "bn"))
         scaled = self.name == "bn" and {self.alpha, self.branch_alpha} - {1.0, None}
-        _refuse(scaled, "bn has no alpha: state 1 for alpha and branch_alpha")
+        refuse(scaled, "bn has no alpha: state 1 for alpha and branch_alpha")
         by_place = {self.identity_alpha, self.outside_blocks} - {None}
-        _refuse(self.name != "tdbn" and by_place, "identity_alpha and outside_blocks are for tdbn: leave them out")
-        _refuse(self.branch_alpha is None and by_place, "identity_alpha and outside_blocks need blocks: leave them out")
-        _positive(self, "eps")
-        _refuse(not 0 <= self.momentum <= 1, f"momentum is {self.momentum}; it must be 0 to 1")
+        refuse(self.name != "tdbn" and by_place, "identity_alpha and outside_blocks are for tdbn: leave them out")
+        refuse(self.branch_alpha is None and by_place, "identity_alpha and outside_blocks need blocks: leave them out")
+        positive(self, "eps")
+        refuse(not 0 <= self.momentum <= 1, f"momentum is {self.momentum}; it must be 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -302,12 +304,12 @@ class Optimizer:
     parameters: Parameters | None = None
 
     def __post_init__(self) -> None:
-        _registered(OPTIMIZERS, self.name)
+        registered(OPTIMIZERS, self.name)
         _check_own_parameters(self, ("sgd",))
         for name in ("learning_rate", "momentum", "weight_decay"):
-            _refuse(getattr(self, name) < 0, f"{name} is {getattr(self, name)}; it must not be negative")
-            _at_most(self, name, _LARGEST)
-        _refuse(self.nesterov and self.momentum == 0, "nesterov needs a momentum above 0")
+            refuse(getattr(self, name) < 0, f"{name} is {getattr(self, name)}; it must not be negative")
+            at_most(self, name, _LARGEST)
+        refuse(self.nesterov and self.momentum == 0, "nesterov needs a momentum above 0")
 
 
 @dataclass(frozen=True)
@@ -326,103 +328,22 @@ class Schedule:
     parameters: Parameters | None = None
 
     def __post_init__(self) -> None:
-        _registered(SCHEDULES, self.name)
+        registered(SCHEDULES, self.name)
         _check_own_parameters(self, ("cosine", "step"))
-        _at_least(self, "epochs", 1)
-        _at_most(self, "epochs", _MOST_EPOCHS)
+        at_least(self, "epochs", 1)
+        at_most(self, "epochs", _MOST_EPOCHS)
         own = {"cosine": ("final_learning_rate",), "step": ("step_epochs", "step_factor")}
         if self.name not in own:
             return
         for owner, names in own.items():
             for name in names:
                 need = "is needed by" if self.name == owner else "must be null for"
-                _refuse((getattr(self, name) is None) == (self.name == owner), f"{name} {need} {self.name}")
+                refuse((getattr(self, name) is None) == (self.name == owner), f"{name} {need} {self.name}")
         if self.name == "step":
-            _at_least(self, "step_epochs", 1)
-            _positive(self, "step_factor")
+            at_least(self, "step_epochs", 1)
+            positive(self, "step_factor")
         else:
-            _at_least(self, "final_learning_rate", 0)
-
-
-@dataclass(frozen=True)
-class TemperatureSearch:
-    """Dspike's search at the beginning of every epoch: see :func:`jellyplus.functional.search_temperature`.
-
-    Its batch is ``fixed``: some training examples, the same in every epoch, as evaluation sees them; or ``fresh``:
-    those that the epoch begins with, augmented as training sees them.
-    """
-
-    parameter: str
-    epsilon: float
-    step: float
-    batch_size: int
-    statistics: Literal["train", "eval"]
-    batch: Literal["fixed", "fresh"] = "fixed"
-
-    def __post_init__(self) -> None:
-        _positive(self, "epsilon", "step", "batch_size")
-
-
-@dataclass(frozen=True)
-class FiniteDifferences:
-    """The gradient of one parameter from finite differences, in every step (Li et al. 2021, Table 1)."""
-
-    parameter: str
-    epsilon: float
-
-    def __post_init__(self) -> None:
-        _positive(self, "epsilon")
-
-
-@dataclass(frozen=True)
-class Evolution:
-    """EvAF's K(i), once an epoch: see :func:`jellyplus.functional.evaf_k`."""
-
-    k_min: float
-    k_max: float
-
-    def __post_init__(self) -> None:
-        _positive(self, "k_min", "k_max")
-
-
-@dataclass(frozen=True)
-class IMLoss:
-    """IM-Loss beside the cross-entropy: see :class:`jellyplus.loss.IMLoss`."""
-
-    weight: float
-    variant: Literal["membrane", "spikes", "official"]
-    per_channel: bool = False
-
-    def __post_init__(self) -> None:
-        _positive(self, "weight")
-
-
-@dataclass(frozen=True)
-class WarmStart:
-    """IM-Loss alone before the first epoch, until the last layer spikes: see :mod:`jellyplus.training.warm_start`.
-
-    ``weight`` is IM-Loss's, the paper's lambda.
-    """
-
-    learning_rate: float
-    momentum: float
-    max_iterations: int
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        _positive(self, "learning_rate", "max_iterations", "weight")
-        _at_least(self, "momentum", 0)
-
-
-@dataclass(frozen=True)
-class Shortcut:
-    """Shortcut branches in training: plain (Eq. 6: ``evolutionary: false``, weight 1) or with lambda(i) (Eq. 10)."""
-
-    weight: float
-    evolutionary: bool
-
-    def __post_init__(self) -> None:
-        _positive(self, "weight")
+            at_least(self, "final_learning_rate", 0)
 
 
 @dataclass(frozen=True)
@@ -442,7 +363,10 @@ class InitialWeights:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a run's numbers, apart from its seed. ``neuron: null`` makes the network an ANN."""
+    """Everything that decides a run's numbers, apart from its seed. ``neuron: null`` makes the network an ANN.
+
+    ``methods`` are those of plugins by name, of :data:`jellyplus.registry.METHODS`, each with its settings.
+    """
 
     data: Data
     model: Model
@@ -451,50 +375,43 @@ class Recipe:
     norm: Norm | None
     optimizer: Optimizer
     schedule: Schedule
-    temperature_search: TemperatureSearch | None
-    finite_differences: FiniteDifferences | None
-    evolution: Evolution | None
-    im_loss: IMLoss | None
-    warm_start: WarmStart | None
-    shortcut: Shortcut | None
+    temperature_search: temperature_search.Settings | None
+    finite_differences: finite_differences.Settings | None
+    evolution: evolution.Settings | None
+    im_loss: im_loss.Settings | None
+    warm_start: warm_start.Settings | None
+    shortcut: shortcut.Settings | None
     initial_weights: InitialWeights | None
     gpu_precision: Literal["32-true", "16-mixed", "bf16-mixed"]
     output_loss: OutputLoss = OutputLoss("cross_entropy", {})
+    methods: dict[str, dict] | None = None
 
     def __post_init__(self) -> None:
         surrogate = self.surrogate.name if self.surrogate else None
         if self.spiking:
-            _refuse(surrogate is None, "surrogate is null, and neurons need one")
+            refuse(surrogate is None, "surrogate is null, and neurons need one")
         else:
             self._check_ann()
         if self.norm:
             need = "is needed by" if self.model.has_branches else "must be null for"
             wrong = (self.norm.branch_alpha is None) == self.model.has_branches
-            _refuse(wrong, f"norm.branch_alpha {need} {self.model.architecture}")
+            refuse(wrong, f"norm.branch_alpha {need} {self.model.architecture}")
             void = self.norm.identity_alpha is not None and self.model.options.get("identity_norm")
-            _refuse(void, "norm.identity_alpha is for identities without a norm: leave model.options.identity_norm out")
-        if self.temperature_search:
-            _refuse(surrogate != "dspike", "temperature_search needs surrogate dspike: no other has a temperature")
-        if self.evolution:
-            _refuse(surrogate != "evaf", "evolution needs surrogate evaf: no other has a K")
-        if self.finite_differences:
-            self._check_finite_differences()
-        searched = self.temperature_search or self.finite_differences
-        other = searched and self.output_loss.name != "cross_entropy"
-        _refuse(other, "temperature_search and finite_differences are of the cross-entropy: leave output_loss out")
+            refuse(void, "norm.identity_alpha is for identities without a norm: leave model.options.identity_norm out")
+        self._check_methods()
+
+    def _check_methods(self) -> None:
+        for name in self.methods or ():
+            registered(METHODS, name)
+            own = name in {field.name for field in dataclasses.fields(self)}
+            refuse(own, f"methods are those of plugins, and {name} has a section of its own: state it there")
+        for name, settings in settings_of(self).items():
+            METHODS[name].check(settings, self)
 
     def _check_ann(self) -> None:
-        _refuse(self.model.time_steps != 1, f"model.time_steps is {self.model.time_steps}; an ANN has one")
-        for part in ("surrogate", "im_loss", "warm_start"):
-            _refuse(getattr(self, part), f"{part} must be null in an ANN (neuron: null), where nothing fires")
-        _refuse(self.norm and self.norm.name == "tdbn", "norm tdbn needs a V_th: an ANN has bn or null")
-
-    def _check_finite_differences(self) -> None:
-        parameter, search = self.finite_differences.parameter, self.temperature_search
-        _refuse(self.im_loss, "finite_differences are those of the cross-entropy alone: im_loss must be null")
-        _refuse(self.data.micro_batch, "finite_differences are those of a whole batch: data.micro_batch must be null")
-        void = search and search.parameter == parameter
-        _refuse(void, f"finite_differences replace the gradient of {parameter} that temperature_search would improve")
+        refuse(self.model.time_steps != 1, f"model.time_steps is {self.model.time_steps}; an ANN has one")
+        refuse(self.surrogate, "surrogate must be null in an ANN (neuron: null), where nothing fires")
+        refuse(self.norm and self.norm.name == "tdbn", "norm tdbn needs a V_th: an ANN has bn or null")
 
     @property
     def spiking(self) -> bool:
@@ -535,6 +452,7 @@ class Run:
             (OPTIMIZERS, recipe.optimizer.name),
             (SCHEDULES, recipe.schedule.name),
             (SURROGATES, recipe.surrogate and recipe.surrogate.name),
+            *((METHODS, name) for name in recipe.methods or ()),
         ]
         own = {parts.origin(name).digest for parts, name in named if name in parts} - {""}
         return tuple(sorted(own.union(self.parent.plugins if self.parent else ())))
@@ -570,22 +488,4 @@ def check_run_name(name: str, field: str) -> None:
         ValueError: it is another text.
     """
     plain = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)
-    _refuse(not plain, f"{field} is {name!r}; it must be <paper>/<run>, as in recipes/<paper>/<run>.yaml")
-
-
-def _refuse(when: object, reason: str) -> None:
-    if when:
-        raise ValueError(reason)
-
-
-def _at_least(settings: Any, name: str, least: int) -> None:
-    _refuse(getattr(settings, name) < least, f"{name} is {getattr(settings, name)}; it must be at least {least}")
-
-
-def _at_most(settings: Any, name: str, most: int) -> None:
-    _refuse(getattr(settings, name) > most, f"{name} is {getattr(settings, name)}; it must be at most {most}")
-
-
-def _positive(settings: Any, *names: str) -> None:
-    for name in names:
-        _refuse(getattr(settings, name) <= 0, f"{name} is {getattr(settings, name)}; it must be positive")
+    refuse(not plain, f"{field} is {name!r}; it must be <paper>/<run>, as in recipes/<paper>/<run>.yaml")

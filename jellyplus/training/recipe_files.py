@@ -22,7 +22,7 @@ from jellyplus._errors import InputError
 from jellyplus._strict import from_mapping, load_yaml
 from jellyplus.training.recipe import Recipe, Run
 
-__all__ = ["METHODS", "default_profile", "fits", "has_profile", "layers", "load_file", "load_run", "written"]
+__all__ = ["OPTIONAL", "default_profile", "fits", "has_profile", "layers", "load_file", "load_run", "written"]
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ def written(name: str, folder: Path) -> Any:
     *base, (_, values) = layers(name, folder)
     if base:
         values = _refined(base[0][1], {key: value for key, value in values.items() if key != "base"})
-    return dict.fromkeys(METHODS) | values if isinstance(values, Mapping) else values
+    return dict.fromkeys(OPTIONAL) | values if isinstance(values, Mapping) else values
 
 
-METHODS = (  #: parts of a recipe that it may leave out, which is to say null
+OPTIONAL = (  #: parts of a recipe that it may leave out, which is to say null
     "temperature_search",
     "finite_differences",
     "evolution",

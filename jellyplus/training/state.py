@@ -19,7 +19,7 @@ from jellyplus.training.classifier import Classifier
 __all__ = ["check_state"]
 
 _ENTRY = {"learning_rate": float, "accuracy": float, "train_loss": float, "samples": str, "time_s": float}
-_SUMMED = {"search_time_s": float, "warm_start_time_s": float, "skipped_train": int, "skipped_test": int}
+_SKIPPED = {"skipped_train": int, "skipped_test": int}
 _SCALER = {"scale": float, "growth_factor": float, "backoff_factor": float, "growth_interval": int}
 _SCALER |= {"_growth_tracker": int}
 _SHAPES = (".surrogate_function.temperature", ".surrogate_function.k")
@@ -65,7 +65,8 @@ def check_state(
         raise InputError(f"{file} is not the state of this run: its epoch is none of {trainer.max_epochs}; {again}")
     wanted = {"epoch": int, "origin": dict} | _saved(trainer, classifier, epoch + 1, batches)
     content = {key: value for key, value in content.items() if not _is_scaler(value)}
-    odd = _odd(content, wanted) or _odd_history(content["history"]) or _odd_shape(content["state_dict"])
+    summed = _SKIPPED | {name: float for method in classifier.methods.values() for name in method.seconds}
+    odd = _odd(content, wanted) or _odd_history(content["history"], summed) or _odd_shape(content["state_dict"])
     if odd:
         which = f"the state of this run after epoch {epoch + 1}"
         raise InputError(f"{file} is not {which}: {odd} is not what it saves; {again}")
@@ -168,12 +169,12 @@ def _is(found: Any, wanted: Any) -> bool:
     return type(found) is type(wanted) and found == wanted
 
 
-def _odd_history(history: list[dict]) -> str:
+def _odd_history(history: list[dict], kinds: dict[str, type]) -> str:
     """Where a column that sums are made of is of another kind, an accuracy above 100 %, or any no number or text."""
     for entry in history:
-        summed = {name: entry[name] for name in _SUMMED if name in entry}
+        summed = {name: entry[name] for name in kinds if name in entry}
         odd = next((str(name) for name, value in entry.items() if type(name) is not str or not _is_plain(value)), "")
-        odd = odd or _odd(summed, _Some(_SUMMED)) or ("" if 0 <= entry["accuracy"] <= 100 else "accuracy")
+        odd = odd or _odd(summed, _Some(kinds)) or ("" if 0 <= entry["accuracy"] <= 100 else "accuracy")
         if odd:
             return f"history.{entry['epoch']}.{odd}"
     return ""

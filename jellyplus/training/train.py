@@ -28,18 +28,15 @@ from jellyplus.datasets import DataSet
 from jellyplus.neuron import Node
 from jellyplus.op_counter import OperationCounter, Tallies
 from jellyplus.training.checkpoint import DIGEST, AtomicCheckpointIO, KeepLast, is_sealed, load_checkpoint
-from jellyplus.training.classifier import Classifier, time_first
+from jellyplus.training.classifier import Classifier
 from jellyplus.training.data import DataModule
-from jellyplus.training.evolution import EvolveShortcuts, EvolveSurrogate
-from jellyplus.training.finite_differences import UseFiniteDifferences
 from jellyplus.training.job import launch, once
+from jellyplus.training.layout import time_first
 from jellyplus.training.loggers import LogHistory
 from jellyplus.training.network import InitialState, build_network, check_parts, choose_backend, initialise
 from jellyplus.training.progress import RunProgress
 from jellyplus.training.recipe import Recipe, as_plain_data, recipe_key
 from jellyplus.training.state import check_state
-from jellyplus.training.temperature import SearchTemperature
-from jellyplus.training.warm_start import StartWarm
 
 __all__ = ["COUNTED", "Outcome", "choose_device", "train"]
 
@@ -214,13 +211,28 @@ def _state(
     return file
 
 
-_METHODS = {  # part of a recipe, and the callback that does it
-    "warm_start": StartWarm,
-    "temperature_search": SearchTemperature,
-    "evolution": EvolveSurrogate,
-    "finite_differences": UseFiniteDifferences,
-    "shortcut": EvolveShortcuts,
-}
+class _Hooks(lightning.Callback):
+    """Calls those of the recipe's methods, in their order, before the classifier's own."""
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Classifier) -> None:
+        for method in pl_module.methods.values():
+            method.begin_epoch(pl_module)
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: Classifier, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int
+    ) -> None:
+        for method in pl_module.methods.values():
+            method.begin_step(pl_module, batch)
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: Classifier, optimizer: torch.optim.Optimizer
+    ) -> None:
+        for method in pl_module.methods.values():
+            method.before_update(pl_module)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Classifier) -> None:
+        for method in pl_module.methods.values():
+            method.end_epoch(pl_module)
 
 
 def _trainer(
@@ -229,7 +241,6 @@ def _trainer(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for to be deterministic on a GPU
     torch.utils.deterministic.fill_uninitialized_memory = False  # or it takes half of a node's time
-    methods = [method(getattr(recipe, part)) for part, method in _METHODS.items() if getattr(recipe, part)]
     progress = [RunProgress(title)] if rank() == 0 else []
     log = [LogHistory()] if logger else []
     return lightning.Trainer(
@@ -237,7 +248,7 @@ def _trainer(
         precision="32-true" if device == "cpu" else recipe.gpu_precision,
         max_epochs=recipe.schedule.epochs,
         accumulate_grad_batches=recipe.data.batch_size // recipe.data.at_once,
-        callbacks=[*methods, *progress, *log, keep],
+        callbacks=[_Hooks(), *progress, *log, keep],
         use_distributed_sampler=False,
         **_processes(),
         deterministic=True,

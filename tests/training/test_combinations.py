@@ -46,8 +46,8 @@ FACTORS = {
     },
     "loss": {
         "cross-entropy": {},
-        "IM-Loss": {"im_loss": parts.IMLoss(2.0, "membrane")},
-        "IM-Loss of spikes": {"im_loss": parts.IMLoss(0.5, "spikes")},
+        "IM-Loss": {"im_loss": parts.im_loss.Settings(2.0, "membrane")},
+        "IM-Loss of spikes": {"im_loss": parts.im_loss.Settings(0.5, "spikes")},
     },
     "schedule": {
         "cosine": {"schedule": parts.Schedule("cosine", 2, 0.0, None, None)},
@@ -55,14 +55,14 @@ FACTORS = {
     },
     "gradient": {
         "surrogate": {},
-        "temperature search": {"temperature_search": parts.TemperatureSearch(FIRST, 0.1, 0.5, 2, "train")},
-        "K(i)": {"evolution": parts.Evolution(0.5, 10.0)},
-        "finite differences": {"finite_differences": parts.FiniteDifferences(FIRST, 0.1)},
+        "temperature search": {"temperature_search": parts.temperature_search.Settings(FIRST, 0.1, 0.5, 2, "train")},
+        "K(i)": {"evolution": parts.evolution.Settings(0.5, 10.0)},
+        "finite differences": {"finite_differences": parts.finite_differences.Settings(FIRST, 0.1)},
     },
     "shortcut": {
         "none": {},
-        "plain": {"shortcut": parts.Shortcut(1.0, False)},
-        "evolutionary": {"shortcut": parts.Shortcut(0.25, True)},
+        "plain": {"shortcut": parts.shortcut.Settings(1.0, False)},
+        "evolutionary": {"shortcut": parts.shortcut.Settings(0.25, True)},
     },
 }
 

@@ -95,13 +95,13 @@ def cifarnet(epochs, **changes):
 
 def shortcuts():
     recipe = recipe_of(search=False, neuron={"backend": "torch"}, schedule={"epochs": 1}, data={"augmentation": ()})
-    return dataclasses.replace(recipe, shortcut=parts.Shortcut(0.25, True))
+    return dataclasses.replace(recipe, shortcut=parts.shortcut.Settings(0.25, True))
 
 
 def cases():
     dspike = {"surrogate": parts.Surrogate("dspike", {"temperature": 1.0}), "evolution": None}
-    search = parts.TemperatureSearch("conv1.weight", 0.1, 0.2, 4, "train")
-    differences = {"finite_differences": parts.FiniteDifferences("conv1.weight", 0.1), "im_loss": None}
+    search = parts.temperature_search.Settings("conv1.weight", 0.1, 0.2, 4, "train")
+    differences = {"finite_differences": parts.finite_differences.Settings("conv1.weight", 0.1), "im_loss": None}
     batch_norm = parts.Norm("bn", 1.0, None, 1e-5, 0.1)
     model = dataclasses.replace(cifarnet(1).model, time_steps=1)
     ann = dict.fromkeys(("neuron", "surrogate", "evolution", "im_loss")) | {"model": model, "norm": batch_norm}
@@ -109,7 +109,7 @@ def cases():
         "tdBN, EvAF, IM-Loss": cifarnet(5),
         "Dspike with search": cifarnet(2, **dspike, temperature_search=search),
         "finite differences": cifarnet(1, **differences),
-        "warm start": cifarnet(1, norm=None, warm_start=parts.WarmStart(0.05, 0.9, 200)),
+        "warm start": cifarnet(1, norm=None, warm_start=parts.warm_start.Settings(0.05, 0.9, 200)),
         "ANN with batch norm": cifarnet(1, **ann),
         "shortcut branches": shortcuts(),
         "micro-batches": cifarnet(1, data=dataclasses.replace(cifarnet(1).data, micro_batch=8)),

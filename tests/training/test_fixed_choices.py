@@ -18,13 +18,14 @@ from torchvision.transforms import v2
 from jellyplus import datasets, functional, layer, loss, model, neuron
 from jellyplus._errors import InputError
 from jellyplus.datasets.settings import EventSettings, ImageSettings
+from jellyplus.registry import METHODS
 from jellyplus.training import recipe
 from jellyplus.training import train as training
 from jellyplus.training.checkpoint import KeepLast
 from jellyplus.training.classifier import Classifier
+from jellyplus.training.methods.warm_start import warm_start
 from jellyplus.training.network import build_network
 from jellyplus.training.recipe import Recipe, Surrogate
-from jellyplus.training.warm_start import warm_start
 
 # What decides numbers: what it takes from where in a recipe; and what decides none, or is the run's own.
 CALLED = {
@@ -172,11 +173,13 @@ def test_augmentations_are_as_listed(name):
         assert getattr(held, "value", held) in (value, {}), parameter  # AutoAugment keeps its fill by type
 
 
-@pytest.mark.parametrize("settings", [ImageSettings, EventSettings, *vars(recipe).values()])
-def test_only_what_came_later_has_a_default(settings):
+SETTINGS = [ImageSettings, EventSettings, *filter(dataclasses.is_dataclass, vars(recipe).values())]
+OF_METHODS = {name: method.Settings for name, method in METHODS.items()}
+
+
+@pytest.mark.parametrize(("name", "settings"), {s.__name__: s for s in SETTINGS}.items() | OF_METHODS.items())
+def test_only_what_came_later_has_a_default(name, settings):
     """Others are stated in every recipe; these are left out of the key where they hold the default."""
-    if not dataclasses.is_dataclass(settings):
-        return
     later = {
         "Data": {
             *(
@@ -196,13 +199,13 @@ def test_only_what_came_later_has_a_default(settings):
         "Optimizer": {"name", "parameters"},
         "Norm": {"identity_alpha", "outside_blocks", "parameters"},
         "Schedule": {"parameters"},
-        "IMLoss": {"per_channel"},
-        "TemperatureSearch": {"batch"},
-        "WarmStart": {"weight"},
-        "Recipe": {"output_loss"},
+        "im_loss": {"per_channel"},
+        "temperature_search": {"batch"},
+        "warm_start": {"weight"},
+        "Recipe": {"output_loss", "methods"},
     }
     with_default = {f.name for f in dataclasses.fields(settings) if f.default is not dataclasses.MISSING}
-    assert with_default == later.get(settings.__name__, set())
+    assert with_default == later.get(name, set())
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from jellyplus.loss import IMLoss, read_out
 from jellyplus.reproduction.measures import steps
 from jellyplus.reproduction.probe.watch import float64, watched
 from jellyplus.training import memory
-from jellyplus.training.classifier import time_first
 from jellyplus.training.data import DataModule
+from jellyplus.training.layout import time_first
 from jellyplus.training.network import build_network
 from jellyplus.training.recipe_files import load_run
 from jellyplus.training.train import memory_format

@@ -14,10 +14,11 @@ from jellyplus._errors import InputError
 from jellyplus.neuron import IterativeLIFNode, Node
 from jellyplus.training import recipe as parts
 from jellyplus.training.checkpoint import load_checkpoint
-from jellyplus.training.classifier import Classifier, time_first
-from jellyplus.training.finite_differences import UseFiniteDifferences
+from jellyplus.training.classifier import Classifier
+from jellyplus.training.layout import time_first
+from jellyplus.training.methods.finite_differences import UseFiniteDifferences
+from jellyplus.training.methods.warm_start import warm_start
 from jellyplus.training.network import build_network
-from jellyplus.training.warm_start import warm_start
 
 K = [1.0, 10 ** (1 / 3), 10 ** (2 / 3)]  # Eq. 15 for K_min = 1, K_max = 10, N = 3: 10^(i / N)
 WEIGHTS = [0.25 * (12 - i) / 12 for i in range(1, 13)]  # Eq. 10 over 3 epochs of 4 iterations
@@ -28,9 +29,9 @@ def evolving(**changes):
     recipe = dataclasses.replace(
         recipe_of(search=False),
         surrogate=parts.Surrogate("evaf", {"k": 1.0}),
-        evolution=parts.Evolution(1.0, 10.0),
-        im_loss=parts.IMLoss(2.0, "membrane"),
-        shortcut=parts.Shortcut(0.25, True),
+        evolution=parts.evolution.Settings(1.0, 10.0),
+        im_loss=parts.im_loss.Settings(2.0, "membrane"),
+        shortcut=parts.shortcut.Settings(0.25, True),
         schedule=parts.Schedule("step", 3, None, 2, 0.1),
     )
     return dataclasses.replace(recipe, **changes)
@@ -65,7 +66,7 @@ def test_lambda_changes_with_every_iteration_and_ends_at_zero(whole):
 
 
 def test_plain_branches_keep_their_weight(tmp_path):
-    outcome = run(tmp_path, evolving(shortcut=parts.Shortcut(0.7, False)))
+    outcome = run(tmp_path, evolving(shortcut=parts.shortcut.Settings(0.7, False)))
     assert [entry["shortcut_weight"] for entry in outcome.history] == pytest.approx([0.7] * 3)
 
 
@@ -120,7 +121,7 @@ def test_the_loss_of_a_step_is_the_cross_entropy_of_the_summed_outputs_and_im_lo
     classifier._loss_sums, classifier._seen = torch.zeros(2), []
     x, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
     loss = classifier.training_step((x, labels, torch.arange(4)))
-    means = [(node.h_seq.mean() - 0.5) ** 2 for node in classifier.im_loss._nodes.values()]
+    means = [(node.h_seq.mean() - 0.5) ** 2 for node in classifier.methods["im_loss"]._loss._nodes.values()]
     branches, forward = [], net.shortcuts.forward
     net.shortcuts.forward = lambda outputs: branches.append(forward(outputs)) or torch.zeros(())
     y_seq = classifier_output(net, x)
@@ -155,17 +156,17 @@ def test_synchronised_batch_norm_of_another_make_is_refused_with_the_reason(conv
 
 
 def differences(**changes):
-    settings = parts.FiniteDifferences("conv1.weight", 0.1)
+    settings = parts.finite_differences.Settings("conv1.weight", 0.1)
     return dataclasses.replace(recipe_of(search=False, schedule={"epochs": 1}), finite_differences=settings, **changes)
 
 
 def test_the_parameter_gets_finite_differences_and_the_others_their_surrogate_gradient(tmp_path, monkeypatch):
     """The gradients of every step against those computed apart, on a fresh copy of the weights of that step."""
-    seen, original = [], UseFiniteDifferences.on_before_optimizer_step
+    seen, original = [], UseFiniteDifferences.before_update
 
-    def spied(self, trainer, module, optimizer):
+    def spied(self, module):
         before = {name: p.grad.clone() for name, p in module.net.named_parameters()}
-        original(self, trainer, module, optimizer)
+        original(self, module)
         x, labels, _ = self._batch
         expected = functional.finite_difference_gradient(
             module.net, "conv1.weight", lambda y: F.cross_entropy(y.mean(0), labels), x[None], 0.1
@@ -173,7 +174,7 @@ def test_the_parameter_gets_finite_differences_and_the_others_their_surrogate_gr
         after = {name: p.grad.clone() for name, p in module.net.named_parameters()}
         seen.append((before, after, expected))
 
-    monkeypatch.setattr(UseFiniteDifferences, "on_before_optimizer_step", spied)
+    monkeypatch.setattr(UseFiniteDifferences, "before_update", spied)
     run(tmp_path, differences())
     assert len(seen) == 4
     for before, after, expected in seen:
@@ -201,7 +202,7 @@ def test_a_random_loss_is_refused_before_training(tmp_path):
 def test_shortcut_branches_need_stages(tmp_path):
     recipe = recipe_of(search=False)
     toy = dataclasses.replace(recipe.model, architecture="toy_cnn", options={"input_size": 16})
-    recipe = dataclasses.replace(recipe, model=toy, norm=None, shortcut=parts.Shortcut(1.0, False))
+    recipe = dataclasses.replace(recipe, model=toy, norm=None, shortcut=parts.shortcut.Settings(1.0, False))
     with pytest.raises(InputError, match="shortcut does not fit toy_cnn: shortcut branches need two stages"):
         run(tmp_path, recipe)
 
@@ -263,7 +264,7 @@ def bare(max_iterations):
     """No norm, V_th so high that the last layer is silent."""
     shape = {"model": {"width": 4}, "neuron": {"v_threshold": 1.0}}
     recipe = recipe_of(search=False, optimizer={"learning_rate": 0.0}, **shape)
-    settings = parts.WarmStart(learning_rate=0.1, momentum=0.9, max_iterations=max_iterations)
+    settings = parts.warm_start.Settings(learning_rate=0.1, momentum=0.9, max_iterations=max_iterations)
     evaf = parts.Surrogate("evaf", {"k": 1.0})
     return dataclasses.replace(recipe, norm=None, surrogate=evaf, warm_start=settings)
 

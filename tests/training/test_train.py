@@ -25,12 +25,13 @@ from jellyplus.loss import read_out
 from jellyplus.neuron import Node, backends
 from jellyplus.surrogate import Dspike
 from jellyplus.training.checkpoint import is_sealed, load_checkpoint, save_checkpoint, seal
-from jellyplus.training.classifier import Classifier, time_first
+from jellyplus.training.classifier import Classifier
 from jellyplus.training.data import DataModule
+from jellyplus.training.layout import time_first
+from jellyplus.training.methods.temperature_search import SearchTemperature
 from jellyplus.training.network import InitialState, build_network
 from jellyplus.training.recipe import Normalisation
 from jellyplus.training.recipe_files import load_run
-from jellyplus.training.temperature import SearchTemperature
 from jellyplus.training.train import choose_device, memory_format
 
 
@@ -598,7 +599,8 @@ def test_the_search_leaves_statistics_neurons_and_random_state_alone(statistics)
     trainer = SimpleNamespace(datamodule=DataModule(tiny(), recipe, seed=0))
     before = {name: value.clone() for name, value in module.state_dict().items()}
     state = torch.get_rng_state()
-    SearchTemperature(recipe.temperature_search).on_train_epoch_start(trainer, module)
+    known = {name: getattr(module, name) for name in ("net", "device", "current_epoch", "record")}
+    SearchTemperature(recipe.temperature_search).begin_epoch(SimpleNamespace(trainer=trainer, **known))
     assert torch.equal(torch.get_rng_state(), state)
     for name, value in module.state_dict().items():
         assert name.endswith("temperature") or torch.equal(value, before[name]), name

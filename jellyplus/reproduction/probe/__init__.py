@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jellyplus import functional
 from jellyplus._errors import InputError
 from jellyplus.datasets import DataSet
 from jellyplus.datasets.order import EpochOrder
@@ -34,8 +33,10 @@ from jellyplus.reproduction.measures import MEASURES, measured
 from jellyplus.reproduction.probe import parts
 from jellyplus.reproduction.probe.data import few
 from jellyplus.reproduction.probe.watch import Values, float64, projection, watched
-from jellyplus.training.classifier import Classifier, time_first
+from jellyplus.training.classifier import Classifier
 from jellyplus.training.data import DataModule
+from jellyplus.training.layout import time_first
+from jellyplus.training.method import methods_of
 from jellyplus.training.network import InitialState, build_network
 from jellyplus.training.recipe import Recipe, Run
 from jellyplus.training.train import COUNTED, Outcome, train
@@ -145,8 +146,7 @@ def _narrow(recipe: Recipe) -> Recipe:
         changes["model"]["num_classes"] = classes
     if recipe.neuron:
         changes["neuron"] = {"backend": "torch"}
-    if recipe.temperature_search:
-        changes["temperature_search"] = {"batch_size": 2}
+    changes |= {name: method.small() for name, method in methods_of(recipe).items() if hasattr(recipe, name)}
     parts = {name: dataclasses.replace(getattr(recipe, name), **change) for name, change in changes.items()}
     return dataclasses.replace(recipe, **parts)
 
@@ -238,12 +238,8 @@ def _schedules(full: Recipe, narrow: Recipe) -> Values:
         configured["optimizer"].step()
         configured["lr_scheduler"]["scheduler"].step()
     values: Values = {"learning rate in the whole schedule": [rates[epoch] for epoch in shown]}
-    if evolution := full.evolution:
-        ks = [functional.evaf_k(epoch, epochs, evolution.k_min, evolution.k_max) for epoch in shown]
-        values["K in the whole schedule"] = ks
-    if full.shortcut and full.shortcut.evolutionary:
-        weights = [functional.shortcut_weight(i, 1000, full.shortcut.weight) for i in (1, 2, 500, 1000)]
-        values["weight of shortcut branches in the whole schedule"] = weights
+    for method in methods_of(full).values():
+        values |= method.scheduled(epochs, shown)
     return values
 
 

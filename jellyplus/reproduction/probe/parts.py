@@ -4,7 +4,6 @@ A network's potentials do not: behind a rectangular window nobody sees what a re
 """
 
 import copy
-import dataclasses
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +13,9 @@ from jellyplus.layer import ThresholdDependentBatchNorm2d
 from jellyplus.neuron import Node
 from jellyplus.reproduction.probe.watch import Values, projection
 from jellyplus.surrogate import Surrogate
+from jellyplus.training.method import methods_of
 from jellyplus.training.network import build_network
 from jellyplus.training.recipe import Recipe
-from jellyplus.training.warm_start import warm_start
 
 __all__ = ["of_recipe"]
 
@@ -35,7 +34,7 @@ class _Everywhere(Surrogate):
 
 
 def of_recipe(recipe: Recipe, inputs: Tensor) -> Values:
-    """What the recipe's neuron, surrogate, norm and warm start do.
+    """What the recipe's neuron, surrogate, norm and methods do.
 
     Args:
         recipe: narrow.
@@ -50,8 +49,9 @@ def of_recipe(recipe: Recipe, inputs: Tensor) -> Values:
         values |= _node("node with a gradient everywhere", everywhere)
     if norm := next((m for m in net.modules() if isinstance(m, ThresholdDependentBatchNorm2d)), None):
         values |= _norm(norm)
-    if recipe.warm_start:
-        values |= _warm_start(net, recipe, inputs)
+    for method in methods_of(recipe).values():
+        found = method.probed(net.train(), inputs)
+        values |= {name: [*map(projection, seen)] if isinstance(seen, list) else seen for name, seen in found.items()}
     return values
 
 
@@ -103,14 +103,3 @@ def _norm(norm: nn.Module) -> Values:
     (gradient,) = torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum(), x)
     evaluated = norm.eval()(x)
     return {"norm, value": [projection(value) for value in (y, gradient, norm.running_var, evaluated)]}
-
-
-def _warm_start(net: nn.Module, recipe: Recipe, inputs: Tensor) -> Values:
-    """Three iterations, from weights so small that the last layer is silent."""
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.mul_(0.1)
-    settings = dataclasses.asdict(recipe.warm_start) | {"max_iterations": 3}
-    needed = warm_start(net.train(), [inputs], **settings)
-    weights = [projection(parameter) for parameter in net.parameters()]
-    return {"warm start, iterations": needed, "warm start, weights": weights}

@@ -123,11 +123,11 @@ FAULTS = {
         NORMED,
     ),
     "K one epoch early": (
-        ["training/evolution.py", "evaf_k(pl_module.current_epoch,", "evaf_k(pl_module.current_epoch + 1,"],
+        ["training/methods/evolution.py", "self._k(training.current_epoch,", "self._k(training.current_epoch + 1,"],
         {"esg"},
     ),
     "lambda one iteration late": (
-        ["training/evolution.py", "trainer.global_step + 1, int", "trainer.global_step, int"],
+        ["training/methods/shortcut.py", "trainer.global_step + 1, int", "trainer.global_step, int"],
         {"shortcut"},
     ),
     "shortcut branches in evaluation": (["model/shortcut.py", "plain.shortcuts = None", "pass"], {"shortcut"}),
@@ -196,15 +196,23 @@ FAULTS = {
         {"residual"},
     ),
     "the warm start without momentum": (
-        ["training/warm_start.py", "net.parameters(), learning_rate, momentum)", "net.parameters(), learning_rate)"],
+        [
+            "training/methods/warm_start.py",
+            "net.parameters(), learning_rate, momentum)",
+            "net.parameters(), learning_rate)",
+        ],
         {"warm"},
     ),
     "the search's epsilon": (
-        ["training/temperature.py", "self.settings.epsilon,", "2 * self.settings.epsilon,"],
+        ["training/methods/temperature_search.py", "self.settings.epsilon,", "2 * self.settings.epsilon,"],
         DSPIKE,
     ),
     "the search in the other mode": (
-        ["training/temperature.py", 'self.settings.statistics == "train"', 'self.settings.statistics != "train"'],
+        [
+            "training/methods/temperature_search.py",
+            'self.settings.statistics == "train"',
+            'self.settings.statistics != "train"',
+        ],
         DSPIKE,
     ),
     "a parent's bias not scaled": ([NETWORK, 'settings.ann_bias == "scale"', 'settings.ann_bias == "never"'], DSPIKE),
@@ -217,7 +225,7 @@ FAULTS = {
         DSPIKE,
     ),
     "differences of twice the step": (
-        ["training/finite_differences.py", "self.settings.epsilon,", "2 * self.settings.epsilon,"],
+        ["training/methods/finite_differences.py", "self.settings.epsilon,", "2 * self.settings.epsilon,"],
         {"differences"},
     ),
     "energy of a multiplication": (
@@ -254,7 +262,7 @@ HARMLESS = {
     ],
     "independent statements reordered": [
         [
-            "training/warm_start.py",
+            "training/methods/warm_start.py",
             SGD + LOSS,
             LOSS + SGD,
         ],

@@ -5,11 +5,13 @@ iterations, until the last layer spikes, and takes the result as initial weights
 is not said; here it does not, so that what the warm start gives depends on the inputs alone.
 """
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import lightning
 import torch
 from torch import Tensor, nn
 
@@ -18,10 +20,29 @@ from jellyplus._distributed import average_gradients, sum_over_processes
 from jellyplus._errors import InputError
 from jellyplus.loss import IMLoss
 from jellyplus.neuron import Node
-from jellyplus.training.classifier import Classifier, time_first
-from jellyplus.training.recipe import WarmStart
+from jellyplus.registry import METHODS
+from jellyplus.training.layout import time_first
+from jellyplus.training.method import Method
+from jellyplus.training.refusals import at_least, positive, refuse
 
-__all__ = ["StartWarm", "warm_start"]
+if TYPE_CHECKING:
+    from jellyplus.training.data import DataModule
+
+__all__ = ["Settings", "StartWarm", "warm_start"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of :func:`warm_start`; ``weight`` is IM-Loss's, the paper's lambda."""
+
+    learning_rate: float
+    momentum: float
+    max_iterations: int
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive(self, "learning_rate", "max_iterations", "weight")
+        at_least(self, "momentum", 0)
 
 
 def warm_start(
@@ -69,20 +90,26 @@ def warm_start(
         _compat.reset_net(net)
 
 
-class StartWarm(lightning.Callback):
+@METHODS.register("warm_start")
+class StartWarm(Method):
     """Runs :func:`warm_start` on the training data before the first epoch; its iterations go into the history."""
 
-    def __init__(self, settings: WarmStart):
-        self.settings = settings
+    Settings = Settings
+    seconds = ("warm_start_time_s",)
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Classifier) -> None:
+    @classmethod
+    def check(cls, settings, recipe):
+        """Only what fires has membrane potentials."""
+        refuse(not recipe.spiking, "warm_start must be null in an ANN (neuron: null), where nothing fires")
+
+    def begin_epoch(self, training) -> None:
         """Start, once: a run resumed later has passed its first epoch."""
-        if pl_module.current_epoch > 0:
+        if training.current_epoch > 0:
             return
         settings, started = self.settings, time.monotonic()
         needed = warm_start(
-            pl_module.net,
-            _Inputs(trainer.datamodule, pl_module.device),
+            training.net,
+            _Inputs(training.trainer.datamodule, training.device),
             settings.learning_rate,
             settings.momentum,
             settings.max_iterations,
@@ -93,13 +120,22 @@ class StartWarm(lightning.Callback):
                 f"warm_start: the last layer is silent after {settings.max_iterations} iterations; raise "
                 "warm_start.learning_rate or warm_start.max_iterations"
             )
-        pl_module.record(warm_start_iterations=needed, warm_start_time_s=time.monotonic() - started)
+        training.record(warm_start_iterations=needed, warm_start_time_s=time.monotonic() - started)
+
+    def probed(self, net, inputs):
+        """Three iterations, from weights so small that the last layer is silent."""
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.mul_(0.1)
+        settings = dataclasses.asdict(self.settings) | {"max_iterations": 3}
+        needed = warm_start(net, [inputs], **settings)
+        return {"warm start, iterations": needed, "warm start, weights": list(net.parameters())}
 
 
 class _Inputs:
     """The inputs of the training batches, as often as they are iterated."""
 
-    def __init__(self, data: lightning.LightningDataModule, device: torch.device):
+    def __init__(self, data: "DataModule", device: torch.device):
         self.data = data
         self.device = device
 
