@@ -69,7 +69,8 @@ def _runs(options: argparse.Namespace) -> Iterator[str]:
 
 
 def _parts(_: argparse.Namespace) -> Iterator[str]:
-    with_extra("jellyplus.training.recipe", "list parts")  # it registers the package's own
+    for module in ("training.recipe", "reproduction.measures", "reproduction.quantities"):  # they register our own
+        with_extra(f"jellyplus.{module}", "list parts")
     for parts in REGISTRIES:
         yield f"{parts.kind}: {parts.choices()}"
 

@@ -21,10 +21,12 @@ __all__ = [
     "ARCHITECTURES",
     "DATASETS",
     "LOSSES",
+    "MEASURES",
     "METHODS",
     "NODES",
     "NORMS",
     "OPTIMIZERS",
+    "QUANTITIES",
     "REGISTRIES",
     "SCHEDULES",
     "SURROGATES",
@@ -65,16 +67,19 @@ class Registry(Mapping):
         self.kind = kind
         self._parts: dict[str, tuple[Any, Origin]] = {}
 
-    def register(self, name: str) -> Callable[[Part], Part]:
+    def register(self, name: str, module: str | None = None) -> Callable[[Part], Part]:
         """Return a decorator that registers what it is given and returns it as it is.
 
         The package's own modules register theirs even when a plugin that is being loaded imports them.
 
+        Args:
+            name: that recipes and claims give it.
+            module: that it comes from; None for the one that calls.
+
         Raises:
             InputError: there is such a name already.
         """
-
-        module = sys._getframe(1).f_globals.get("__name__", "")
+        module = module or sys._getframe(1).f_globals.get("__name__", "")
         origin = _PACKAGE if module.partition(".")[0] == _PACKAGE.where else _origins[-1]
 
         def registered(part: Part) -> Part:
@@ -155,9 +160,17 @@ LOSSES = Registry("loss on the outputs")
 #: Subclasses of :class:`jellyplus.training.method.Method`: what a section of a recipe does in training.
 METHODS = Registry("method")
 
+#: What figures show, and tables beside accuracies, of a network: see :mod:`jellyplus.reproduction.measures`.
+MEASURES = Registry("measure")
+
+#: What the numbers of a table are, each a :class:`jellyplus.reproduction.quantities.Quantity`.
+QUANTITIES = Registry("quantity")
+
 
 #: All of them.
-REGISTRIES = (ARCHITECTURES, DATASETS, LOSSES, METHODS, NODES, NORMS, OPTIMIZERS, SCHEDULES, SURROGATES)
+REGISTRIES = (
+    *(ARCHITECTURES, DATASETS, LOSSES, MEASURES, METHODS, NODES, NORMS, OPTIMIZERS, QUANTITIES, SCHEDULES, SURROGATES),
+)
 
 
 def load(files: Iterable[Path]) -> None:

@@ -109,6 +109,52 @@ def test_they_stand_in_a_table(tree, monkeypatch, capsys):
     assert all(float(row["accuracy"]) > 20 for row in rows)
 
 
+COUNTED = '''
+import torch
+
+from jellyplus.registry import QUANTITIES
+from jellyplus.reproduction.measures import Curve, measure
+from jellyplus.reproduction.quantities import Quantity
+from jellyplus.training.layout import time_first
+
+
+@measure("trained")
+def spikes_of_an_image(net, data, *, images: int) -> Curve:
+    """Mean number of spikes of all neurons over all time-steps."""
+    spikes = []
+    net.eval().neuron1.register_forward_hook(lambda node, args, out: spikes.append(out.sum().item()))
+    with torch.no_grad():
+        net(time_first(data.test_sample(images)))
+    return Curve([], [], {"spikes": spikes[0] / images})
+
+
+spikes = lambda measured: measured.numbers["spikes"]
+QUANTITIES.register("spikes_of_an_image")(Quantity("spikes of an image", "run", spikes, "spikes_of_an_image"))
+'''
+
+
+def test_a_table_shows_what_a_plugin_measures(tree, monkeypatch):
+    """From a plugin of its own: if that changes, the measurement is another code's, and the run is not."""
+    Path("counted.py").write_text(COUNTED)
+    claims = yaml.safe_load(Path("reproductions/claims/table1_own.yaml").read_text())
+    counted = {"id": "spikes", "quantity": "spikes_of_an_image", "settings": {"images": 50}, "paper": 1.0}
+    claims["rows"] = [claims["rows"][0] | counted]
+    Path("reproductions/claims/table2_own.yaml").write_text(yaml.safe_dump(claims))
+    shutil.copy("reproductions/table1_own.py", "reproductions/table2_own.py")
+    plugins = ["--plugin", "plugin.py", "--plugin", "counted.py"]
+    monkeypatch.setattr(sys, "argv", ["table2_own.py", *plugins, "--profile", "smoke", "--jobs", "1"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path("reproductions/table2_own.py", run_name="__main__")
+    assert ended.value.code == 0
+    with Path("results/smoke/table2_own/table.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert 1 < float(row["ours_mean"]) < 8 * 64 * 4
+    (run,) = Path("results/evidence").glob("*/seed0-*.json")
+    (measured,) = Path("results/evidence").glob("*/spikes_of_an_image-*-seed0-*.json")
+    codes = [json.loads(path.read_text())["code"] for path in (run, measured)]
+    assert codes[0] != codes[1]
+
+
 def test_a_run_of_theirs_has_the_plugins_digest_and_another_has_none(tree):
     assert len(load_file(Path(RECIPE), "paper").plugins) == 1
     assert load_run("dspike/cifar10_t6", "paper", OWN.parents[1] / "recipes").plugins == ()

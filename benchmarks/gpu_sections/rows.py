@@ -50,6 +50,7 @@ class Row(NamedTuple):
 TABLES = (
     Table("compare_methods", "small", (0, 1, 2, 3, 4)),
     Table("table1_dspike", "paper", (0, 1, 2)),
+    Table("compare_rates", "small", (0, 1, 2)),
 )
 #: CIFAR-10 at the papers' width, which no CPU reaches: a schedule that comes near the paper's, of any paper, before a
 #: short one of the first paper.

@@ -10,8 +10,8 @@ from typing import Literal
 from jellyplus._errors import InputError
 from jellyplus._strict import from_mapping, load_yaml
 from jellyplus.op_counter import CONVENTIONS
-from jellyplus.reproduction.measures import MEASURES
-from jellyplus.reproduction.quantities import QUANTITIES, Quantity
+from jellyplus.registry import MEASURES, QUANTITIES
+from jellyplus.reproduction.quantities import Quantity
 from jellyplus.training.recipe import check_run_name
 
 _LARGEST = 1e15  # of printed numbers; operations have 1e11
@@ -43,7 +43,7 @@ class Claim:
         note: deviations of ours and contradictions of the paper's.
         overrides: what the row changes in its recipe, in every profile.
         baseline: id of the cell that this one is compared with, seed by seed.
-        quantity: what the value is, of :data:`jellyplus.reproduction.quantities.QUANTITIES`.
+        quantity: what the value is, of :data:`jellyplus.registry.QUANTITIES`.
         operands: ids of the cells that the value follows from.
         readings: what a printed text that is ambiguous may mean, each as ours would be written.
         resolution: the last printed place, where it is not two decimals.

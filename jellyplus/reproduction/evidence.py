@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from jellyplus.datasets import DataSet
 from jellyplus.datasets.splits import manifest_digest
+from jellyplus.registry import MEASURES
+from jellyplus.reproduction import measures as _own_measures  # noqa: F401 - it registers what measurements name
 from jellyplus.reproduction import operations
-from jellyplus.reproduction.measures import MEASURES
 from jellyplus.training.recipe import Run, recipe_key
 from jellyplus.training.train import Outcome
 
@@ -157,7 +158,7 @@ class Measurement:
         profile: which overlay was on the recipe.
         seed: of the run.
         code: :func:`~jellyplus.reproduction.source.code_digest` at the time.
-        measure: of :data:`jellyplus.reproduction.measures.MEASURES`.
+        measure: of :data:`jellyplus.registry.MEASURES`.
         settings: of the measure.
         commit, dirty, versions: as in :class:`Evidence`.
         device: in words.

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from jellyplus._strict import from_mapping, load_yaml
-from jellyplus.reproduction.measures import MEASURES, Measure
+from jellyplus.registry import MEASURES
+from jellyplus.reproduction.measures import Measure
 from jellyplus.training.recipe import check_run_name
 
 __all__ = ["FigureClaim", "Panel", "Series", "load_figure"]
@@ -19,7 +20,7 @@ class Series:
 
     Args:
         label: in the legend; unique in the panel.
-        measure: of :data:`jellyplus.reproduction.measures.MEASURES`.
+        measure: of :data:`jellyplus.registry.MEASURES`.
         recipe: of the network or run that is measured; None where the measure needs none.
         style: how it is drawn.
         overrides: what is changed in the recipe, in every profile.

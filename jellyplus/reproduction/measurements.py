@@ -5,8 +5,9 @@ from typing import Any
 
 from jellyplus._distributed import alone
 from jellyplus._errors import InputError
+from jellyplus.registry import MEASURES
 from jellyplus.reproduction.evidence import Measurement
-from jellyplus.reproduction.measures import MEASURES, measured
+from jellyplus.reproduction.measures import measured
 from jellyplus.reproduction.runner import Runner, device_in_words
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import choose_backend
@@ -67,7 +68,7 @@ class Measurements:
             recipe_name=run.name,
             profile=run.profile,
             seed=seed,
-            code=runner.today.code_of(run),
+            code=runner.today.code_of(run, measure),
             measure=measure,
             settings=dict(settings),
             **runner.provenance,

@@ -9,8 +9,8 @@ A measure is of one kind, which says what it is given:
 ``trained``   the network with a finished run's last weights, as it is meant for inference
 ============= ========================================================================================================
 
-Settings are the keyword-only arguments of a measure; a claim states all of them. Histograms have equal
-bins, x is their centres. A ValueError says that settings and network do not fit.
+One is registered by :func:`measure`, ours and a plugin's alike. Settings are its keyword-only arguments; a claim states
+all of them. Histograms have equal bins, x is their centres. A ValueError says that settings and network do not fit.
 """
 
 import inspect
@@ -42,6 +42,7 @@ from jellyplus.monitor import (
     SpikeRate,
 )
 from jellyplus.neuron import IterativeLIFNode, SRIFNode
+from jellyplus.registry import MEASURES
 from jellyplus.training.classifier import Classifier
 from jellyplus.training.data import DataModule
 from jellyplus.training.layout import time_first
@@ -50,7 +51,7 @@ from jellyplus.training.network import build_network
 from jellyplus.training.recipe import Recipe
 from jellyplus.training.train import memory_format
 
-__all__ = ["MEASURES", "Curve", "Measure", "measured", "steps"]
+__all__ = ["Curve", "Measure", "measure", "measured", "steps"]
 
 Kind = Literal["function", "history", "untrained", "trained"]
 _M = TypeVar("_M", bound=Monitor)
@@ -97,14 +98,20 @@ class Measure(NamedTuple):
         return {name: value for name, value in checked.items() if name not in defaults or value != defaults[name]}
 
 
-#: Every measure by name.
-MEASURES: dict[str, Measure] = {}
+def measure(kind: Kind, name: str | None = None) -> Callable[[Callable], Callable]:
+    """Register a function in :data:`jellyplus.registry.MEASURES`, under its own name unless another is given."""
+
+    def registered(function: Callable) -> Callable:
+        MEASURES.register(name or function.__name__, function.__module__)(Measure(kind, function))
+        return function
+
+    return registered
 
 
 def measured(
     recipe: Recipe,
     data: DataModule,
-    measure: str,
+    name: str,
     settings: Mapping[str, Any],
     *,
     weights: Mapping[str, Tensor] | None,
@@ -115,7 +122,7 @@ def measured(
 
     Args:
         recipe, data: of the run.
-        measure, settings: of :data:`MEASURES`.
+        name, settings: of a measure.
         weights: the last ones of the run, where the measure is of a ``trained`` network.
         backend, device: what runs it.
 
@@ -127,15 +134,7 @@ def measured(
     if weights is not None:
         net.load_state_dict(weights)
     net = net.to(device, memory_format=memory_format(net, recipe))
-    return MEASURES[measure].function(net, data, **settings)
-
-
-def _measure(kind: Kind, name: str | None = None) -> Callable[[Callable], Callable]:
-    def register(function: Callable) -> Callable:
-        MEASURES[name or function.__name__] = Measure(kind, function)
-        return function
-
-    return register
+    return MEASURES[name].function(net, data, **settings)
 
 
 # --- Formulas -------------------------------------------------------------------------------------------------------
@@ -143,7 +142,7 @@ def _measure(kind: Kind, name: str | None = None) -> Callable[[Callable], Callab
 _SURROGATES = {"dspike": surrogate.Dspike, "evaf": surrogate.EvAF}
 
 
-@_measure("function")
+@measure("function")
 def surrogate_primitive(*, name: Literal["dspike", "evaf"], shape: float, v_threshold: float, span: float) -> Curve:
     """The function behind a surrogate gradient, over membrane potentials up to ``span`` from V_th on either side.
 
@@ -153,28 +152,28 @@ def surrogate_primitive(*, name: Literal["dspike", "evaf"], shape: float, v_thre
     return _curve(u, _SURROGATES[name](shape).double().primitive(u - v_threshold))
 
 
-@_measure("function")
+@measure("function")
 def surrogate_gradient(*, name: Literal["dspike", "evaf"], shape: float, v_threshold: float, span: float) -> Curve:
     """The surrogate gradient over membrane potentials; see :func:`surrogate_primitive`."""
     u = _around(v_threshold, span)
     return _curve(u, _SURROGATES[name](shape).double().gradient(u - v_threshold))
 
 
-@_measure("function")
+@measure("function")
 def spike(*, v_threshold: float, span: float) -> Curve:
     """The firing function, 1 from V_th on."""
     u = _around(v_threshold, span)
     return _curve(u, surrogate.EvAF().fire(u - v_threshold))
 
 
-@_measure("function")
+@measure("function")
 def constant(*, y: float, start: float, end: float) -> Curve:
     """One value from ``start`` to ``end``."""
     x = torch.linspace(start, end, _POINTS, dtype=torch.float64)
     return _curve(x, torch.full_like(x, y))
 
 
-@_measure("function")
+@measure("function")
 def rectified(*, span: float) -> Curve:
     """MPR, phi(u), up to ``span`` from 1/2 (Guo et al. 2022, InfLoR, Eq. 10)."""
     u = _around(0.5, span)
@@ -188,7 +187,7 @@ def _around(center: float, span: float) -> Tensor:
 # --- Simulations ----------------------------------------------------------------------------------------------------
 
 
-@_measure("function")
+@measure("function")
 def rectified_samples(
     *, samples: int, mean: float, deviation: float, after: bool, low: float, high: float, bins: int
 ) -> Curve:
@@ -202,7 +201,7 @@ def rectified_samples(
     return _potential_curve(potential, after)
 
 
-@_measure("function")
+@measure("function")
 def membrane_potentials(
     *,
     variance: float,
@@ -227,7 +226,7 @@ def membrane_potentials(
     return _density(shown, {"variance": shown.variance})
 
 
-@_measure("function")
+@measure("function")
 def firing_rates(*, variance: float, v_threshold: float, decay: float, time_steps: int, neurons: int) -> Curve:
     """Neurons by the number of their spikes over T, for x as in :func:`membrane_potentials` (Zheng et al., Fig. 4)."""
     x, node = _driven(variance, v_threshold, decay, time_steps, neurons)
@@ -252,7 +251,7 @@ _NODES = {
 }
 
 
-@_measure("function")
+@measure("function")
 def reset_trace(*, reset: Literal["hard", "soft"], inputs: tuple[float, ...], v_threshold: float) -> Curve:
     """Membrane potential of an IF neuron over time-steps: up to H[t] at t, then to V[t], at once.
 
@@ -264,7 +263,7 @@ def reset_trace(*, reset: Literal["hard", "soft"], inputs: tuple[float, ...], v_
     return Curve(times, [0.0, *torch.stack([h, v], 1).flatten().tolist()], {"spikes": spikes.sum().item()})
 
 
-@_measure("function")
+@measure("function")
 def reset_spikes(*, reset: Literal["hard", "soft"], inputs: tuple[float, ...], v_threshold: float) -> Curve:
     """When the neuron of :func:`reset_trace` fires, at the height of H."""
     h, _, spikes = _fired(reset, inputs, v_threshold)
@@ -287,7 +286,7 @@ def _generator() -> torch.Generator:
 # --- The history of a run -------------------------------------------------------------------------------------------
 
 
-@_measure("history")
+@measure("history")
 def course(history: Sequence[Mapping[str, Any]], *, of: Literal["accuracy", "temperature", "k"]) -> Curve:
     """A value of every epoch, which are counted from 1.
 
@@ -369,7 +368,7 @@ def _first_part(net: nn.Module, data: DataModule, parts: int) -> Iterator[Step]:
             return
 
 
-@_measure("untrained")
+@measure("untrained")
 def gradient_norms(net: nn.Module, data: DataModule, *, epoch_parts: int) -> Curve:
     """Mean L2 norm of the weights' gradients, layer by layer, over the first of ``epoch_parts`` parts of an epoch.
 
@@ -385,7 +384,7 @@ def gradient_norms(net: nn.Module, data: DataModule, *, epoch_parts: int) -> Cur
     return Curve(layers, norms, {"slope of ln per layer": _slope(layers, norms)} if all(norms) else {})
 
 
-@_measure("untrained")
+@measure("untrained")
 def jacobian_traces(net: nn.Module, data: DataModule, *, probes: int, epoch_parts: int) -> Curve:
     """phi(J J^T) from each tdBN to the next, over the first of ``epoch_parts`` parts of an epoch.
 
@@ -404,7 +403,7 @@ def _slope(x: Sequence[float], y: Sequence[float]) -> float:
     return ((x - x.mean()) @ logs / (x - x.mean()).square().sum()).item()
 
 
-@_measure("untrained")
+@measure("untrained")
 def gradient_histogram(
     net: nn.Module, data: DataModule, *, parameter: str, epoch_parts: int, low: float, high: float, bins: int
 ) -> Curve:
@@ -419,7 +418,7 @@ def gradient_histogram(
     return _density(watch.distribution, {"deviation": math.sqrt(watch.distribution.variance)})
 
 
-@_measure("untrained")
+@measure("untrained")
 def gradient_similarity(net: nn.Module, data: DataModule, *, parameter: str, epsilon: float, iterations: int) -> Curve:
     """Cosine similarity of the gradient that the update uses and the finite differences', epoch by epoch.
 
@@ -448,28 +447,28 @@ def _similarity(net: nn.Module, parameter: str, epsilon: float, step: Step) -> f
 # --- A network on the test data -------------------------------------------------------------------------------------
 
 
-@_measure("trained")
-@_measure("untrained", "spike_rates_untrained")
+@measure("trained")
+@measure("untrained", "spike_rates_untrained")
 def spike_rates(net: nn.Module, data: DataModule) -> Curve:
     """Spikes per neuron and time-step on the test data, layer by layer of neurons in the order of the network."""
     return _by_layer(_on_test_data(SpikeRate(net), net, data).rates)
 
 
-@_measure("trained")
-@_measure("untrained", "spike_entropies_untrained")
+@measure("trained")
+@measure("untrained", "spike_entropies_untrained")
 def spike_entropies(net: nn.Module, data: DataModule) -> Curve:
     """Entropy of the spikes on the test data, in bits, layer by layer (Guo et al. 2022, IM-Loss, Eqs. 9 and 10)."""
     return _by_layer(_on_test_data(SpikeEntropy(net), net, data).entropies)
 
 
-@_measure("trained")
+@measure("trained")
 def spikes_per_neuron(net: nn.Module, data: DataModule) -> Curve:
     """Spikes of a neuron over all time-steps on the test data, layer by layer (Zheng et al. 2021, Fig. 6)."""
     watch = _on_test_data(SpikeRate(net), net, data)
     return _by_layer(watch.spikes_per_neuron(data.recipe.model.time_steps))
 
 
-@_measure("trained")
+@measure("trained")
 def layer_potentials(
     net: nn.Module, data: DataModule, *, layer: str, after: bool, low: float, high: float, bins: int
 ) -> Curve:
@@ -484,7 +483,7 @@ def layer_potentials(
 _SECOND_BLOCK = {"residual": "stages.0.1", "stage": "stages.1.0"}
 
 
-@_measure("trained")
+@measure("trained")
 def quantisation_error(
     net: nn.Module, data: DataModule, *, second_block: Literal["residual", "stage"] = "residual"
 ) -> Curve:

@@ -1,4 +1,7 @@
-"""Quantity: what the numbers of a table are, and where a value of ours comes from."""
+"""Quantity: what the numbers of a table are, and where a value of ours comes from.
+
+Those of :data:`jellyplus.registry.QUANTITIES` are what claims may name.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,12 +11,13 @@ import torch
 from torch import nn
 
 from jellyplus.op_counter import Convention, OperationCounter
+from jellyplus.registry import QUANTITIES
 from jellyplus.reproduction import operations
 from jellyplus.reproduction.evidence import Evidence
 from jellyplus.training.network import build_network
 from jellyplus.training.recipe import Recipe
 
-__all__ = ["QUANTITIES", "Quantity"]
+__all__ = ["Quantity"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Quantity:
         source: ``run``, a run's evidence; ``network``, that of the paper's own recipe, untrained; ``recipe``, a value
             that was typed into it from the paper; ``cells``, two other cells.
         of: the value, from a run's evidence or what was measured on its network, a recipe, or two printed values.
-        measure: what has to be measured on the run's network, of :mod:`jellyplus.reproduction.measures`.
+        measure: what has to be measured on the run's network, of :data:`jellyplus.registry.MEASURES`.
         tolerance: how far ours may be from the paper's, where the deviations over seeds do not allow more; None: half
             of the row's last printed place.
         form: how views write a number, as of ``format``.
@@ -127,8 +131,7 @@ def _number(name: str) -> Callable[[Any], float]:
     return lambda measured: measured.numbers[name]
 
 
-#: Every quantity by the name that claims give it.
-QUANTITIES = {
+_OWN = {
     "accuracy": Quantity("top-1 accuracy (%)", "run", _accuracy, tolerance=0.3, form="z.2f"),
     "additions": _operations("additions", "additions"),
     "multiplications": _operations("multiplications", "multiplications"),
@@ -143,3 +146,5 @@ QUANTITIES = {
     "pool": Quantity("pool before the linear layers", "network", _pool),
     "energy_of_counts": Quantity("energy of the printed operations (uJ)", "cells", _energy_of_counts),
 }
+for _name, _quantity in _OWN.items():
+    QUANTITIES.register(_name)(_quantity)

@@ -17,6 +17,7 @@ from jellyplus._bars import bar
 from jellyplus._distributed import processes
 from jellyplus._errors import InputError
 from jellyplus._files import user_cache, write_atomically
+from jellyplus.registry import MEASURES
 from jellyplus.reproduction import probe
 from jellyplus.reproduction.evidence import Evidence, Measurement
 from jellyplus.reproduction.probe import Values
@@ -73,9 +74,13 @@ class Today:
         self.libraries = libraries()
         self._values: dict[str, Values] = {}
 
-    def code_of(self, run: Run) -> str:
-        """The digest of the code that makes ``run``: of the package, and of the plugins that it takes parts from."""
-        return hashlib.sha256("".join((self.code, *run.plugins)).encode()).hexdigest() if run.plugins else self.code
+    def code_of(self, run: Run, measure: str | None = None) -> str:
+        """The digest of the code that makes ``run``: of the package, and of the plugins that it takes parts from.
+
+        That of a measurement on its network is of the plugin that has the measure, too.
+        """
+        plugins = _plugins(run, measure)
+        return hashlib.sha256("".join((self.code, *plugins)).encode()).hexdigest() if plugins else self.code
 
     def standing(self, record: Record, run: Run, store: Store) -> Standing:
         """What today's code has to say of ``record``.
@@ -98,7 +103,7 @@ class Today:
 
     def probe(self, record: Record, run: Run) -> Probe:
         """What is kept beside ``record``, which this code made."""
-        return Probe(1, self.code_of(run), self.libraries, self.values(record, run))
+        return Probe(1, self.code_of(run, _measure(record)), self.libraries, self.values(record, run))
 
     def values(self, record: Record, run: Run) -> Values:
         """What today's code does that would make ``record`` again."""
@@ -124,15 +129,16 @@ class Today:
 
     def _to_compare(self, record: Record, run: Run, store: Store) -> Standing | Probe:
         """The probe to hold against what today's code does, or what is known without."""
-        if self._is_same(run, record.code, record.versions):
+        code = self.code_of(run, _measure(record))
+        if self._is_same(code, record.code, record.versions):
             return Standing("current")
         recorded = store.probe(record)
         if recorded is None:
             return Standing("unknown")
-        return Standing("current") if self._is_same(run, recorded.code, recorded.versions) else recorded
+        return Standing("current") if self._is_same(code, recorded.code, recorded.versions) else recorded
 
-    def _is_same(self, run: Run, code: str, versions: Mapping[str, str]) -> bool:
-        return code == self.code_of(run) and self.libraries.items() <= versions.items()
+    def _is_same(self, today: str, code: str, versions: Mapping[str, str]) -> bool:
+        return code == today and self.libraries.items() <= versions.items()
 
     def _probed(self, wanted: list[tuple[Record, Run]]) -> list[Values]:
         """In this process where it is one or two; elsewhere where that is faster, or where processes wait for it."""
@@ -162,9 +168,19 @@ class Today:
 _WORTH_PROCESSES = 12  # probes; to start processes takes as long
 
 
+def _measure(record: Record) -> str | None:
+    return record.measure if isinstance(record, Measurement) else None
+
+
+def _plugins(run: Run, measure: str | None) -> list[str]:
+    """The digests of those that have a part in it."""
+    measuring = {MEASURES.origin(measure).digest} - {""} if measure else set()
+    return sorted(measuring.union(run.plugins))
+
+
 def _name(record: Record, run: Run) -> str:
     """Of what decides it: neither seed nor code of the package."""
-    plugins = "".join(digest[:16] for digest in run.plugins)
+    plugins = "".join(digest[:16] for digest in _plugins(run, _measure(record)))
     return f"{record.key[:32]}-{record.probe_stem.removesuffix(record.code[:12])}{plugins}"
 
 

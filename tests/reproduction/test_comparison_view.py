@@ -22,7 +22,8 @@ from jellyplus.training.recipe_files import load_run
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = ROOT / "reproductions/claims"
-NAMES = ("compare_methods", "compare_learning_rate")
+NAMES = ("compare_methods", "compare_learning_rate", "compare_rates")
+METHODS = {"neuron", "surrogate", "norm", "temperature_search", "evolution", "im_loss", "shortcut"}
 
 
 def claim(name, **other):
@@ -182,8 +183,9 @@ def test_rows_differ_in_what_their_names_say_and_in_nothing_else(name, profile):
     runs = tables.runs(table, profile, ROOT / "recipes")
     first = runs[table.rows[0].id].resolved
     may = {
-        "compare_methods": {"neuron", "surrogate", "norm", "temperature_search", "evolution", "im_loss", "shortcut"},
+        "compare_methods": METHODS,
         "compare_learning_rate": {"optimizer"},
+        "compare_rates": {*METHODS, "optimizer"},
     }[name]
     assert len({run.key for run in runs.values()}) == len(table.rows)
     for row in table.rows[1:]:
@@ -196,6 +198,23 @@ def test_rows_differ_in_what_their_names_say_and_in_nothing_else(name, profile):
         else:
             assert differing <= may
         assert row.baseline == table.rows[0].id
+
+
+@pytest.mark.parametrize("profile", ["paper", "small"])
+def test_rows_at_the_baselines_rate_are_those_of_the_comparison(profile):
+    """So that they are made once, and others differ from them in the rate alone."""
+    compared, rates = (
+        tables.runs(load_claims(CLAIMS / f"{name}.yaml"), profile, ROOT / "recipes")
+        for name in ("compare_methods", "compare_rates")
+    )
+    assert rates["baseline"].key == compared["baseline"].key
+    for method in ("tdbn", "dspike-search", "esg", "shortcut"):
+        assert rates[f"{method}-0-1"].key == compared[method].key
+        for rate in (0.03, 0.3):
+            other = rates[f"{method}-{str(rate).replace('.', '-')}"].resolved
+            assert other["optimizer"].pop("learning_rate") == rate
+            own = compared[method].resolved
+            assert other == own | {"optimizer": {n: v for n, v in own["optimizer"].items() if n != "learning_rate"}}
 
 
 def test_the_learning_rate_is_chosen_on_images_that_the_comparison_trains_with():

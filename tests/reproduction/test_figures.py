@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from jellyplus._errors import InputError
+from jellyplus.registry import MEASURES
 from jellyplus.reproduction import figure_evidence, figure_view, figures, today
 from jellyplus.reproduction.figure_claims import load_figure
 from jellyplus.reproduction.figure_view import Shown
 from jellyplus.reproduction.measurements import Measurements
-from jellyplus.reproduction.measures import MEASURES
 from jellyplus.reproduction.runner import Runner
 from jellyplus.reproduction.scale import Scale
 from jellyplus.reproduction.source import code_digest

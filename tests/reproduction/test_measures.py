@@ -14,7 +14,8 @@ from spikingjelly.activation_based.functional import reset_net
 
 from jellyplus import datasets
 from jellyplus._errors import InputError
-from jellyplus.reproduction.measures import MEASURES, steps
+from jellyplus.registry import MEASURES
+from jellyplus.reproduction.measures import steps
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import build_network, choose_backend
 from jellyplus.training.recipe_files import load_run

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from jellyplus._errors import InputError
 from jellyplus.datasets import DataSet
 from jellyplus.datasets.order import EpochOrder
+from jellyplus.registry import MEASURES
 from jellyplus.reproduction.evidence import evidence_of
-from jellyplus.reproduction.measures import MEASURES, measured
+from jellyplus.reproduction.measures import measured
 from jellyplus.reproduction.probe import parts
 from jellyplus.reproduction.probe.data import few
 from jellyplus.reproduction.probe.watch import Values, float64, projection, watched
