@@ -290,7 +290,7 @@ def saved():
         train_module.train(recipe, dataclasses.replace(data, **few), 0, "cpu", path, None, "")
         content = load_checkpoint(path)
         keep = train_module.KeepLast(path, content["origin"])
-        trainer = train_module._trainer(recipe, "cpu", keep, "")
+        trainer = train_module._trainer(recipe, "cpu", [keep])
         return content, path.read_bytes(), trainer, Classifier(build_network(recipe), recipe, 0)
 
 

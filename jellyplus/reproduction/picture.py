@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from jellyplus.registry import QUANTITIES
+from jellyplus.reproduction.quantities import QUANTITIES
 from jellyplus.reproduction.scale import STAND_IN
 
 __all__ = ["draw", "mark_stand_in", "on_stand_ins", "wrapped"]

@@ -13,10 +13,10 @@ import scipy.stats
 
 from jellyplus._files import write_atomically
 from jellyplus._text import csv_cell, markdown_cell, one_line
-from jellyplus.registry import QUANTITIES
 from jellyplus.reproduction import picture
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
 from jellyplus.reproduction.evidence import Evidence
+from jellyplus.reproduction.quantities import QUANTITIES
 from jellyplus.reproduction.scale import STAND_IN, Scale, is_stand_in, together
 from jellyplus.reproduction.today import Standing
 

@@ -39,10 +39,12 @@ class Classifier(lightning.LightningModule):
         net: the network.
         recipe: losses, optimizer and schedule.
         seed: of the run; what is random in a training step derives from it, the epoch and the step.
+        advice: what to do where a step makes something not finite; None for what whoever makes a run is told.
     """
 
-    def __init__(self, net: nn.Module, recipe: Recipe, seed: int):
+    def __init__(self, net: nn.Module, recipe: Recipe, seed: int, advice: str | None = None):
         super().__init__()
+        self.advice = advice or _WHAT_TO_DO
         self.net = net
         self.recipe = recipe
         self.seed = seed
@@ -152,8 +154,8 @@ class Classifier(lightning.LightningModule):
             step = f"epoch {self.current_epoch + 1}, step {number}"
             if math.isfinite(fault.loss):
                 cause = "" if fault.finite_input else " from an input that is not finite"
-                raise InputError(f"{step} made {fault.name} not finite{cause}; {_WHAT_TO_DO}")
-            raise InputError(f"the loss is {fault.loss} in {step}: {self._origin(fault)}; {_WHAT_TO_DO}")
+                raise InputError(f"{step} made {fault.name} not finite{cause}; {self.advice}")
+            raise InputError(f"the loss is {fault.loss} in {step}: {self._origin(fault)}; {self.advice}")
 
     def _origin(self, fault: Fault) -> str:
         if fault.name:

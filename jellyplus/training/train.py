@@ -8,10 +8,10 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import torch
@@ -38,7 +38,7 @@ from jellyplus.training.progress import RunProgress
 from jellyplus.training.recipe import Recipe, as_plain_data, recipe_key
 from jellyplus.training.state import check_state
 
-__all__ = ["COUNTED", "Outcome", "choose_device", "train"]
+__all__ = ["COUNTED", "Outcome", "Step", "choose_device", "memory_format", "train", "watched"]
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,10 @@ def train(
         check_parts(net, recipe)
         left_over = initialise(net, initial_state, recipe.initial_weights) if recipe.initial_weights else []
         classifier = Classifier(net, recipe, seed)
-        trainer = _trainer(recipe, device, KeepLast(state_file, origin), title, logger)
+        progress = [RunProgress(title)] if rank() == 0 else []
+        log = [LogHistory()] if logger else []
+        callbacks = [_Hooks(), *progress, *log, KeepLast(state_file, origin)]
+        trainer = _trainer(recipe, device, callbacks, logger=logger or False, **_processes())
         batches = len(module.train_dataloader())
         _fit(trainer, classifier, module, once(_state, state_file, trainer, classifier, origin, batches))
         _compat.reset_net(net)
@@ -169,6 +172,63 @@ def train(
         operations = _operations(plain, module.test_sample(COUNTED), recipe.model.time_steps)
         ran = backend if any(isinstance(module, Node) for module in net.modules()) else None
         return Outcome(plain, net.state_dict(), classifier.history, left_over, operations, ran)
+
+
+class Step(NamedTuple):
+    """A training step whose gradients are there and which is not yet taken."""
+
+    epoch: int
+    number: int
+    x: Tensor
+    labels: Tensor
+
+
+class _Show(lightning.Callback):
+    def __init__(self, show: Callable[[Step], None]):
+        self.show = show
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: Classifier, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int
+    ) -> None:
+        x, labels, _ = batch
+        self.step = Step(pl_module.current_epoch, batch_idx, x, labels)
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: Classifier, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.show(self.step)
+
+
+def watched(
+    net: nn.Module,
+    module: DataModule,
+    epochs: int,
+    show: Callable[[Step], None],
+    batches: int | None = None,
+    advice: str | None = None,
+) -> None:
+    """Train a network of the caller's in place as :func:`train` does, and show every step before it is taken.
+
+    In one process, in single precision, where the network is; nothing is evaluated or kept.
+
+    Args:
+        net: with the weights to start from.
+        module: data, recipe and seed of the run.
+        epochs: how many, at most those of the recipe.
+        show: is given each step.
+        batches: of each epoch, the first; None for all.
+        advice: what to do where the loss is not finite; None for what a run is told.
+
+    Raises:
+        InputError: the loss is not finite.
+    """
+    classifier = Classifier(net.train(), module.recipe, module.order.seed, advice)
+    device = next(net.parameters()).device.type
+    alone = {"devices": 1, "plugins": [LightningEnvironment()]}
+    limits = {"max_epochs": epochs, "limit_train_batches": batches or 1.0, "limit_val_batches": 0}
+    with _as_stated():
+        trainer = _trainer(module.recipe, device, [_Hooks(), _Show(show)], precision="32-true", **alone, **limits)
+        _fit(trainer, classifier, module, None)
 
 
 def memory_format(net: nn.Module, recipe: Recipe | None = None) -> torch.memory_format:
@@ -235,30 +295,25 @@ class _Hooks(lightning.Callback):
             method.end_epoch(pl_module)
 
 
-def _trainer(
-    recipe: Recipe, device: str, keep: KeepLast, title: str, logger: Logger | None = None
-) -> lightning.Trainer:
+def _trainer(recipe: Recipe, device: str, callbacks: list[lightning.Callback], **others: Any) -> lightning.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for to be deterministic on a GPU
     torch.utils.deterministic.fill_uninitialized_memory = False  # or it takes half of a node's time
-    progress = [RunProgress(title)] if rank() == 0 else []
-    log = [LogHistory()] if logger else []
-    return lightning.Trainer(
-        accelerator="cpu" if device == "cpu" else "gpu",
-        precision="32-true" if device == "cpu" else recipe.gpu_precision,
-        max_epochs=recipe.schedule.epochs,
-        accumulate_grad_batches=recipe.data.batch_size // recipe.data.at_once,
-        callbacks=[_Hooks(), *progress, *log, keep],
-        use_distributed_sampler=False,
-        **_processes(),
-        deterministic=True,
-        logger=logger or False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=os.devnull,  # nothing is kept there, and no checkpoint of Lightning's own looked for
-    )
+    settings = {
+        "accelerator": "cpu" if device == "cpu" else "gpu",
+        "precision": "32-true" if device == "cpu" else recipe.gpu_precision,
+        "max_epochs": recipe.schedule.epochs,
+        "accumulate_grad_batches": recipe.data.batch_size // recipe.data.at_once,
+        "use_distributed_sampler": False,
+        "deterministic": True,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": os.devnull,  # nothing is kept there, and no checkpoint of Lightning's own looked for
+    }
+    return lightning.Trainer(callbacks=callbacks, **settings | others)
 
 
 def _processes() -> dict:

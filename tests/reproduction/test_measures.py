@@ -15,7 +15,7 @@ from spikingjelly.activation_based.functional import reset_net
 from jellyplus import datasets
 from jellyplus._errors import InputError
 from jellyplus.registry import MEASURES
-from jellyplus.reproduction.measures import steps
+from jellyplus.reproduction.measures.steps import _train as train_plain
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import build_network, choose_backend
 from jellyplus.training.recipe_files import load_run
@@ -243,16 +243,19 @@ def test_steps_are_those_of_a_run(name, tmp_path):
     recipe = recipe_of(name)
     outcome = train(recipe, digits(), 0, "cpu", tmp_path / "state", None, "test")
     net, data = network(recipe)
-    seen = [(step.epoch, step.number) for step in steps(net, data, epochs=1)]
+    seen = []
+    train_plain(net, data, 1, lambda step: seen.append((step.epoch, step.number)), None)
     assert seen == [(0, 0), (0, 1)]
     assert all(torch.equal(value, outcome.weights[key]) for key, value in net.state_dict().items())
 
 
 def test_steps_are_not_taken_before_they_are_seen():
     net, data = network(recipe_of("dspike/mnist_toy_rectangular"))
-    before = net.conv1.weight.clone()
-    first = next(steps(net, data, epochs=1))
-    assert torch.equal(net.conv1.weight, before)
+    weights, seen = [net.conv1.weight.detach().clone()], []
+    train_plain(net, data, 1, lambda step: weights.append(net.conv1.weight.detach().clone()) or seen.append(step), 1)
+    (first,) = seen
+    assert torch.equal(*weights)
+    assert not torch.equal(net.conv1.weight, weights[0])
     assert (first.epoch, first.number, len(first.labels)) == (0, 0, 16)
 
 
@@ -262,13 +265,13 @@ def test_steps_are_not_taken_before_they_are_seen():
 def test_steps_refuse_methods_beyond_sgd(name):
     recipe = dataclasses.replace(recipe_of(name), initial_weights=None)
     with pytest.raises(InputError, match="trains with SGD alone, and the recipe has"):
-        next(steps(*network(recipe), epochs=1))
+        train_plain(*network(recipe), 1, lambda step: None, None)
 
 
 def test_steps_stop_where_the_loss_is_not_finite():
     recipe = recipe_of("dspike/mnist_toy_ann", optimizer={"learning_rate": 60000.0}, schedule={"epochs": 30})
-    with pytest.raises(InputError, match=r"the loss is (nan|inf) in epoch"):
-        list(steps(*network(recipe), epochs=30))
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) in epoch .*learning_rate in the figure's overrides"):
+        train_plain(*network(recipe), 30, lambda step: None, None)
 
 
 def test_gradient_norms_of_the_first_step():

@@ -10,8 +10,8 @@ from torch import nn
 from jellyplus._errors import InputError
 from jellyplus.neuron import IterativeLIFNode
 from jellyplus.op_counter import CONVENTIONS, OperationCounter
-from jellyplus.registry import QUANTITIES
 from jellyplus.reproduction import operations
+from jellyplus.reproduction.quantities import QUANTITIES
 
 # T = 2, two examples of 4 inputs, 0 or 1 but for one in the second: 24 MACs to the 3 neurons, 12 to the 2 outputs. All
 # neurons fire: 12 additions behind them. By measured inputs the first layer multiplies, as in Dspike.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jellyplus.registry import QUANTITIES
+from jellyplus.reproduction.quantities import QUANTITIES
 from jellyplus.training.recipe_files import load_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"

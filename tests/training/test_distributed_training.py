@@ -32,7 +32,7 @@ from jellyplus.training.classifier import Classifier
 from jellyplus.training.data import DataModule
 from jellyplus.training.network import build_network
 from jellyplus.training.recipe_files import load_run
-from jellyplus.training.train import _fit, _trainer
+from jellyplus.training.train import _fit, _Hooks, _processes, _trainer
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 FILE = "recipes/imloss/cifar10_cifarnet_t4.yaml"
@@ -148,7 +148,8 @@ def learn(folder):
             torch.manual_seed(0)
             classifier = Recorded(build_network(recipe).double(), recipe, seed=0)
             module = DataModule(tiny(test_examples=31), recipe, seed=0)
-            _fit(_trainer(recipe, "cpu", KeepLast(folder / f"state{number}", {}), case), classifier, module, None)
+            callbacks = [_Hooks(), KeepLast(folder / f"state{number}", {})]
+            _fit(_trainer(recipe, "cpu", callbacks, **_processes()), classifier, module, None)
             history = [{k: v for k, v in entry.items() if k not in TIMES} for entry in classifier.history]
             results[case] = classifier.seen | {"history": history, "buffers": dict(classifier.net.named_buffers())}
         torch.save(results, folder / f"{os.environ.get('RANK', 'alone')}.pt")

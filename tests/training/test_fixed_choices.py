@@ -155,7 +155,7 @@ def test_sgd_and_its_schedule_are_as_listed():
 
 
 def test_the_trainer_is_as_listed(tmp_path):
-    trainer = training._trainer(recipe_of(search=False), "cpu", KeepLast(tmp_path / "state", {}), "test")
+    trainer = training._trainer(recipe_of(search=False), "cpu", [KeepLast(tmp_path / "state", {})])
     assert {name: getattr(trainer, name) for name in listed()["Trainer"]} == listed()["Trainer"]
     assert (trainer.max_steps, trainer.limit_train_batches, trainer.check_val_every_n_epoch) == (-1, 1.0, 1)
 

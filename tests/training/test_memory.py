@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from jellyplus._errors import InputError
 from jellyplus.loss import IMLoss, read_out
-from jellyplus.reproduction.measures import steps
+from jellyplus.reproduction.measures.steps import _train as train_plain
 from jellyplus.reproduction.probe.watch import float64, watched
 from jellyplus.training import memory
 from jellyplus.training.data import DataModule
@@ -244,7 +244,7 @@ def test_micro_batches_that_do_not_fit_are_refused(overrides, said):
 def test_measures_that_train_refuse_them():
     recipe = micro(4)
     with pytest.raises(InputError, match=r"the recipe has data\.micro_batch"):
-        next(steps(build_network(recipe), DataModule(tiny(), recipe, 0), epochs=1))
+        train_plain(build_network(recipe), DataModule(tiny(), recipe, 0), 1, lambda step: None, None)
 
 
 def test_recipes_without_them_keep_their_keys():

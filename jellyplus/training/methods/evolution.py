@@ -35,7 +35,7 @@ class EvolveSurrogate(Method):
 
     def begin_epoch(self, training) -> None:
         """Set."""
-        k = self._k(training.current_epoch, training.trainer.max_epochs)
+        k = self._k(training.current_epoch, training.recipe.schedule.epochs)
         functional.set_evaf_k(training.net, k)
         training.record(k=k)
 

@@ -241,7 +241,7 @@ FAULTS = {
         {"error"},
     ),
     "which layers a figure shows": (
-        ["reproduction/measures.py", "list(watch.norms.values())[1:-1]", "list(watch.norms.values())[1:]"],
+        ["reproduction/measures/steps.py", "list(watch.norms.values())[1:-1]", "list(watch.norms.values())[1:]"],
         {"norms"},
     ),
 }
