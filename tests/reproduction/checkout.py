@@ -61,6 +61,10 @@ panels:
   - {label: accuracy, measure: course, recipe: RUN, overrides: {im_loss: null}, settings: {of: accuracy}}
   - {label: never, measure: course, recipe: RUN, overrides: {model: {time_steps: 2}}, settings: {of: accuracy}}
 """
+PAPERS = """\
+dspike: {short: Dspike, citation: "Li et al., NeurIPS 2021"}
+imloss: {short: IM-Loss, citation: "Guo et al., NeurIPS 2022"}
+"""
 PROBE = Probe(1, "p" * 64, {}, {"loss of step": [2.5]})
 PNG = bytes.fromhex(  # one white pixel
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8ffff3f0005fe02fe0def46b8"
@@ -89,6 +93,7 @@ class Checkout:
         (folder / "recipes/imloss/profiles.yaml").write_text(PROFILES)
         (self.reproductions / "claims").mkdir(parents=True)
         rows = ROWS.replace("RUN", RUN).replace("NASTY", "'" + NASTY.replace("'", "''") + "'")
+        (self.reproductions / "papers.yaml").write_text(PAPERS)
         self.claim("table2_imloss", TABLE.format(number=2) + rows)
         self.claim("table10_imloss", TABLE.format(number=10) + rows.partition("- {id: bare")[0])
         self.claim("figure3_dspike", FIGURE.replace("RUN", RUN))

@@ -285,7 +285,7 @@ def decoded(source):
 
 def drawings():
     """Those that are committed, each once."""
-    root = Path(page.__file__).parents[2] / "reproductions/measured"
+    root = Path(page.__file__).parents[3] / "reproductions/measured"
     profiles = [profile for profile in page.SCALES if (root / profile).is_dir()]
     found = {path.parent.name: path for profile in profiles[::-1] for path in (root / profile).glob("*/*e.png")}
     return list(found.values())
@@ -414,6 +414,23 @@ def test_claims_of_ones_own_stand_behind_the_papers(checkout, build, name):
     assert "our notebook" in html
     assert -1 < html.index('<section id="imloss">') < html.index('<section id="LeNet">')
     assert f'<section class="block" id="{name}">' in html
+    with (checkout.reproductions / "papers.yaml").open("a") as file:
+        file.write('LeNet: {short: LeNet-5, citation: "LeCun et al., 1998"}\n')
+    html = build()["html"]
+    assert "LeNet-5" in html
+    assert "LeCun et al., 1998" in html
+
+
+def test_a_list_of_papers_that_cannot_be_read_is_one_sentence(checkout, capsys):
+    (checkout.reproductions / "papers.yaml").write_text("imloss: {short: IM-Loss}")
+    assert main(["report"]) == 2
+    assert "papers.yaml, imloss: key 'citation' is missing" in capsys.readouterr().err
+    assert not list(checkout.results.glob("index.*"))
+
+
+def test_the_five_papers_are_listed():
+    listed = page.collect.__globals__["_papers"](Path(page.__file__).parents[3] / "reproductions")
+    assert [known.short for known in listed.values()] == ["tdBN", "Dspike", "IM-Loss", "InfLoR", "shortcut"]
 
 
 @pytest.mark.parametrize(
@@ -443,7 +460,7 @@ def test_an_out_that_is_a_file(checkout):
 
 
 def test_the_templates_are_packaged():
-    root = Path(page.__file__).parents[2]
+    root = Path(page.__file__).parents[3]
     config = configparser.ConfigParser()
     config.read(root / "setup.cfg")
     patterns = [pattern.strip() for pattern in config["options.package_data"]["jellyplus"].split(",")]

@@ -210,8 +210,8 @@ FAULTS = {
     "the search in the other mode": (
         [
             "training/methods/temperature_search.py",
-            'self.settings.statistics == "train"',
-            'self.settings.statistics != "train"',
+            'train(self.settings.statistics == "train")',
+            'train(self.settings.statistics != "train")',
         ],
         DSPIKE,
     ),
@@ -292,7 +292,7 @@ HARMLESS = {
     "an equal formula": [
         [SURROGATE, "return torch.tanh(self.k * x) / 2 + 0.5", "return 0.5 * (1 + torch.tanh(x * self.k))"]
     ],
-    "a sum in another order": [[CLASSIFIER, "loss = output_loss + im_loss", "loss = im_loss + output_loss"]],
+    "a sum in another order": [[CLASSIFIER, "loss = sum(terms, output_loss)", "loss = sum(terms) + output_loss"]],
     "a mean as a sum": [["loss.py", "return y_seq.mean(0)", "return y_seq.sum(0) / len(y_seq)"]],
     "an equal condition": [
         [
