@@ -42,7 +42,8 @@ from gpu_sections.report import markdown
 
 HERE = Path(__file__).parent
 OURS = ["jellyplus cupy", "jellyplus cupy, Rectangular", "jellyplus torch", "ReLU"]
-TRITON = {"SJ_LIF_CUDA_IMPLEMENTATION": "triton"}
+TRITON = {"SJ_LIF_CUDA_IMPLEMENTATION": "triton"}  # which has no half precision
+_SPIKINGJELLY_2 = {"names": ["SpikingJelly 2.0.0"]}
 SECTIONS = (
     Section("card", 20, (Part(("card.versions", "card.report"), 20),)),
     Section(
@@ -61,7 +62,8 @@ SECTIONS = (
             Part(("fast_node.sides",), 40, {"names": OURS}),
             Part(("fast_step.steps",), 45),
             Part(("fast_node.sides",), 20, {"names": ["SpikingJelly 0.0.0.0.14 cupy"]}),
-            Part(("fast_node.sides",), 30, {"names": ["SpikingJelly 2.0.0"]}, "spikingjelly2", TRITON),
+            Part(("fast_node.sides",), 20, _SPIKINGJELLY_2 | {"dtypes": ["float"]}, "spikingjelly2", TRITON),
+            Part(("fast_node.sides",), 20, _SPIKINGJELLY_2 | {"dtypes": ["half"]}, "spikingjelly2"),
             Part(("fast_node.sides",), 20, {"names": ["snnTorch Leaky"]}, "snntorch"),
             Part(("fast_training.loader",), 30),
             Part(("fast_training.loops",), 60),

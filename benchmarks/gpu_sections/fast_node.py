@@ -91,7 +91,7 @@ SIDES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def sides(job: Job, names: list[str]) -> None:
+def sides(job: Job, names: list[str], dtypes: tuple[str, ...] = tuple(_DTYPES)) -> None:
     """Records of each side: of what a call costs the host, then for each shape and type."""
     card = machine(job, kernels=_NOT_BESIDE_US not in names)
     for name in names:
@@ -100,7 +100,7 @@ def sides(job: Job, names: list[str]) -> None:
             neuron = SIDES[name]().to(card.device)
             _record_host(job, card, name, neuron)
             for shape in _TINY if job.dry_run else SHAPES:
-                for dtype in _dtypes(name, job.dry_run):
+                for dtype in filter(dtypes.__contains__, _dtypes(name, job.dry_run)):
                     with job.attempt(f"{name}, {list(shape)}, {dtype}"):
                         _record(job, card, neuron, {"side": name, "shape": list(shape), "dtype": dtype})
 
