@@ -297,7 +297,7 @@ def test_pictures_look_as_their_files_do():
         seen, drawn = np.asarray(decoded(picture.uri), int), np.asarray(Image.open(path).convert("RGB"), int)
         assert seen.shape == drawn.shape
         assert picture.width == round(drawn.shape[1] * 0.64)
-        assert abs(seen - drawn).max() <= 13  # of 255: half the distance of 11 levels
+        assert abs(seen - drawn).max() <= 16  # of 255: half the distance of 9 levels
         assert (seen[drawn == 255] == 255).all()  # white grounds and black letters stay what they are
         assert (seen[drawn == 0] == 0).all()
 
@@ -306,7 +306,7 @@ def test_the_page_of_the_committed_results_is_small():
     """2 MB: what its pictures take, and 0.6 MB of text, more than it has."""
     pictures = [page.Picture(path, "small").uri for path in drawings()]
     assert len(pictures) >= 36
-    assert sum(map(len, pictures)) < 1.4e6
+    assert sum(map(len, pictures)) < 1.33e6  # the page has 0.6e6 besides, and is to have less than 2e6
 
 
 def test_a_picture_that_is_longer_than_webp_can_be_is_made_smaller(tmp_path):
