@@ -473,3 +473,17 @@ def test_the_templates_are_packaged():
 def test_collect_names_what_is_missing(tmp_path):
     with pytest.raises(InputError, match="no claims"):
         page.collect(tmp_path, [])
+
+
+def test_a_comparison_of_ones_own_comes_first_and_has_no_columns_of_a_paper(checkout, build):
+    text = (checkout.reproductions / "claims/table2_imloss.yaml").read_text().partition("- {id: never")[0]
+    text = text.replace("paper: imloss", "paper: mine", 1)
+    text = re.sub(r" paper: [\d.]+", " paper: null", re.sub(r"paper_std: [\d.]+", "paper_std: null", text))
+    checkout.claim("compare_mine", text)
+    html = build()["html"]
+    assert -1 < html.index('<section id="mine">') < html.index('<section id="dspike">')
+    own, _, others = html.partition('<section class="block" id="compare_mine">')[2].partition("</section>")
+    assert ">Paper</th>" in others
+    assert not re.search(r">Paper</th>|Ours − paper|Gain, paper", own)
+    columns = {int(number) for number in re.findall(r'colspan="(\d+)"', own)}
+    assert columns == {len(re.findall("<th ", own))}

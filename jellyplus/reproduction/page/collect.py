@@ -31,7 +31,8 @@ __all__ = ["collect"]
 def collect(reproductions: Path, roots: Sequence[Path]) -> Page:
     """Return what the page shows.
 
-    Of every cell, the evidence is that of the most telling profile that has any.
+    Comparisons of our own come first, then the papers in the order of ``papers.yaml``, then others. Of every cell, the
+    evidence is that of the most telling profile that has any.
 
     Args:
         reproductions: has ``claims/``; the recipes are in ``recipes/`` beside it.
@@ -51,6 +52,7 @@ def collect(reproductions: Path, roots: Sequence[Path]) -> Page:
     known = _papers(reproductions)
     own = sorted({part.claims.paper for part in (*printed, *figures)} - known.keys())
     papers = [_paper(name, known.get(name), printed, figures) for name in (*known, *own)]
+    papers.sort(key=lambda paper: not paper.is_comparison)
     return Page(tuple(paper for paper in papers if paper.tables or paper.figures), runner.today.code)
 
 

@@ -187,9 +187,10 @@ class Table:
         """Which of the columns that not every table needs it has."""
         claims = [row.claim for row in self.rows]
         return {
+            "paper": not self.claims.is_comparison,
             "steps": any(claim.timesteps for claim in claims),
             "quantity": len(self.quantities) > 1,
-            "difference": any(not isinstance(claim.paper, str) for claim in claims),
+            "difference": any(isinstance(claim.paper, float) for claim in claims),
             "gain": any(claim.baseline for claim in claims),
             "seeds": any(claim.trained for claim in claims),
         }
@@ -228,6 +229,11 @@ class Paper:
     citation: str
     tables: tuple[Table, ...]
     figures: tuple[Figure, ...]
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether it prints nothing that ours could be held against, and compares rows of ours."""
+        return bool(self.tables) and all(table.claims.is_comparison for table in self.tables)
 
     @property
     def drawn(self) -> int:
