@@ -1,5 +1,6 @@
 """The records as Markdown: what was measured, on which card and when, and what was not."""
 
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -209,10 +210,14 @@ def _evidence(records: Sequence[Record]) -> list[str]:
         for r in made
         for run in r["runs"]
     ]
-    failed = [f"{r['table']}, {r['row']}: exit code {r['exit_code']}" for r in made if r["exit_code"]]
+    failed = [f"{r['table']}, {r['row']}: {_ended(r['exit_code'])}" for r in made if r["exit_code"]]
     overlays = [f"```\n{r['overlay']}\n```" for r in made if r["overlay"] and not r["exit_code"]]
     said = [f"{record['said']}: {record['left_s']:.0f} s were left" for record in _with(records, "said")]
     return [_table(rows), *failed, *overlays, *said]
+
+
+def _ended(code: int) -> str:
+    return "ended when its time was over" if code == -signal.SIGTERM else f"exit code {code}"
 
 
 def _ends(records: Sequence[Record]) -> list[str]:
