@@ -134,10 +134,10 @@ def test_tables_that_do_not_end_leave_what_is_finished(tmp_path, monkeypatch):
     evidence, job = module("evidence"), module("job")
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "finished.json").write_text("1")
-    monkeypatch.setattr(evidence, "PACKED", 1.0)
+    monkeypatch.setattr(evidence, "PACKED", 3.0)
     popen = subprocess.Popen
     monkeypatch.setattr(evidence.subprocess, "Popen", lambda command: popen(["sleep", "60"]))
-    task = job.Job("evidence", [], str(tmp_path), str(tmp_path), until := time.monotonic() + 4, False, None, 1)
+    task = job.Job("evidence", [], str(tmp_path), str(tmp_path), until := time.monotonic() + 5.9, False, None, 1)
     written = []
     monkeypatch.setattr(job.Job, "add", lambda self, **values: written.append(values))
     evidence._make_tables(task)
