@@ -13,6 +13,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import filelock
 import pytest
 import torch
 
@@ -37,14 +38,19 @@ def module(name):
 
 
 @pytest.fixture(scope="module")
-def dry(tmp_path_factory):
-    """The folder of a dry run, beside a measurement that is none of its business."""
-    folder = tmp_path_factory.mktemp("dry")
-    (folder / "gpu.md").write_text("measured")
-    command = [sys.executable, SCRIPT, "--dry-run", "--out", folder, "--workers", "1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def dry(tmp_path_factory, worker_id):
+    """The folder of a dry run, one for all processes of pytest, beside a measurement that is none of its business."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "dry"
+    with filelock.FileLock(f"{folder}.lock"):
+        if not folder.with_suffix(".done").exists():
+            folder.mkdir(exist_ok=True)
+            (folder / "gpu.md").write_text("measured")
+            command = [sys.executable, SCRIPT, "--dry-run", "--out", folder, "--workers", "1"]
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            folder.with_suffix(".done").touch()
     return folder
 
 
