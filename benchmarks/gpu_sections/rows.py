@@ -46,7 +46,7 @@ class Row(NamedTuple):
     seeds: tuple[int, ...] = (0,)
 
 
-#: Those that get verdicts, made whole. The comparison has fourteen rows to correct for: three seeds decide nothing.
+#: Those that get verdicts, made whole. The comparison has fifteen rows to correct for: three seeds decide nothing.
 TABLES = (
     Table("compare_methods", "small", (0, 1, 2, 3, 4)),
     Table("table1_dspike", "paper", (0, 1, 2)),

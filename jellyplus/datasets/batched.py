@@ -68,7 +68,7 @@ def _draw_window(crop: v2.RandomCrop, height: int, width: int, generator: Genera
 
 def _crop(crop: v2.RandomCrop, inputs: Tensor, corners: Tensor) -> Tensor:
     left, right, top, bottom = crop.padding or (0, 0, 0, 0)
-    padded = nn.functional.pad(inputs, (left, right, top, bottom))
+    padded = v2.functional.pad(inputs, [left, top, right, bottom], crop.fill, crop.padding_mode)
     windows = padded.unfold(-2, crop.size[0], 1).unfold(-2, crop.size[1], 1)  # a view: [N, *, C, rows, columns, H, W]
     return windows.movedim((-4, -3), (1, 2))[torch.arange(len(inputs)), corners[:, 0], corners[:, 1]]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_datasets_transforms import EVENTS, IMAGES, build, data_set
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
 from jellyplus.datasets.base import Split
 from jellyplus.datasets.batched import augmented
@@ -48,6 +49,14 @@ def test_a_batch_has_the_bits_of_its_examples(data, names, how):
     assert torch.equal(at_once.inputs, one_by_one.inputs)
     assert torch.equal(at_once.labels, one_by_one.labels)
     assert torch.equal(at_once.indices, one_by_one.indices)
+
+
+@pytest.mark.parametrize("how", [{"fill": 128}, {"padding_mode": "reflect"}, {"padding_mode": "edge"}])
+def test_a_crop_pads_as_it_says(how):
+    """Ours pad with zeros; a Compose of somebody's own may not."""
+    compose = v2.Compose([v2.RandomCrop((6, 5), padding=(2, 1), **how), v2.ToDtype(torch.float32)])
+    split, keys = AugmentedSplit(IMAGES.train, compose, 0), list(itertools.product(range(6), range(4)))
+    assert torch.equal(split.__getitems__(keys).inputs, torch.stack([split[key][0] for key in keys]))
 
 
 def test_frames_that_are_floats_stay_what_they_are():
