@@ -1,8 +1,9 @@
 """Training with finite-difference gradients of one parameter (Li et al. 2021, section 4.2 and Table 1)."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from jellyplus import functional
 from jellyplus._distributed import average_gradients
@@ -12,6 +13,10 @@ from jellyplus.training.layout import time_first
 from jellyplus.training.method import Method
 from jellyplus.training.methods.temperature_search import check_perturbed, refuse_other_loss
 from jellyplus.training.refusals import positive, refuse
+
+if TYPE_CHECKING:
+    from jellyplus.training.classifier import Classifier
+    from jellyplus.training.recipe import Recipe
 
 __all__ = ["Settings", "UseFiniteDifferences"]
 
@@ -38,7 +43,7 @@ class UseFiniteDifferences(Method):
     waits = True
 
     @classmethod
-    def check(cls, settings, recipe):
+    def check(cls, settings: Settings, recipe: "Recipe") -> None:
         """They are those of the cross-entropy, of a whole batch, and no search would move the same parameter."""
         search = recipe.temperature_search
         refuse(recipe.im_loss, "finite_differences are those of the cross-entropy alone: im_loss must be null")
@@ -53,11 +58,11 @@ class UseFiniteDifferences(Method):
         """See :func:`~jellyplus.training.methods.temperature_search.check_perturbed`."""
         check_perturbed("finite_differences", net, self.settings.parameter, random=True)
 
-    def begin_step(self, training, batch) -> None:
+    def begin_step(self, training: "Classifier", batch: tuple[Tensor, Tensor, Tensor]) -> None:
         """Keep the batch."""
         self._batch = batch
 
-    def before_update(self, training) -> None:
+    def before_update(self, training: "Classifier") -> None:
         """Replace."""
         x, labels, _ = self._batch
         parameter = training.net.get_parameter(self.settings.parameter)

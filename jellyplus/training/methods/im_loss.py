@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
@@ -10,6 +10,9 @@ from jellyplus import loss
 from jellyplus.registry import METHODS
 from jellyplus.training.method import Method
 from jellyplus.training.refusals import positive, refuse
+
+if TYPE_CHECKING:
+    from jellyplus.training.recipe import Recipe
 
 __all__ = ["AddIMLoss", "Settings"]
 
@@ -33,7 +36,7 @@ class AddIMLoss(Method):
     Settings = Settings
 
     @classmethod
-    def check(cls, settings, recipe):
+    def check(cls, settings: Settings, recipe: "Recipe") -> None:
         """Only what fires has membrane potentials."""
         refuse(not recipe.spiking, "im_loss must be null in an ANN (neuron: null), where nothing fires")
 

@@ -1,14 +1,19 @@
 """Shortcut back-propagation: branches from inner stages to the output, in training only (Guo et al. 2024)."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from jellyplus import functional, model
 from jellyplus._errors import InputError
 from jellyplus.registry import METHODS
 from jellyplus.training.method import Method
 from jellyplus.training.refusals import positive
+
+if TYPE_CHECKING:
+    from jellyplus.training.classifier import Classifier
+    from jellyplus.training.recipe import Recipe
 
 __all__ = ["EvolveShortcuts", "Settings"]
 
@@ -33,14 +38,14 @@ class EvolveShortcuts(Method):
 
     Settings = Settings
 
-    def build(self, net: nn.Module, recipe) -> nn.Module:
+    def build(self, net: nn.Module, recipe: "Recipe") -> nn.Module:
         """With branches."""
         try:
             return model.attach_shortcuts(net, self.settings.weight)
         except ValueError as error:
             raise InputError(f"shortcut does not fit {recipe.model.architecture}: {error}") from error
 
-    def begin_step(self, training, batch) -> None:
+    def begin_step(self, training: "Classifier", batch: tuple[Tensor, Tensor, Tensor]) -> None:
         """Set."""
         if self.settings.evolutionary:
             trainer = training.trainer
@@ -50,11 +55,11 @@ class EvolveShortcuts(Method):
     def _weight(self, iteration: int, iterations: int) -> float:
         return functional.shortcut_weight(iteration, iterations, self.settings.weight)
 
-    def end_epoch(self, training) -> None:
+    def end_epoch(self, training: "Classifier") -> None:
         """Record."""
         training.record(shortcut_weight=training.net.shortcuts.weight.item())
 
-    def scheduled(self, epochs, shown):
+    def scheduled(self, epochs: int, shown: list[int]) -> dict[str, list[float]]:
         """Lambda at some of a thousand iterations."""
         if not self.settings.evolutionary:
             return {}

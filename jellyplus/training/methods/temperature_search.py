@@ -6,7 +6,7 @@ process 0 found: sums over processes, in every one of some thousand passes, woul
 
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -20,6 +20,10 @@ from jellyplus.registry import METHODS
 from jellyplus.training.layout import time_first
 from jellyplus.training.method import Method
 from jellyplus.training.refusals import positive, refuse
+
+if TYPE_CHECKING:
+    from jellyplus.training.classifier import Classifier
+    from jellyplus.training.recipe import Recipe
 
 __all__ = ["SearchTemperature", "Settings", "check_perturbed", "refuse_other_loss"]
 
@@ -51,7 +55,7 @@ class SearchTemperature(Method):
     seconds = ("search_time_s",)
 
     @classmethod
-    def check(cls, settings, recipe):
+    def check(cls, settings: Settings, recipe: "Recipe") -> None:
         """Only Dspike has a temperature."""
         dspike = recipe.surrogate and recipe.surrogate.name == "dspike"
         refuse(not dspike, "temperature_search needs surrogate dspike: no other has a temperature")
@@ -61,7 +65,7 @@ class SearchTemperature(Method):
         """See :func:`check_perturbed`."""
         check_perturbed("temperature_search", net, self.settings.parameter, self.settings.statistics == "train")
 
-    def begin_epoch(self, training) -> None:
+    def begin_epoch(self, training: "Classifier") -> None:
         """Search and set."""
         started = time.monotonic()
         epoch = training.current_epoch if self.settings.batch == "fresh" else None
@@ -89,13 +93,13 @@ class SearchTemperature(Method):
         functional.set_temperature(net, found.temperature)
         training.record(**found._asdict(), search_time_s=time.monotonic() - started)
 
-    def _shown(self, training) -> tqdm:
+    def _shown(self, training: "Classifier") -> tqdm:
         """A bar over the passes, two for each element of the parameter, since the run's own stands still meanwhile."""
         passes = 2 * training.net.get_parameter(self.settings.parameter).numel()
         said = f"temperature search of epoch {training.current_epoch + 1}"
         return bar(total=passes, desc=said, unit="pass", leave=False, mininterval=1, disable=rank() > 0)
 
-    def small(self):
+    def small(self) -> dict[str, int]:
         """Few examples."""
         return {"batch_size": 2}
 
@@ -112,7 +116,7 @@ def check_perturbed(section: str, net: nn.Module, parameter: str, random: bool) 
         raise InputError(f"{section} needs a loss that is not random: state 0 for the dropout of model.options")
 
 
-def refuse_other_loss(recipe) -> None:
+def refuse_other_loss(recipe: "Recipe") -> None:
     """Refuse differences of a loss that is not the one trained with."""
     other = recipe.output_loss.name != "cross_entropy"
     refuse(other, "temperature_search and finite_differences are of the cross-entropy: leave output_loss out")

@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,9 @@ from jellyplus.training.method import Method
 from jellyplus.training.refusals import at_least, positive, refuse
 
 if TYPE_CHECKING:
+    from jellyplus.training.classifier import Classifier
     from jellyplus.training.data import DataModule
+    from jellyplus.training.recipe import Recipe
 
 __all__ = ["Settings", "StartWarm", "warm_start"]
 
@@ -98,11 +100,11 @@ class StartWarm(Method):
     seconds = ("warm_start_time_s",)
 
     @classmethod
-    def check(cls, settings, recipe):
+    def check(cls, settings: Settings, recipe: "Recipe") -> None:
         """Only what fires has membrane potentials."""
         refuse(not recipe.spiking, "warm_start must be null in an ANN (neuron: null), where nothing fires")
 
-    def begin_epoch(self, training) -> None:
+    def begin_epoch(self, training: "Classifier") -> None:
         """Start, once: a run resumed later has passed its first epoch."""
         if training.current_epoch > 0:
             return
@@ -122,7 +124,7 @@ class StartWarm(Method):
             )
         training.record(warm_start_iterations=needed, warm_start_time_s=time.monotonic() - started)
 
-    def probed(self, net, inputs):
+    def probed(self, net: nn.Module, inputs: Tensor) -> dict[str, Any]:
         """Three iterations, from weights so small that the last layer is silent."""
         with torch.no_grad():
             for parameter in net.parameters():
