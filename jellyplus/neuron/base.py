@@ -130,7 +130,7 @@ class Node(_compat.BaseNode):
         self.v_seq, self.h_seq = _without_graph(self.v_seq), _without_graph(self.h_seq)
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name in _PLAIN:  # what torch.nn.Module and SpikingJelly look for in others costs a call a tenth of its time
+        if name in _PLAIN:  # set in every call, where what torch.nn.Module and SpikingJelly look for takes time
             object.__setattr__(self, name, value)
             return
         if name == "v":
