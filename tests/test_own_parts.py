@@ -18,6 +18,7 @@ import jellyplus
 from jellyplus import datasets, registry
 from jellyplus.__main__ import main
 from jellyplus._errors import InputError
+from jellyplus.reproduction import quantities  # noqa: F401 - our own are there before any test puts them back
 from jellyplus.training.recipe_files import load_file, load_run
 
 OWN = Path(__file__).parents[1] / "examples/own_parts"
