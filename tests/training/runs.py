@@ -106,8 +106,8 @@ def scale_losses(monkeypatch, scale=2.0**16):
         def autocast_context_manager(self):
             return contextlib.nullcontext()
 
-    def scaled(*arguments):
-        trainer = make(*arguments)
+    def scaled(*arguments, **options):
+        trainer = make(*arguments, **options)
         trainer.strategy.precision_plugin = Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
         return trainer
 
