@@ -1,7 +1,6 @@
 """Comparison: rows of one table held against its baseline, seed by seed, where no paper prints what they should be."""
 
 import io
-import math
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,19 +9,18 @@ from pathlib import Path
 import matplotlib.style
 import numpy as np
 import pandas as pd
-import scipy.stats
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jellyplus._files import write_atomically
 from jellyplus._text import csv_cell, markdown_cell, one_line
-from jellyplus.reproduction import picture, view
+from jellyplus.reproduction import paired, picture, view
 from jellyplus.reproduction.claims import ClaimTable
+from jellyplus.reproduction.paired import CONFIDENCE, LEAST_PAIRS
 from jellyplus.reproduction.view import Result
 
-__all__ = ["COLUMNS", "build", "holm", "summary", "write"]
+__all__ = ["COLUMNS", "build", "summary", "write"]
 
-_CONFIDENCE, _LEAST_PAIRS = 0.95, 3
 _NUMBERS = {
     "accuracy": ".2f",
     "accuracy_std": ".2f",
@@ -44,10 +42,10 @@ _LEGEND = f"""\
 `accuracy` is the mean over seeds of the last epoch's top-1 accuracy in percent, `accuracy_std` its sample standard
 deviation. `difference` is the mean over `pairs` of seeds of the difference to the baseline with the same seed on the
 same `device`, since a GPU computes in half precision and a CPU does not; `difference_low` and `difference_high` are its
-{100 * _CONFIDENCE:.0f} % confidence interval (Student's t), for each row by itself. `p` is that of the paired two-sided
-t-test that the difference is 0, from {_LEAST_PAIRS} pairs on, and `p_holm` the same after Holm's correction for all
-rows tested. `verdict` is `better` or `worse` where `p_holm` is below {1 - _CONFIDENCE:.2f}, and `undecided` otherwise;
-with fewer than {_LEAST_PAIRS} pairs it is `too few seeds`, whatever the difference.
+{100 * CONFIDENCE:.0f} % confidence interval (Student's t), for each row by itself. `p` is that of the paired two-sided
+t-test that the difference is 0, from {LEAST_PAIRS} pairs on, and `p_holm` the same after Holm's correction for all
+rows tested. `verdict` is `better` or `worse` where `p_holm` is below {1 - CONFIDENCE:.2f}, and `undecided` otherwise;
+with fewer than {LEAST_PAIRS} pairs it is `too few seeds`, whatever the difference.
 
 `time_ratio` is the training time of an epoch against the baseline's, of the same seeds; others may have used the
 machine meanwhile. `firing_rate` is the mean over neurons and time-steps; `energy_uj` is of one inference over all
@@ -65,26 +63,37 @@ def build(table: ClaimTable, results: Mapping[str, Sequence[Result]], profile: s
         profile: the profile asked for.
     """
     frame = view.build(table, results, profile)
-    seen = {row.id: _by_seed(results.get(row.id, ())) for row in table.rows}
+    seen = {row.id: view.by_pair(view.displayed(results.get(row.id, ()))) for row in table.rows}
     rows = [
-        {"row": number, "accuracy": values["ours_mean"], "accuracy_std": values["ours_std"], **values}
+        {column: values.get(_SAME.get(column, column)) for column in COLUMNS}
+        | {"row": number}
         | _costs(seen[claim.id])
-        | (_against(seen[claim.id], seen[claim.baseline]) if claim.baseline else {"verdict": "baseline"})
+        | {"time_ratio": _time_ratio(seen[claim.id], seen[claim.baseline]) if claim.baseline else None}
         for number, (claim, values) in enumerate(zip(table.rows, frame.to_dict("records"), strict=True), 1)
     ]
     built = pd.DataFrame(rows, columns=list(COLUMNS))
-    built["p_holm"] = holm(built["p"].astype("float64"))
-    decided = built["p_holm"] < 1 - _CONFIDENCE
-    built.loc[decided, "verdict"] = np.where(built.loc[decided, "difference"] > 0, "better", "worse")
+    built["p_holm"] = paired.holm(built["p"].astype("float64"))
+    built["verdict"] = _verdicts(built).where(frame["baseline"].notna(), "baseline")
     whole = dict.fromkeys(("timesteps", "n_seeds", "pairs"), "Int64")
     return built.astype({**dict.fromkeys(_NUMBERS, "float64"), **whole})
 
 
-def holm(p: pd.Series) -> pd.Series:
-    """Holm's step-down adjusted p-values (Holm, 1979); those that are nan stay so, and count for nothing."""
-    known = p.dropna().sort_values()
-    factors = np.arange(len(known), 0, -1)
-    return (known * factors).cummax().clip(upper=1).reindex(p.index)
+#: Columns of the papers' tables under the names they have here.
+_SAME = {
+    "accuracy": "ours_mean",
+    "accuracy_std": "ours_std",
+    "difference": "gain",
+    "difference_low": "gain_low",
+    "difference_high": "gain_high",
+    "pairs": "gain_n",
+    "p": "gain_p",
+}
+
+
+def _verdicts(frame: pd.DataFrame) -> pd.Series:
+    tested = [~(frame["pairs"] > 0), frame["pairs"] < LEAST_PAIRS, ~(frame["p_holm"] < 1 - CONFIDENCE)]
+    verdicts = np.select([*tested, frame["difference"] > 0], ["", "too few seeds", "undecided", "better"], "worse")
+    return pd.Series(verdicts, frame.index, dtype=object)
 
 
 def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: str, draw: bool = True) -> None:
@@ -112,12 +121,6 @@ def summary(frame: pd.DataFrame) -> str:
     return _cells(frame)[columns].to_markdown(index=False, disable_numparse=True)
 
 
-def _by_seed(results: Sequence[Result]) -> dict[tuple, Result]:
-    """What is shown of a row, by what it has in common with its counterpart of the baseline."""
-    told = (result for result in view.displayed(results) if result.evidence and result.value is not None)
-    return {(*view.alike(result), result.evidence.device): result for result in told if not result.faults}
-
-
 def _costs(found: Mapping[tuple, Result]) -> dict:
     operations = [result.evidence.operations for result in found.values()]
     rates = [counted["firing_rate"] for counted in operations if counted.get("firing_rate") is not None]
@@ -128,25 +131,9 @@ def _costs(found: Mapping[tuple, Result]) -> dict:
     }
 
 
-def _against(ours: Mapping[tuple, Result], theirs: Mapping[tuple, Result]) -> dict:
-    pairs = [(ours[run], theirs[run]) for run in sorted(ours.keys() & theirs.keys())]
-    if not pairs:
-        return {"pairs": 0}
-    differences = [one.value - other.value for one, other in pairs]
-    found = {
-        "pairs": len(pairs),
-        "difference": statistics.fmean(differences),
-        "time_ratio": statistics.fmean(_epoch_s(one) / _epoch_s(other) for one, other in pairs),
-        "verdict": "undecided" if len(pairs) >= _LEAST_PAIRS else "too few seeds",
-    }
-    if len(set(differences)) < 2:  # no deviation, and t no value
-        return found
-    error = statistics.stdev(differences) / math.sqrt(len(pairs))
-    reach = error * scipy.stats.t.ppf((1 + _CONFIDENCE) / 2, len(pairs) - 1)
-    low, high = found["difference"] - reach, found["difference"] + reach
-    p = float(scipy.stats.ttest_1samp(differences, 0).pvalue)
-    tested = len(pairs) >= _LEAST_PAIRS
-    return found | {"difference_low": low, "difference_high": high, "p": p if tested else None}
+def _time_ratio(ours: Mapping[tuple, Result], theirs: Mapping[tuple, Result]) -> float | None:
+    ratios = [_epoch_s(ours[run]) / _epoch_s(theirs[run]) for run in sorted(ours.keys() & theirs.keys())]
+    return statistics.fmean(ratios) if ratios else None
 
 
 def _epoch_s(result: Result) -> float:
@@ -185,7 +172,7 @@ def _draw(frame: pd.DataFrame, title: str) -> bytes:
 
 def _draw_differences(panel: Axes, frame: pd.DataFrame) -> None:
     seeds = f"seeds: {', '.join(map(str, sorted(set(frame['n_seeds'].dropna()) - {0}))) or 'none'}"
-    panel.set_xlabel(f"accuracy minus the baseline's (points), {100 * _CONFIDENCE:.0f} % interval\n{seeds}")
+    panel.set_xlabel(f"accuracy minus the baseline's (points), {100 * CONFIDENCE:.0f} % interval\n{seeds}")
     panel.set_yticks(range(len(frame)), [f"{textwrap.fill(row.method, 36)}  {row.row}" for row in frame.itertuples()])
     panel.tick_params(axis="y", length=0, labelsize=9)
     panel.set_ylim(len(frame) - 0.5, -0.5)

@@ -8,19 +8,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-import scipy.stats
 
 from jellyplus._files import write_atomically
 from jellyplus._text import csv_cell, markdown_cell, one_line
-from jellyplus.reproduction import picture
+from jellyplus.reproduction import paired, picture
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split
 from jellyplus.reproduction.evidence import Evidence
+from jellyplus.reproduction.paired import CONFIDENCE, LEAST_PAIRS
 from jellyplus.reproduction.quantities import QUANTITIES
 from jellyplus.reproduction.scale import STAND_IN, Scale, is_stand_in, together
 from jellyplus.reproduction.today import Standing
 
-__all__ = ["COLUMNS", "PROFILES", "Result", "alike", "build", "displayed", "headed", "made_by", "summary", "write"]
+__all__ = [
+    "COLUMNS",
+    "GAINS",
+    "PROFILES",
+    "Result",
+    "build",
+    "by_pair",
+    "displayed",
+    "headed",
+    "made_by",
+    "summary",
+    "write",
+]
 
 COLUMNS = (
     "dataset",
@@ -39,8 +52,12 @@ COLUMNS = (
     "baseline",
     "paper_gain",
     "gain",
+    "gain_low",
+    "gain_high",
     "gain_n",
     "gain_p",
+    "gain_p_holm",
+    "gain_verdict",
     "status",
     "profile",
     "data",
@@ -49,7 +66,26 @@ COLUMNS = (
     "versions",
     "note",
 )
-_VALUES = ("paper", "paper_std", "ours_mean", "ours_std", "delta", "best", "paper_gain", "gain")
+#: What our runs say of a printed gain, with the evidence's networks and schedule.
+GAINS = {
+    "agrees": "ours has the printed gain's sign, and is not chance",
+    "opposite": "ours has the other sign, and is not chance",
+    "undecided": "ours can be chance",
+    "too few seeds": "measured, with too few seeds to be tested",
+}
+_VALUES = (
+    "paper",
+    "paper_std",
+    "ours_mean",
+    "ours_std",
+    "delta",
+    "best",
+    "paper_gain",
+    "gain",
+    "gain_low",
+    "gain_high",
+)
+_PS = ("gain_p", "gain_p_holm")
 _SEEDS_NEEDED = 3
 
 _LEGEND = f"""\
@@ -72,10 +108,15 @@ also where the status is another.
 `ours_mean` is the mean over seeds of the last epoch's value, `ours_std` the sample standard deviation, `delta` is
 `ours_mean` - `paper`. `best` is the mean over seeds of the best epoch on test data: never the headline.
 """
-_GAINS = """\
-`gain` is the mean over `gain_n` seeds of the difference to the row that `baseline` names, with the same seed and
-profile, both current or by one code; `gain_p` is the p-value of a paired, two-sided t-test that it is 0, from two
-seeds on. `paper_gain` is the printed difference.
+_GAINS = f"""\
+`gain` is the mean over `gain_n` seeds of the difference to the row that `baseline` names, with the same seed, profile
+and device, both current or by one code; `gain_low` and `gain_high` are its {100 * CONFIDENCE:.0f} % confidence interval
+(Student's t), for each row by itself. `gain_p` is the p-value of a paired, two-sided t-test that it is 0, from
+{LEAST_PAIRS} seeds on, and `gain_p_holm` the same after Holm's correction for all rows of the table with a verdict.
+`paper_gain` is the printed difference. `gain_verdict` is `agrees` or `opposite`, by the signs of both, where
+`gain_p_holm` is below {1 - CONFIDENCE:.2f}, and `undecided` otherwise; with fewer than {LEAST_PAIRS} seeds it is
+`too few seeds`. Only what was measured on real data has one, and it is of the networks and epochs that `data` names:
+what is opposite there can be as printed at the paper's scale.
 """
 PROFILES = {
     "smoke": "This is a test of the chain, a few steps on a few images: no number here means anything.",
@@ -131,11 +172,11 @@ def build(table: ClaimTable, results: Mapping[str, Sequence[Result]], profile: s
         | (_gain(claim, claims[claim.baseline], shown) if claim.baseline else {})
         for claim in table.rows
     ]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = _judged(pd.DataFrame(rows, columns=list(COLUMNS)))
     texts = {claim.quantity for claim in table.rows if isinstance(claim.paper, str)}
     numbers = [name for name in _VALUES if not (texts and name in ("paper", "ours_mean"))]
     whole = dict.fromkeys(("timesteps", "n_seeds", "gain_n"), "Int64")
-    return frame.astype({**dict.fromkeys((*numbers, "gain_p"), "float64"), **whole})
+    return frame.astype({**dict.fromkeys((*numbers, *_PS), "float64"), **whole})
 
 
 def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: str, draw: bool = True) -> None:
@@ -181,7 +222,7 @@ def _short(cells: pd.DataFrame) -> str:
     return shortened.to_markdown(index=False, disable_numparse=True)
 
 
-_OURS = ("ours_mean", "ours_std", "n_seeds", "delta", "best", "gain", "gain_n", "gain_p")
+_OURS = ("ours_mean", "ours_std", "n_seeds", "delta", "best", "gain", "gain_low", "gain_high", "gain_n", *_PS)
 
 
 def _apart(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -304,25 +345,44 @@ def _status(claim: Claim, row: dict, split: Split, told: Sequence[Result]) -> st
 
 
 def _gain(claim: Claim, baseline: Claim, shown: Mapping[str, Sequence[Result]]) -> dict:
-    """The difference to the baseline, seed by seed, and whether it is more than chance.
+    """The difference to the baseline, seed by seed."""
+    ours, theirs = (by_pair(shown[row.id]) for row in (claim, baseline))
+    found = paired.difference([ours[run].value - theirs[run].value for run in sorted(ours.keys() & theirs.keys())])
+    return {
+        "paper_gain": None if None in (claim.paper, baseline.paper) else claim.paper - baseline.paper,
+        "gain": found.mean,
+        "gain_low": found.low,
+        "gain_high": found.high,
+        "gain_n": found.pairs,
+        "gain_p": found.p,
+    }
 
-    Runs of two profiles, or of which one is current, differ by more than the row's method, so they are not compared.
+
+def by_pair(shown: Sequence[Result]) -> dict[tuple, Result]:
+    """What is shown of a row, by what a run has in common with its counterpart of the baseline.
+
+    Two profiles, a GPU in half precision and a CPU, or two codes differ by more than the rows' methods.
     """
-    ours, theirs = ({alike(r): r.value for r in shown[row.id] if r.evidence} for row in (claim, baseline))
-    differences = [ours[run] - theirs[run] for run in sorted(ours.keys() & theirs.keys())]
-    printed = None if None in (claim.paper, baseline.paper) else claim.paper - baseline.paper
-    gain = {"paper_gain": printed, "gain_n": len(differences)}
-    if differences:
-        gain |= {"gain": statistics.fmean(differences)}
-    if len(set(differences)) > 1:  # equal differences have no deviation, and t no value
-        gain |= {"gain_p": float(scipy.stats.ttest_1samp(differences, 0).pvalue)}
-    return gain
+    believed = (result for result in shown if result.evidence and result.value is not None and not result.faults)
+    return {_alike(result): result for result in believed}
 
 
-def alike(result: Result) -> tuple[str, str, int]:
-    """What a run and its baseline have in common."""
-    code = "" if result.standing.is_current else result.evidence.code
-    return result.evidence.profile, code, result.evidence.seed
+def _alike(result: Result) -> tuple:
+    evidence = result.evidence
+    return evidence.profile, "" if result.standing.is_current else evidence.code, evidence.seed, evidence.device
+
+
+def _judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """With a verdict on every printed gain that was measured on real data by today's code."""
+    ours, printed, n = (frame[name].astype("float64") for name in ("gain", "paper_gain", "gain_n"))
+    of_today = ~frame["status"].isin(["stale", "unknown"]) & ~picture.on_stand_ins(frame)
+    measured = (n > 0) & (printed.abs() > _ROUNDING) & of_today
+    p = paired.holm(frame["gain_p"].astype("float64").where(measured))
+    tests = {"too few seeds": n < LEAST_PAIRS, "undecided": ~(p < 1 - CONFIDENCE), "agrees": ours * printed > 0}
+    verdicts = np.select(list(tests.values()), list(tests), "opposite")
+    return frame.assign(
+        gain_p_holm=p, gain_verdict=pd.Series(verdicts, frame.index, dtype=object).where(measured, None)
+    )
 
 
 def _is_complete(result: Result, split: Split) -> bool:
@@ -356,9 +416,9 @@ def _cells(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _texts(row: dict) -> dict:
     quantity = QUANTITIES[row["quantity"]]
-    p = "" if pd.isna(row["gain_p"]) else f"{row['gain_p']:.3f}"
     texts = {name: "" if pd.isna(value) else one_line(str(value)) for name, value in row.items()}
-    return texts | {name: quantity.text(row[name]) for name in _VALUES} | {"gain_p": p}
+    texts |= {name: "" if pd.isna(row[name]) else f"{row[name]:.3f}" for name in _PS}
+    return texts | {name: quantity.text(row[name]) for name in _VALUES}
 
 
 def _markdown(frame: pd.DataFrame, table: ClaimTable, profile: str) -> str:

@@ -127,13 +127,6 @@ def test_the_correction_can_take_a_verdict_away(results):
     assert frame.loc["a", "verdict"] == "undecided"
 
 
-def test_holm_is_that_of_the_definition():
-    """Holm (1979): the smallest p times m, the next times m - 1, never below the one before; nan counts for nothing."""
-    p = pd.Series([0.01, math.nan, 0.04, 0.03, 0.005])
-    assert comparison_view.holm(p).tolist() == pytest.approx([0.03, math.nan, 0.06, 0.06, 0.02], nan_ok=True)
-    assert comparison_view.holm(pd.Series([0.9, 0.8])).tolist() == [1.0, 1.0]
-
-
 def test_what_is_of_other_code_or_another_profile_is_not_compared(results):
     base = results({0: 50.0, 1: 50.0, 2: 50.0})
     stale = results({0: 60.0, 1: 61.0, 2: 62.0}, standing="stale")

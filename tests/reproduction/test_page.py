@@ -98,14 +98,21 @@ def test_a_gain_is_that_of_the_same_seeds_and_scale(build, checkout):
     assert "Gain, ours" not in full  # the baseline has stand-in data only
     for seed in range(2):
         checkout.add("paper", {"im_loss": None}, seed=seed, accuracy_last=70.0 + seed)
-    (full,) = rows_of(build()["html"], "Full")
+    built = build()
+    (full,) = rows_of(built["html"], "Full")
     # seeds 0 and 1 of 'full' minus those of 'bare': 89.9 - 70 and 90.0 - 71, 19.45 on average
-    assert (full["Gain, paper"], full["Gain, ours"]) == ("+2.00", "+19.45")
+    assert (full["Gain, paper"], full["Gain, ours"]) == ("+2.00", "+19.45 too few seeds")
+    assert "Gains over a baseline: 1 printed, 1 measured on real data (1 too few seeds)." in built["html"]
+    # differences of 19.9 and 19: t of 97.5 % with one degree of freedom, 12.706, times 0.45 is 5.72
+    assert "| +2.00 | +19.45 (+13.73 to +25.17) too few seeds |" in built["md"]
+    checkout.add("paper", {"im_loss": None}, seed=2, accuracy_last=71.0)
+    assert "(1 agrees)" in build()["tex"]
 
 
 def test_the_first_lines_say_how_much_was_measured_and_on_what(build):
     text = build()["md"].partition("## ")[0]
-    assert "**1 of 3 trained results can be held against their papers: 1 reproduced.**" in text
+    verdict = "**1 of 3 trained results can be held against their papers: 1 reproduced."
+    assert f"{verdict} Gains over a baseline: 1 printed, 0 measured on real data.**" in text
     # quoted in both tables; full, bare, never and batch in the first
     assert (
         "The papers' 2 tables print 6 results (cells). 2 are quoted from others; the\nother 4 are for us to measure"

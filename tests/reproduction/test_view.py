@@ -63,8 +63,12 @@ def test_columns_and_numbers(runs):
         "baseline",
         "paper_gain",
         "gain",
+        "gain_low",
+        "gain_high",
         "gain_n",
         "gain_p",
+        "gain_p_holm",
+        "gain_verdict",
         "status",
         "profile",
         "data",
@@ -306,7 +310,7 @@ def test_csv_round_trip(written):
     assert (own.commit, own.note) == ("1234567", "as printed, twice")
     for column in ("dataset", "method", "kind", "architecture", "timesteps", "status", "recipe"):
         assert list(read[column].fillna("")) == list(frame[column].fillna(""))
-    line = "digits,Theirs,reported,Net,8,accuracy,88.50,,,,,,,,,,,,reported,,,,,,"
+    line = "digits,Theirs,reported,Net,8,accuracy,88.50,,,,,,,,,,,,,,,,reported,,,,,,"
     assert (folder / "table.csv").read_text().splitlines()[1] == line
 
 
@@ -421,14 +425,19 @@ def test_values_that_agree_are_together_in_the_picture(paper, ours, more, monkey
     assert abs(ours - paper) <= (high - low) / 9.99
 
 
-def ablation(with_method, without):
-    """A row and the row without its method, by (seed, value)."""
+def ablations(without, **with_methods):
+    """Rows and the row without their methods, by (seed, value); each is printed 1.5 points better."""
     claims = [
-        Claim("with", "digits", "With", "own", "Net", 4, 93.0, None, "dspike/a", "", baseline="without"),
-        Claim("without", "digits", "Without", "ablation", "Net", 4, 91.5, None, "dspike/b", ""),
+        Claim(name, "digits", name, "own", "Net", 4, 93.0, None, "dspike/a", "", baseline="without")
+        for name in with_methods
     ]
+    claims.append(Claim("without", "digits", "Without", "ablation", "Net", 4, 91.5, None, "dspike/b", ""))
     both = ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, tuple(claims))
-    return build(both, {"with": with_method, "without": without}).iloc[0]
+    return build(both, with_methods | {"without": without}).set_index("method")
+
+
+def ablation(with_method, without):
+    return ablations(without, ours=with_method).loc["ours"]
 
 
 def test_a_gain_is_paired_over_the_seeds_that_both_rows_have(make_evidence):
@@ -436,14 +445,15 @@ def test_a_gain_is_paired_over_the_seeds_that_both_rows_have(make_evidence):
     theirs = [make_evidence(seed=s, accuracy_last=v) for s, v in ((2, 92.0), (0, 89.0), (1, 90.0))]
     row = ablation(ours, theirs)
     # differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t = 2 sqrt(3) with 2 degrees of freedom;
-    # there P(|t| > x) = 1 - x / sqrt(x^2 + 2)
-    t = 2 * 3**0.5
+    # there P(|t| > x) = 1 - x / sqrt(x^2 + 2), and 97.5 % lie below 4.3027
+    t, reach = 2 * 3**0.5, 4.302652729911275 / 3**0.5
     assert (row.gain, row.gain_n, row.paper_gain) == (pytest.approx(2.0), 3, 1.5)
+    assert (row.gain_low, row.gain_high) == pytest.approx((2 - reach, 2 + reach))
     assert row.gain_p == pytest.approx(1 - t / (t**2 + 2) ** 0.5)
 
 
-@pytest.mark.parametrize("other", [{"profile": "embedded"}, {"code": OLD}])
-def test_runs_of_two_profiles_or_codes_are_no_pair(make_evidence, other):
+@pytest.mark.parametrize("other", [{"profile": "embedded"}, {"code": OLD}, {"device": "a GPU"}])
+def test_runs_of_two_profiles_codes_or_devices_are_no_pair(make_evidence, other):
     ours, theirs = [make_evidence()], [make_evidence(**other)]
     row = ablation(ours, theirs)
     assert row.gain_n == 0
@@ -457,6 +467,39 @@ def test_a_gain_of_too_few_or_equal_differences_has_no_p(make_evidence, seeds):
     assert row.gain_n == len(seeds)
     assert pd.isna(row.gain_p)
     assert pd.isna(row.gain) == (not seeds)
+    assert row.gain_verdict == ("too few seeds" if seeds else None)
+
+
+def test_a_printed_gain_agrees_is_opposite_or_undecided_after_holms_correction(runs):
+    """The p of differences of d, d + 0.1 and d - 0.1 is far below 0.05 / 3, that of 3, 2, 1 is 0.074."""
+    frame = ablations(
+        runs(90.0, 90.0, 90.0),
+        better=runs(91.0, 91.1, 90.9),
+        worse=runs(87.0, 87.1, 86.9),
+        perhaps=runs(93.0, 92.0, 91.0),
+        hardly=runs(91.0, 92.0),
+        never=[],
+    )
+    verdicts = {"better": "agrees", "worse": "opposite", "perhaps": "undecided", "hardly": "too few seeds"}
+    assert frame["gain_verdict"].dropna().to_dict() == verdicts
+    # the largest of three p is that after correction, the smallest three times what it is
+    assert frame.gain_p_holm["perhaps"] == frame.gain_p["perhaps"] == pytest.approx(0.0742, abs=1e-4)
+    assert frame.gain_p_holm["worse"] == pytest.approx(3 * frame.gain_p["worse"])
+
+
+def test_what_is_no_chance_alone_can_be_among_others(runs):
+    """Differences of 1, 1.5 and 2: p is 0.035."""
+    ours, base = runs(91.0, 91.5, 92.0), runs(90.0, 90.0, 90.0)
+    assert ablations(base, ours=ours).gain_verdict["ours"] == "agrees"
+    assert ablations(base, ours=ours, other=runs(80.0, 99.0, 90.0)).gain_verdict["ours"] == "undecided"
+
+
+def test_gains_on_stand_ins_of_old_code_or_not_printed_have_no_verdict(runs):
+    ours, base = (91.0, 91.1, 90.9), (90.0, 90.0, 90.0)
+    stand_in = {"profile": "embedded", "dataset": {"name": "digits", "train_examples": 100, "test_examples": 20}}
+    frame = ablations(runs(*base, code=OLD), ours=runs(*ours, code=OLD))
+    assert (frame.gain_n["ours"], frame.gain_verdict["ours"]) == (3, None)
+    assert ablations(runs(*base, **stand_in), ours=runs(*ours, **stand_in)).gain_verdict["ours"] is None
 
 
 def test_no_paper_value_no_delta_and_only_partial(runs):

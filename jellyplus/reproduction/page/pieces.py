@@ -17,6 +17,7 @@ from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.figure_claims import FigureClaim
 from jellyplus.reproduction.scale import STAND_IN
 from jellyplus.reproduction.today import Standing
+from jellyplus.reproduction.view import GAINS
 
 __all__ = ["CURVES", "SCALES", "STATUSES", "Figure", "Page", "Paper", "Picture", "Piece", "Row", "Table", "listed"]
 
@@ -51,6 +52,7 @@ CURVES = STATUSES | {
 }
 COMPARED = ("reproduced", "below", "above", "differs")
 _MEANS = {"paper": "", "ours": "_mean"}
+_ROUNDING = 1e-9  # of a difference of printed values
 _LEVELS = 9  # of a colour
 _LONGEST = 16383  # pixels of a side, the most that WebP has
 
@@ -129,6 +131,22 @@ class Row:
         """A difference."""
         value = self.values[column]
         return ("+" if value is not None and value > 0 else "") + self.claim.measures.text(value)
+
+    @property
+    def interval(self) -> str:
+        """Of our gain; empty where it has none."""
+        return "" if self.values["gain_low"] is None else f"{self.signed('gain_low')} to {self.signed('gain_high')}"
+
+    @property
+    def gain(self) -> str:
+        """Ours, with its interval and what it says of the printed one; none on a stand-in."""
+        said = [f"({self.interval})" if self.interval else "", self.values["gain_verdict"] or ""]
+        return "" if self.stand_in else " ".join(filter(None, [self.signed("gain"), *said]))
+
+    @property
+    def prints_gain(self) -> bool:
+        """Whether the paper has a training of this row ahead of its baseline, or behind it."""
+        return self.claim.trained and bool(self.claim.baseline) and abs(self.values["paper_gain"] or 0) > _ROUNDING
 
 
 @dataclass(frozen=True)
@@ -304,6 +322,17 @@ class Page:
         text = f"{compared.total()} of {len(trained)} trained results can be held against their papers"
         text += f": {listed(compared)}." if compared else " yet."
         return text + (f" {computed.total()} more are read off our networks: {listed(computed)}." if computed else "")
+
+    @property
+    def gains(self) -> str:
+        """What the page says of the gains that papers print; empty where they print none."""
+        printed = [row.values["gain_verdict"] for row in self.rows if row.prints_gain]
+        if not printed:
+            return ""
+        found = Counter(verdict for verdict in printed if verdict)
+        words = ", ".join(f"{found[name]} {name}" for name in GAINS if found[name])
+        text = f"Gains over a baseline: {len(printed)} printed, {found.total()} measured on real data"
+        return f"{text} ({words})." if words else f"{text}."
 
 
 def listed(statuses: Counter) -> str:

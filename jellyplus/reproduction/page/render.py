@@ -9,6 +9,7 @@ import jinja2
 
 from jellyplus._text import one_line
 from jellyplus.reproduction.page.pieces import CURVES, SCALES, STATUSES, Page
+from jellyplus.reproduction.view import GAINS
 
 __all__ = ["render"]
 
@@ -29,7 +30,7 @@ def _render(page: Page, kind: str, folder: Path) -> str:
     )
     environment.filters["link"] = lambda path: quote(os.path.relpath(path, folder))
     template = environment.get_template(f"page.{kind}.jinja")
-    return template.render(page=page, statuses=STATUSES, curves=CURVES, scales=SCALES)
+    return template.render(page=page, statuses=STATUSES, curves=CURVES, scales=SCALES, gains=GAINS)
 
 
 _SPACES = re.compile(r"\s+")
