@@ -15,7 +15,7 @@ from jellyplus import _compat
 from jellyplus._copies import Copies, find_copies
 from jellyplus._readout import KNOWN, LINEAR_IN_WEIGHT, Readout, Step, find_readout, has_hooks
 
-__all__ = ["Loss", "devices", "finite_difference_gradient"]
+__all__ = ["Loss", "devices", "differences", "finite_difference_gradient"]
 
 #: Of a network's output, a scalar.
 Loss = Callable[[Tensor], Tensor]
@@ -73,18 +73,40 @@ def finite_difference_gradient(
     >>> finite_difference_gradient(net, "weight", lambda y: y.square().sum(), torch.ones(1, 1)).round(decimals=3)
     tensor([[6.]])
     """
+    with torch.random.fork_rng(devices(x)):
+        of = differences(net, name, loss, x, epsilon, max_bytes, batch_dim)
+        parameter = net.get_parameter(name)
+        return of(torch.arange(parameter.numel())).view(parameter.shape)
+
+
+@torch.no_grad()
+def differences(
+    net: nn.Module,
+    name: str,
+    loss: Loss,
+    x: Tensor,
+    epsilon: float,
+    max_bytes: int,
+    batch_dim: int | None,
+) -> Callable[[Tensor], Tensor]:
+    """Return a function of some of the parameter's elements, flat indices [n], to their differences [n].
+
+    See :func:`finite_difference_gradient`, for the arguments, too. Random numbers of the caller's can be drawn.
+    """
     if name not in dict(net.named_parameters()):
         raise ValueError(f"no parameter {name!r} in the network: choose one of net.named_parameters()")
     if batch_dim is not None and not 0 <= batch_dim < x.dim():
         raise ValueError(f"batch_dim must be a dimension of x, 0 to {x.dim() - 1}, got {batch_dim}")
     net = copy.deepcopy(net)
     _refuse_dropout(net)
-    dims = (1, 0) if batch_dim is None else (batch_dim,)
-    with torch.random.fork_rng(devices(x)):
-        losses = torch.cat(list(_losses(net, name, loss, x, epsilon, max_bytes, dims)))
-    up, down = losses.unflatten(0, (-1, 2)).unbind(1)  # each [k], or [k / channels, channels]
-    gradient, parameter = ((up - down) / (2 * epsilon)).t(), net.get_parameter(name)
-    return gradient.reshape(parameter.shape).to(parameter.dtype)
+    losses = _losses(net, name, loss, x, epsilon, max_bytes, (1, 0) if batch_dim is None else (batch_dim,))
+
+    @torch.no_grad()
+    def of(elements: Tensor) -> Tensor:
+        up, down = torch.cat(list(losses(elements.tolist()))).unflatten(0, (-1, 2)).unbind(1)
+        return ((up - down) / (2 * epsilon)).to(net.get_parameter(name).dtype)
+
+    return of
 
 
 def devices(x: Tensor) -> list[torch.device]:
@@ -129,46 +151,48 @@ class _Start:
             module._buffers[name] = buffer.copy_(was)
 
 
+#: Of the perturbations of some elements, one after the other moved up, then down.
+_Losses = Callable[[Sequence[int]], Iterator[Tensor]]
+
+
 def _losses(
     net: nn.Module, name: str, loss: Loss, x: Tensor, epsilon: float, max_bytes: int, batch_dims: tuple[int, ...]
-) -> Iterator[Tensor]:
-    """Of all perturbations, one element after the other moved up, then down."""
+) -> _Losses:
     start = _Start(net)
     owner_name, _, own_name = name.rpartition(".")
     owner = net.get_submodule(owner_name)
     trial = _trial_pass(net, owner, own_name, x, start)
     if trial is None:
-        yield from _losses_of_whole_passes(net, name, loss, x, epsilon, start)
-        return
-    together, copies = max(1, max_bytes // trial.working_set), None
+        return functools.partial(_losses_of_whole_passes, net, name, loss, x, epsilon, start)
+    together, own = max(1, max_bytes // trial.working_set), copy.deepcopy(owner)
     if trial.readout and own_name == "weight":
-        outputs = _outputs_of_all_channels(copy.deepcopy(owner), trial.received, epsilon)
-        net, loss, copies = trial.readout.head, functools.partial(trial.readout.losses, loss), trial.readout.copies
-        x = trial.received[:0]  # nobody reads it
-    else:
-        outputs = _perturbed_outputs(copy.deepcopy(owner), own_name, trial.received, epsilon)
-        if together > 1:
-            copies = _copies(net, owner, x, batch_dims, start)
-    yield from _losses_of_outputs(net, owner, loss, x, outputs, copies, together if copies else 1, start)
+        head, losses = trial.readout.head, functools.partial(trial.readout.losses, loss)
+        passes = _Passes(head, owner, losses, trial.received[:0], trial.readout.copies, together, start)
+        return _AllChannels(passes, own, trial.received, epsilon)
+    copies = _copies(net, owner, x, batch_dims, start) if together > 1 else None
+    passes = _Passes(net, owner, loss, x, copies, together if copies else 1, start)
+    return lambda elements: passes(_perturbed_outputs(own, own_name, trial.received, epsilon, elements))
 
 
 def _losses_of_whole_passes(
-    net: nn.Module, name: str, loss: Loss, x: Tensor, epsilon: float, start: _Start
+    net: nn.Module, name: str, loss: Loss, x: Tensor, epsilon: float, start: _Start, elements: Sequence[int]
 ) -> Iterator[Tensor]:
     """Eq. 10 word for word."""
     parameter = net.get_parameter(name)
-    for moved in _moved(parameter, epsilon):
+    was = parameter.clone()
+    for moved in _moved(was, epsilon, elements):
         parameter.copy_(moved)
         start()
         with _refuse_randomness(x):
             y = net(x)
         yield torch.stack([loss(y)])
+    parameter.copy_(was)
 
 
-def _moved(parameter: Tensor, epsilon: float) -> Iterator[Tensor]:
+def _moved(parameter: Tensor, epsilon: float, elements: Sequence[int]) -> Iterator[Tensor]:
     """The parameter with one element after the other moved up, then down."""
     flat, shape = parameter.detach().flatten().clone(), parameter.shape
-    for i in range(flat.numel()):
+    for i in elements:
         for step in (epsilon, -epsilon):
             moved = flat.clone()
             moved[i] += step
@@ -252,24 +276,25 @@ def _only_inside(owner: nn.Module, name: str) -> Iterator[None]:
         owner._parameters[name] = parameter
 
 
-def _perturbed_outputs(owner: nn.Module, name: str, x: Tensor, epsilon: float) -> Iterator[Tensor]:
+def _perturbed_outputs(
+    owner: nn.Module, name: str, x: Tensor, epsilon: float, elements: Sequence[int]
+) -> Iterator[Tensor]:
     """The owner's outputs with one element after the other moved up, then down."""
     if type(owner) in LINEAR_IN_WEIGHT and name == "weight" and getattr(owner, "groups", 1) == 1:
-        return _linear_outputs(owner, x, epsilon)
-    return _general_outputs(owner, name, x, epsilon)
+        return _linear_outputs(owner, x, epsilon, elements)
+    return _general_outputs(owner, name, x, epsilon, elements)
 
 
-def _linear_outputs(owner: nn.Module, x: Tensor, epsilon: float) -> Iterator[Tensor]:
+def _linear_outputs(owner: nn.Module, x: Tensor, epsilon: float, elements: Sequence[int]) -> Iterator[Tensor]:
     base = owner(x)
     channel_dim = x.dim() - 1 if isinstance(owner, nn.Linear) else x.dim() - owner.weight.dim() + 1
-    elements = torch.eye(owner.weight[0].numel()).to(owner.weight)
-    for channel in range(owner.weight.shape[0]):
-        for element in elements:
-            shift = _without_bias(owner, x, element[None]).select(channel_dim, 0)
-            for step in (epsilon, -epsilon):
-                output = base.clone()
-                output.select(channel_dim, channel).add_(shift, alpha=step)
-                yield output
+    ones = torch.eye(owner.weight[0].numel()).to(owner.weight)
+    for channel, element in (divmod(i, len(ones)) for i in elements):
+        shift = _without_bias(owner, x, ones[element, None]).select(channel_dim, 0)
+        for step in (epsilon, -epsilon):
+            output = base.clone()
+            output.select(channel_dim, channel).add_(shift, alpha=step)
+            yield output
 
 
 def _without_bias(owner: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
@@ -292,35 +317,58 @@ def _outputs_of_all_channels(owner: nn.Module, x: Tensor, epsilon: float) -> Ite
                 yield torch.add(base, shift, alpha=step)
 
 
-def _general_outputs(owner: nn.Module, name: str, x: Tensor, epsilon: float) -> Iterator[Tensor]:
+def _general_outputs(
+    owner: nn.Module, name: str, x: Tensor, epsilon: float, elements: Sequence[int]
+) -> Iterator[Tensor]:
     start = _Start(owner)
-    for moved in _moved(owner.get_parameter(name), epsilon):
+    for moved in _moved(owner.get_parameter(name), epsilon, elements):
         start()
         yield torch.func.functional_call(owner, {name: moved}, x)
 
 
-def _losses_of_outputs(
-    net: nn.Module,
-    owner: nn.Module,
-    loss: Loss,
-    x: Tensor,
-    outputs: Iterator[Tensor],
-    copies: Copies | None,
-    together: int,
-    start: _Start,
-) -> Iterator[Tensor]:
-    """With each of the owner's outputs, ``together`` of them in each pass."""
-    forwards = {norm: norm.forward for norm in copies.norms} if copies else {}
-    while group := list(itertools.islice(outputs, together)):
-        n = len(group)
-        owner.forward = functools.partial(_replaced, copies.owner.join(group) if n > 1 else group[0])
-        group.clear()  # what is no longer needed goes before the next pass, or max_bytes would not hold
-        for norm, forward in forwards.items():
-            norm.forward = functools.partial(copies.norms[norm].apart, forward, n)
-        start()
-        losses = [loss(y) for y in _outputs(net, x, copies, n)]
-        _compat.reset_net(net)
-        yield torch.stack(losses)
+class _AllChannels:
+    """Where one pass tells the losses of an element in all channels: all of them, once, whichever are asked for."""
+
+    def __init__(self, passes: "_Passes", owner: nn.Module, x: Tensor, epsilon: float):
+        self.passes, self.outputs = passes, _outputs_of_all_channels(owner, x, epsilon)
+        self.shape = owner.weight[0].numel(), 2, owner.out_channels
+        self.losses: Tensor | None = None
+
+    def __call__(self, elements: Sequence[int]) -> Iterator[Tensor]:
+        if self.losses is None:
+            losses = torch.cat(list(self.passes(self.outputs))).view(self.shape)
+            self.losses = losses.permute(2, 0, 1).flatten(0, 1)  # of each element up and down
+        yield self.losses[elements].flatten()
+
+
+class _Passes:
+    """Losses with each of the owner's outputs, ``together`` of them in a pass."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        owner: nn.Module,
+        loss: Loss,
+        x: Tensor,
+        copies: Copies | None,
+        together: int,
+        start: _Start,
+    ):
+        self.net, self.owner, self.loss, self.x, self.copies = net, owner, loss, x, copies
+        self.together, self.start = together, start
+        self.forwards = {norm: norm.forward for norm in copies.norms} if copies else {}
+
+    def __call__(self, outputs: Iterator[Tensor]) -> Iterator[Tensor]:
+        while group := list(itertools.islice(outputs, self.together)):
+            n = len(group)
+            self.owner.forward = functools.partial(_replaced, self.copies.owner.join(group) if n > 1 else group[0])
+            group.clear()  # what is no longer needed goes before the next pass, or max_bytes would not hold
+            for norm, forward in self.forwards.items():
+                norm.forward = functools.partial(self.copies.norms[norm].apart, forward, n)
+            self.start()
+            losses = [self.loss(y) for y in _outputs(self.net, self.x, self.copies, n)]
+            _compat.reset_net(self.net)
+            yield torch.stack(losses)
 
 
 def _outputs(net: nn.Module, x: Tensor, copies: Copies | None, n: int) -> Sequence[Any]:

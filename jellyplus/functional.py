@@ -11,23 +11,21 @@ these names do in 0.0.0.0.14, on both of its lines.
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from jellyplus import _compat
 from jellyplus._compat import detach_net, reset_net, set_backend, set_step_mode
-from jellyplus.finite_differences import Loss, devices, finite_difference_gradient
+from jellyplus.finite_differences import finite_difference_gradient
 from jellyplus.layer import _ThresholdDependentBatchNorm
 from jellyplus.neuron.rectifier import rectify as membrane_potential_rectify
 from jellyplus.neuron.rectifier import rectify_gradient as membrane_potential_rectify_gradient
-from jellyplus.surrogate import Dspike, EvAF
+from jellyplus.surrogate import EvAF
+from jellyplus.temperature import TemperatureSearch, search_temperature, set_temperature, temperature_candidates
 
 __all__ = [
     "TemperatureSearch",
@@ -155,110 +153,6 @@ def _fuse(layer: nn.Module, norm: _BatchNorm) -> None:
     bias = 0 if layer.bias is None else layer.bias
     layer.bias = nn.Parameter((bias - norm.running_mean) * scale + shift)
     layer.weight = nn.Parameter(layer.weight * scale.view(-1, *[1] * (layer.weight.dim() - 1)))
-
-
-# --- Dspike's temperature (Li et al. 2021, Algorithm 1, whose body the paper's text lacks) -----------------------
-
-
-class TemperatureSearch(NamedTuple):
-    """What one search found: the kept temperature, the candidates, and their cosine similarities."""
-
-    temperature: float
-    candidates: tuple[float, ...]
-    similarities: tuple[float, ...]
-
-
-def set_temperature(net: nn.Module, temperature: float) -> None:
-    """Give every :class:`~jellyplus.surrogate.Dspike` in ``net`` this temperature, in place.
-
-    Raises:
-        ValueError: the temperature is not positive, or the network has no Dspike.
-
-    >>> net = nn.Sequential(Dspike(), Dspike(temperature=2.0))
-    >>> set_temperature(net, 3.0)
-    >>> net[0]
-    Dspike(temperature=3, spiking=True)
-    """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be a positive number, got {temperature}")
-    for module in _dspikes(net):
-        module.temperature.fill_(temperature)
-
-
-def temperature_candidates(temperature: float, step: float) -> tuple[float, ...]:
-    """b, b - step and b + step, those under step / 2 dropped, so that b stays positive; b first, so that it wins ties.
-
-    >>> temperature_candidates(1.0, 0.25)
-    (1.0, 0.75, 1.25)
-    >>> temperature_candidates(0.25, 0.25)
-    (0.25, 0.5)
-    """
-    candidates = (temperature, temperature - step, temperature + step)
-    return tuple(round(b, 6) for b in candidates if b >= step / 2)  # the buffer is single precision
-
-
-def search_temperature(
-    net: nn.Module,
-    name: str,
-    loss: Loss,
-    x: Tensor,
-    epsilon: float = 0.1,
-    step: float = 0.2,
-    max_bytes: int = 2**26,
-    batch_dim: int | None = None,
-) -> TemperatureSearch:
-    """The temperature among b - step, b and b + step whose gradient points most like the finite differences'.
-
-    One forward pass serves all candidates, since the temperature is read in backward. ``net`` is left as it is,
-    random state included; the statistics used are those of its mode. Any network that
-    :func:`finite_difference_gradient` takes is searched, in any layout of batch and time; the nodes may be
-    SpikingJelly's.
-
-    Args:
-        net: with one temperature in all its :class:`~jellyplus.surrogate.Dspike`.
-        name: of the parameter whose gradients are compared; the paper takes the first layer's weights.
-        loss: of the network's output, a scalar.
-        x: input of the network, for instance [T, N, *] or [N, *].
-        epsilon: of the finite differences.
-        step: delta b.
-        max_bytes: see :func:`finite_difference_gradient`.
-        batch_dim: see there.
-
-    Raises:
-        ValueError: no Dspike in the network, Dspikes of different temperatures, or what finite differences refuse.
-    """
-    temperatures = {module.temperature.item() for module in _dspikes(net)}
-    if len(temperatures) > 1:
-        raise ValueError(f"the network has {len(temperatures)} temperatures: call set_temperature(net, b) first")
-    reference = finite_difference_gradient(net, name, loss, x, epsilon, max_bytes, batch_dim)
-    candidates = temperature_candidates(temperatures.pop(), step)
-    gradients = _gradients(copy.deepcopy(net), name, loss, x, candidates)
-    similarities = tuple(_cosine_similarity(gradient, reference) for gradient in gradients)
-    best = max(range(len(candidates)), key=similarities.__getitem__)
-    return TemperatureSearch(candidates[best], candidates, similarities)
-
-
-def _dspikes(net: nn.Module) -> list[Dspike]:
-    found = [module for module in net.modules() if isinstance(module, Dspike)]
-    if not found:
-        raise ValueError("the network has no Dspike surrogate, so there is no temperature")
-    return found
-
-
-def _gradients(net: nn.Module, name: str, loss: Loss, x: Tensor, temperatures: tuple[float, ...]) -> Iterator[Tensor]:
-    for module in net.modules():
-        if isinstance(module, _compat.BaseNode):
-            module.train()  # SpikingJelly's nodes have no surrogate gradient in evaluation (neuron.py:906, 931)
-    with torch.random.fork_rng(devices(x)):
-        reset_net(net)
-        value = loss(net(x))
-    for temperature in temperatures:
-        set_temperature(net, temperature)
-        yield torch.autograd.grad(value, net.get_parameter(name), retain_graph=True)[0]
-
-
-def _cosine_similarity(a: Tensor, b: Tensor) -> float:
-    return F.cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0).item()
 
 
 # --- Schedules (Guo et al. 2022, IM-Loss; Guo et al. 2024, shortcut back-propagation) ----------------------------

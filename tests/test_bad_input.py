@@ -212,6 +212,8 @@ value("what the other schedule needs", "step_epochs must be null for cosine", {"
 value("a step of 0", "step_factor is 0.0", {"schedule": STEP})
 value("a negative last learning rate", "final_learning_rate is -0.1", {"schedule.final_learning_rate": -0.1})
 value("a search without step", "temperature_search: step is 0.0", {"temperature_search.step": 0.0}, T6)
+value("a search for no lead", "temperature_search: lead is 0.0; it must be positive",
+      {"temperature_search.lead": 0.0}, T6)  # fmt: skip
 value("evolution of another surrogate", "evolution needs surrogate evaf", {"evolution": PARTS["evolution"]}, T6)
 value("K of 0", "k_min is 0.0", {"evolution": {"k_min": 0.0, "k_max": 1.0}}, T6)
 value("IM-Loss without weight", "im_loss: weight is 0.0", {"im_loss": PARTS["im_loss"] | {"weight": 0.0}}, T6)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from jellyplus import functional
+from jellyplus import functional, temperature
 from jellyplus.functional import finite_difference_gradient, fuse_tdbn, search_temperature, set_temperature
 from jellyplus.layer import ThresholdDependentBatchNorm1d, ThresholdDependentBatchNorm2d
 from jellyplus.model import dspike_resnet18, toy_cnn
@@ -768,7 +768,7 @@ def test_b_moves_to_the_temperature_whose_gradient_is_the_reference(planted, mon
     set_temperature(twin, planted)
     reference = torch.autograd.grad(loss(twin(x)), twin[0].weight)[0]
     assert reference.norm() > 0
-    monkeypatch.setattr(functional, "finite_difference_gradient", lambda *_, **__: 3 * reference)
+    monkeypatch.setattr(temperature, "finite_difference_gradient", lambda *_, **__: 3 * reference)
     found = search_temperature(net, "0.weight", loss, x, step=1.0)
     assert found.temperature == planted
     assert max(found.similarities) == pytest.approx(1)

@@ -87,8 +87,9 @@ CALLED = {
             "name": "temperature_search.parameter",
             "epsilon": "temperature_search.epsilon",
             "step": "temperature_search.step",
+            "lead": "temperature_search.lead",
         },
-        "net loss x max_bytes batch_dim",
+        "net loss x max_bytes batch_dim seed",
     ),
     functional.finite_difference_gradient: (
         {"name": "finite_differences.parameter", "epsilon": "finite_differences.epsilon"},
@@ -200,7 +201,7 @@ def test_only_what_came_later_has_a_default(name, settings):
         "Norm": {"identity_alpha", "outside_blocks", "parameters"},
         "Schedule": {"parameters"},
         "im_loss": {"per_channel"},
-        "temperature_search": {"batch"},
+        "temperature_search": {"batch", "lead"},
         "warm_start": {"weight"},
         "Recipe": {"output_loss", "methods"},
     }

@@ -477,9 +477,9 @@ def spy_on_search(monkeypatch, seen, keep=False):
     """Note every search; with ``keep``, let it find that the temperature is best as it is."""
     search = jellyplus_functional.search_temperature
 
-    def spied(net, name, loss, x, epsilon, step):
+    def spied(net, name, loss, x, epsilon, step, **others):
         before = next(module.temperature.item() for module in net.modules() if isinstance(module, Dspike))
-        found = search(net, name, loss, x, epsilon, step)
+        found = search(net, name, loss, x, epsilon, step, **others)
         record = {"training": net.training, "x": x, "settings": (name, epsilon, step), "before": before}
         y = torch.randn(1, x.shape[1], 10, generator=torch.Generator().manual_seed(0))
         seen.append(SimpleNamespace(**record, loss=loss(y).item(), logits=y))
@@ -531,9 +531,9 @@ def test_the_search_sees_one_batch_or_the_one_that_each_epoch_begins_with(tmp_pa
     seen, searched, search = {}, [], jellyplus_functional.search_temperature
     spy_on_steps(monkeypatch, seen)
 
-    def spied(net, name, loss, x, *settings):
+    def spied(net, name, loss, x, *settings, **others):
         searched.append(x[0].tolist())
-        return search(net, name, loss, x, *settings)
+        return search(net, name, loss, x, *settings, **others)
 
     monkeypatch.setattr(jellyplus_functional, "search_temperature", spied)
     run(tmp_path, recipe)
@@ -568,6 +568,24 @@ def test_all_temperatures_move_together_to_the_best_candidate(tmp_path):
     assert temperatures == pytest.approx([b] * 19)
 
 
+def test_a_search_for_a_lead_says_how_much_it_compared_in_an_order_of_the_seed_and_the_epoch(tmp_path, monkeypatch):
+    seeds = []
+    search = jellyplus_functional.search_temperature
+
+    def spy(*arguments, **options):
+        seeds.append(options["seed"])
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(jellyplus_functional, "search_temperature", spy)
+    outcome = run(tmp_path, recipe_of(temperature_search={"lead": 0.1}))
+    whole = outcome.net.conv1.weight.numel()
+    assert all(0 < entry["elements"] <= whole for entry in outcome.history)
+    assert all(len(entry["errors"]) == len(entry["candidates"]) for entry in outcome.history)
+    assert min(entry["elements"] for entry in outcome.history) < whole
+    assert len(set(seeds)) == len(outcome.history)
+    assert "elements" not in run(tmp_path / "all").history[0]
+
+
 @pytest.mark.parametrize("statistics", ["train", "eval"])
 def test_the_search_uses_the_statistics_that_the_recipe_names(tmp_path, monkeypatch, statistics):
     seen, modes = [], []
@@ -599,7 +617,7 @@ def test_the_search_leaves_statistics_neurons_and_random_state_alone(statistics)
     trainer = SimpleNamespace(datamodule=DataModule(tiny(), recipe, seed=0))
     before = {name: value.clone() for name, value in module.state_dict().items()}
     state = torch.get_rng_state()
-    known = {name: getattr(module, name) for name in ("net", "device", "current_epoch", "record")}
+    known = {name: getattr(module, name) for name in ("net", "device", "seed", "current_epoch", "record")}
     SearchTemperature(recipe.temperature_search).begin_epoch(SimpleNamespace(trainer=trainer, **known))
     assert torch.equal(torch.get_rng_state(), state)
     for name, value in module.state_dict().items():

@@ -15,6 +15,7 @@ from jellyplus import _compat, functional
 from jellyplus._bars import bar
 from jellyplus._distributed import alone, from_first, rank
 from jellyplus._errors import InputError
+from jellyplus.datasets.order import derived_seed
 from jellyplus.loss import cross_entropy
 from jellyplus.registry import METHODS
 from jellyplus.training.layout import time_first
@@ -33,7 +34,8 @@ class Settings:
     """See :func:`jellyplus.functional.search_temperature`.
 
     The batch is ``fixed``: some training examples, the same in every epoch, as evaluation sees them; or ``fresh``:
-    those that the epoch begins with, augmented as training sees them.
+    those that the epoch begins with, augmented as training sees them. With ``lead``, elements of the parameter are
+    compared in an order of the seed and the epoch, until the best candidate leads by so many standard errors.
     """
 
     parameter: str
@@ -42,9 +44,12 @@ class Settings:
     batch_size: int
     statistics: Literal["train", "eval"]
     batch: Literal["fixed", "fresh"] = "fixed"
+    lead: float | None = None
 
     def __post_init__(self) -> None:
         positive(self, "epsilon", "step", "batch_size")
+        if self.lead is not None:
+            positive(self, "lead")
 
 
 @METHODS.register("temperature_search")
@@ -87,11 +92,16 @@ class SearchTemperature(Method):
                 time_first(x),
                 self.settings.epsilon,
                 self.settings.step,
+                lead=self.settings.lead,
+                seed=derived_seed(training.seed, training.current_epoch),
             )
         found = from_first(found)
         net.train(mode)
         functional.set_temperature(net, found.temperature)
-        training.record(**found._asdict(), search_time_s=time.monotonic() - started)
+        said = found._asdict()
+        if self.settings.lead is None:  # all were compared, and nothing is left to chance
+            del said["elements"], said["errors"]
+        training.record(**said, search_time_s=time.monotonic() - started)
 
     def _shown(self, training: "Classifier") -> tqdm:
         """A bar over the passes, two for each element of the parameter, since the run's own stands still meanwhile."""
