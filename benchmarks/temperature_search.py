@@ -3,8 +3,8 @@
     python benchmarks/temperature_search.py --data-root DATA [--output benchmarks/temperature_search.md]
 
 ResNet-20 of width 16 at T = 2 on 128 training images of CIFAR-10, as first made and with the weights of
-``compare/dspike-search-seed0``. The differences of all 432 weights are taken once; the search then draws them in the orders
-of many seeds, as it would.
+``compare/dspike-search-seed0``. The differences of all 432 weights are taken once; the search then draws them in the
+orders of many seeds, as it would.
 """
 
 import argparse
