@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from jellyplus._bars import be_quiet
 from jellyplus._command import answer
@@ -79,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
 class _PrintCompletion(argparse.Action):
     """Prints a script of shtab's and ends."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: object, shell: str, option: str | None = None):
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: object, shell: Any, option: str | None = None
+    ) -> None:
         shtab = with_extra("shtab", "--print-completion")
         _complete_files(parser, shtab.FILE)
         print(shtab.complete(parser, shell))
@@ -92,7 +95,7 @@ def _complete_files(parser: argparse.ArgumentParser, how: dict[str, str]) -> Non
             for command in action.choices.values():
                 _complete_files(command, how)
         elif action.type is Path:
-            action.complete = how
+            vars(action)["complete"] = how
 
 
 def _command(actions: argparse._SubParsersAction, name: str, summary: str, *lines: str) -> argparse.ArgumentParser:

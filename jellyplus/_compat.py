@@ -12,6 +12,7 @@ Where a workaround is about 0.0.0.0.14, the note names its file and line.
 """
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ with warnings.catch_warnings():  # SpikingJelly scripts functions when imported,
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=Warning)
     from spikingjelly.activation_based import functional, layer, neuron, surrogate
     from spikingjelly.activation_based.base import MemoryModule, MultiStepModule, StepModule
+    from spikingjelly.activation_based.neuron import BaseNode
 
     try:
         from spikingjelly.activation_based.auto_cuda.base import CKernel2D
@@ -29,7 +31,6 @@ with warnings.catch_warnings():  # SpikingJelly scripts functions when imported,
 
         DeviceEnvironment = torch.cuda.device
 
-BaseNode = neuron.BaseNode
 #: The base whose shape parameters subclasses name; 0.0.0.0.14 has another one, whose only parameter is alpha.
 SurrogateFunctionBase = getattr(surrogate, "MultiArgsSurrogateFunctionBase", surrogate.SurrogateFunctionBase)
 #: Modules that are random in training; SpikingJelly's are no subclasses of torch's.
@@ -48,6 +49,7 @@ __all__ = [
     "detach_net",
     "is_looked_into",
     "layer",
+    "neuron",
     "reset_net",
     "set_backend",
     "set_step_mode",
@@ -78,9 +80,8 @@ def set_backend(net: nn.Module, backend: str, instance: type | tuple[type, ...] 
     Raises:
         ValueError: it cannot run here.
     """
-    for module in net.modules():
-        if not (isinstance(module, instance) and hasattr(module, "backend")):
-            continue
+    chosen: list[Any] = [m for m in net.modules() if isinstance(m, instance) and hasattr(m, "backend")]
+    for module in chosen:
         if backend in module.supported_backends:
             module.backend = backend
         else:

@@ -34,7 +34,7 @@ class Place(NamedTuple):
     def join(self, copies: Sequence[Tensor]) -> Tensor:
         """One tensor of all copies."""
         if self.blocks == 1:
-            return torch.cat(copies, self.dim)
+            return torch.cat(list(copies), self.dim)
         blocks = zip(*(copy.chunk(self.blocks, self.dim) for copy in copies), strict=True)
         return torch.cat([part for block in blocks for part in block], self.dim)
 
@@ -121,7 +121,8 @@ class _Watch:
     def copies(self, a: Tensor, b: Tensor, x: Place, examples: int) -> Copies:
         """From a pass of each and one of both, of ``examples`` each; an error says that they do not stay apart."""
         (calls_a, y_a, memories_a), (calls_b, y_b, memories_b) = self._apart(a), self._apart(b)
-        calls, places = zip(calls_a, calls_b, strict=True), {}
+        calls = zip(calls_a, calls_b, strict=True)
+        places: dict[nn.Module, Place] = {}
 
         def compare(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             of_a, of_b = next(calls)

@@ -7,7 +7,7 @@ number. torch has the like in ``torch.distributed.nn.functional``, which it has 
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -76,7 +76,7 @@ def gathered(value: T) -> list[T]:
     """Every process's ``value``, by rank; they are pickled where there are several."""
     if processes() == 1:
         return [value]
-    values = [None] * processes()
+    values = [value] * processes()
     distributed.all_gather_object(values, value)
     return values
 
@@ -92,11 +92,11 @@ class _Sum(torch.autograd.Function):
     """An all-reduce whose backward pass is an all-reduce."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return _Sum.apply(grad)

@@ -12,6 +12,10 @@ class KernelText:
         kernel_name: the function's name in CUDA.
     """
 
+    head: str
+    core: str
+    tail: str
+
     def __init__(self, kernel_name: str):
         self.kernel_name = kernel_name
         self.cparams: dict[str, str] = {}

@@ -57,7 +57,7 @@ def _architectures(_: argparse.Namespace) -> Iterator[str]:
 
 def _summary(value: object) -> str:
     """The first paragraph of its docstring."""
-    return " ".join(inspect.getdoc(value).partition("\n\n")[0].split())
+    return " ".join((inspect.getdoc(value) or "").partition("\n\n")[0].split())
 
 
 def _runs(options: argparse.Namespace) -> Iterator[str]:

@@ -104,7 +104,7 @@ def find_readout(steps: list[Step], y: Tensor) -> Readout | None:
     if (
         any(type(step.module) not in kind or has_hooks(step.module) for step, kind in zip(steps, kinds, strict=True))
         or not all(_has_a_batch(step, len(owner.received)) for step in steps[:-2])
-        or owner.module.groups > 1
+        or getattr(owner.module, "groups", 1) > 1
         or flatten.gave.shape != flatten.received.flatten(-3).shape
     ):
         return None

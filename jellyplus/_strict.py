@@ -134,7 +134,7 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
             name: _convert(arguments[1], item, _dotted(key, name)) if arguments else item
             for name, item in value.items()
         }
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, key)
     return _scalar(kind, value, key)
 

@@ -14,7 +14,7 @@ threshold of :math:`\tau V_{th}` in place of the scale would keep the spikes, bu
 import copy
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class ScaledInputLIFNode(IterativeLIFNode):
     [0.0, 1.0]
     """
 
-    def __init__(self, input_scale: float, input_offset: float, **arguments: object):
+    def __init__(self, input_scale: float, input_offset: float, **arguments: Any):
         super().__init__(**arguments)
         self.input_scale = input_scale
         self.input_offset = input_offset
@@ -137,12 +137,13 @@ def convert(
     memo, report = _memo_of_states(net), Report({}, {})
     nodes = _convert_nodes(net, memo, report)
     norms = _convert_norms(net, report, norm, alpha, _threshold(net) if v_th is None else v_th)
-    memo |= {id(old): new for old, new in nodes + norms}
-    for old, new in nodes + norms:
+    pairs: list[tuple[nn.Module, nn.Module]] = [*nodes, *norms]
+    memo |= {id(old): new for old, new in pairs}
+    for old, new in pairs:
         _carry_over(old, new, memo)
     if norm == "equal":
-        for _, new in norms:
-            _divide_weight(new)
+        for _, norm_of_ours in norms:
+            _divide_weight(norm_of_ours)
     converted = copy.deepcopy(net, memo)
     _compat.reset_net(converted)
     return converted, report
@@ -217,7 +218,7 @@ class Charge(NamedTuple):
     offset: float
 
     @classmethod
-    def of(cls, node: nn.Module) -> "Charge":
+    def of(cls, node: _compat.BaseNode) -> "Charge":
         """Of an ``IFNode`` or ``LIFNode``.
 
         Raises:
@@ -230,10 +231,10 @@ class Charge(NamedTuple):
         return cls(1 - 1 / tau, scale, (node.v_reset or 0.0) / tau)
 
 
-def _node(old: nn.Module, memo: dict) -> tuple[Node, str]:
+def _node(old: _compat.BaseNode, memo: dict) -> tuple[Node, str]:
     """Ours, and what is to be said about its backend."""
     decay, scale, offset = Charge.of(old)
-    arguments = {"decay": decay, "surrogate_function": copy.deepcopy(old.surrogate_function, memo)}
+    arguments: dict[str, Any] = {"decay": decay, "surrogate_function": copy.deepcopy(old.surrogate_function, memo)}
     kept = ("v_threshold", "v_reset", "detach_reset", "step_mode", "store_v_seq")
     arguments |= {name: getattr(old, name) for name in kept}
     new = IterativeLIFNode(**arguments) if (scale, offset) == (1, 0) else ScaledInputLIFNode(scale, offset, **arguments)
@@ -266,7 +267,7 @@ def _threshold(net: nn.Module) -> float | None:
 
 def _convert_norms(
     net: nn.Module, report: Report, norm: str, alpha: float, v_th: float | None
-) -> list[tuple[nn.Module, nn.Module]]:
+) -> list[tuple[_BatchNorm, ours._ThresholdDependentBatchNorm]]:
     found = []
     for name, old in net.named_modules():
         if not isinstance(old, _BatchNorm) or isinstance(old, ours._ThresholdDependentBatchNorm):
@@ -274,6 +275,7 @@ def _convert_norms(
         if reason := "norm='keep'" if norm == "keep" else _norm_obstacle(old, v_th):
             report.unchanged[_shown(name)] = f"{_kind(old)}: {reason}"
             continue
+        assert v_th is not None, "or it would have been an obstacle"
         new = _NORMS[type(old)](alpha, v_th, old.num_features)
         scaled = "weight divided by" if norm == "equal" else "output times"
         report.changed[_shown(name)] = f"{_kind(old)} -> {_kind(new)}, {scaled} alpha V_th = {alpha * v_th:.6g}"
@@ -294,7 +296,7 @@ def _norm_obstacle(old: nn.Module, v_th: float | None) -> str | None:
     return None
 
 
-def _divide_weight(norm: nn.Module) -> None:
+def _divide_weight(norm: ours._ThresholdDependentBatchNorm) -> None:
     weight, factor = norm.weight, norm.alpha * norm.v_th
     if factor != 1:
         norm.weight = nn.Parameter(weight.detach() / factor, weight.requires_grad)
@@ -316,7 +318,7 @@ def _memories(module: nn.Module) -> Iterable[object]:
 def _carry_over(old: nn.Module, new: nn.Module, memo: dict) -> None:
     """Hooks, training mode and, of a norm all that it has, of a node what its user gave it."""
     if isinstance(old, _BatchNorm):
-        names = vars(old).keys()
+        names = set(vars(old))
     else:
         names = {name for name in vars(old) if "_hooks" in name or name == "training"} | _own_attributes(old)
     vars(new).update(copy.deepcopy({name: vars(old)[name] for name in names}, memo))

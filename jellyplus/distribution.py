@@ -13,7 +13,7 @@ class Mean:
     """A mean over batches of any size; nan before the first."""
 
     def __init__(self) -> None:
-        self.sum, self.count = 0, 0
+        self.sum, self.count = 0.0, 0
 
     def add(self, total: float, count: int) -> None:
         """So many numbers, by their sum."""
@@ -78,17 +78,17 @@ class Distribution:
     @property
     def underflow(self) -> int:
         """Numbers below the first edge."""
-        return self._counts[0].item()
+        return int(self._counts[0])
 
     @property
     def overflow(self) -> int:
         """Numbers above the last edge, and those that are nan."""
-        return self._counts[-1].item()
+        return int(self._counts[-1])
 
     @property
     def count(self) -> int:
         """All numbers."""
-        return self._counts.sum().item()
+        return int(self._counts.sum())
 
     @property
     def mean(self) -> float:

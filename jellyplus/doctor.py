@@ -82,7 +82,7 @@ def _cupy() -> list[tuple[str, str]]:
 
 def _cupy_distributions() -> dict[str, str]:
     """Name to version of every installed distribution that brings CuPy."""
-    found = {}
+    found: dict[str, str] = {}
     for distribution in metadata.distributions():
         name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
         if _CUPY.fullmatch(name):
@@ -178,8 +178,8 @@ def _run(node: IterativeLIFNode, device: str) -> tuple[Tensor, Tensor]:
     x = torch.tensor([[0.9, 0.2, 0.6, -0.3], [0.1, 0.4, 0.3, 0.7]], device=device, requires_grad=True)
     weight = torch.tensor([[1.0, -2.0, 3.0, -4.0], [5.0, -6.0, 7.0, -8.0]], device=device)
     spikes = node(x) if node.step_mode == "m" else torch.stack([node(step) for step in x])
-    (spikes * weight).sum().backward()
-    return spikes.detach().cpu(), x.grad.cpu()
+    (gradient,) = torch.autograd.grad((spikes * weight).sum(), x)
+    return spikes.detach().cpu(), gradient.cpu()
 
 
 def _choice(device: str) -> str:

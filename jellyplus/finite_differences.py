@@ -217,7 +217,9 @@ class _Trial(NamedTuple):
 
 def _trial_pass(net: nn.Module, owner: nn.Module, name: str, x: Tensor, start: _Start) -> _Trial | None:
     """One pass; None unless all that the parameter does is in one output of its owner, a function of one tensor."""
-    received, sizes, steps, times = [], [x.nbytes], [], Counter()
+    received: list[Tensor] = []
+    steps: list[Step] = []
+    sizes, times = [x.nbytes], Counter[nn.Module]()
 
     def measure(module: nn.Module, inputs: tuple, kwargs: dict, output: Any) -> None:
         times[module] += 1
@@ -285,7 +287,7 @@ def _perturbed_outputs(
     return _general_outputs(owner, name, x, epsilon, elements)
 
 
-def _linear_outputs(owner: nn.Module, x: Tensor, epsilon: float, elements: Sequence[int]) -> Iterator[Tensor]:
+def _linear_outputs(owner: Any, x: Tensor, epsilon: float, elements: Sequence[int]) -> Iterator[Tensor]:
     base = owner(x)
     channel_dim = x.dim() - 1 if isinstance(owner, nn.Linear) else x.dim() - owner.weight.dim() + 1
     ones = torch.eye(owner.weight[0].numel()).to(owner.weight)
@@ -297,7 +299,7 @@ def _linear_outputs(owner: nn.Module, x: Tensor, epsilon: float, elements: Seque
             yield output
 
 
-def _without_bias(owner: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
+def _without_bias(owner: Any, x: Tensor, weights: Tensor) -> Tensor:
     """The layer without bias and with ``weights``, [output channels, fan-in]."""
     parameters = {"weight": weights.view(-1, *owner.weight.shape[1:])}
     if owner.bias is not None:
@@ -305,7 +307,7 @@ def _without_bias(owner: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
     return torch.func.functional_call(owner, parameters, x)
 
 
-def _outputs_of_all_channels(owner: nn.Module, x: Tensor, epsilon: float) -> Iterator[Tensor]:
+def _outputs_of_all_channels(owner: Any, x: Tensor, epsilon: float) -> Iterator[Tensor]:
     """A convolution's outputs with one element of every channel moved up, then down.
 
     They are contiguous, since the readout takes channel by channel.
@@ -329,7 +331,7 @@ def _general_outputs(
 class _AllChannels:
     """Where one pass tells the losses of an element in all channels: all of them, once, whichever are asked for."""
 
-    def __init__(self, passes: "_Passes", owner: nn.Module, x: Tensor, epsilon: float):
+    def __init__(self, passes: "_Passes", owner: Any, x: Tensor, epsilon: float):
         self.passes, self.outputs = passes, _outputs_of_all_channels(owner, x, epsilon)
         self.shape = owner.weight[0].numel(), 2, owner.out_channels
         self.losses: Tensor | None = None
@@ -356,15 +358,16 @@ class _Passes:
     ):
         self.net, self.owner, self.loss, self.x, self.copies = net, owner, loss, x, copies
         self.together, self.start = together, start
-        self.forwards = {norm: norm.forward for norm in copies.norms} if copies else {}
+        self.norms = {norm: (place, norm.forward) for norm, place in copies.norms.items()} if copies else {}
 
     def __call__(self, outputs: Iterator[Tensor]) -> Iterator[Tensor]:
         while group := list(itertools.islice(outputs, self.together)):
             n = len(group)
-            self.owner.forward = functools.partial(_replaced, self.copies.owner.join(group) if n > 1 else group[0])
+            joint = self.copies.owner.join(group) if self.copies and n > 1 else group[0]
+            self.owner.forward = functools.partial(_replaced, joint)
             group.clear()  # what is no longer needed goes before the next pass, or max_bytes would not hold
-            for norm, forward in self.forwards.items():
-                norm.forward = functools.partial(self.copies.norms[norm].apart, forward, n)
+            for norm, (place, forward) in self.norms.items():
+                norm.forward = functools.partial(place.apart, forward, n)
             self.start()
             losses = [self.loss(y) for y in _outputs(self.net, self.x, self.copies, n)]
             _compat.reset_net(self.net)
@@ -373,7 +376,7 @@ class _Passes:
 
 def _outputs(net: nn.Module, x: Tensor, copies: Copies | None, n: int) -> Sequence[Any]:
     """Of ``n`` copies of the input; of one, whatever the network gives."""
-    return copies.y.split(net(copies.x.join([x] * n)), n) if n > 1 else [net(x)]
+    return copies.y.split(net(copies.x.join([x] * n)), n) if copies and n > 1 else [net(x)]
 
 
 def _replaced(output: Tensor, _: Tensor) -> Tensor:

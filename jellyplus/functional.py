@@ -11,6 +11,7 @@ these names do in 0.0.0.0.14, on both of its lines.
 import copy
 import math
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -92,7 +93,8 @@ def _fused(net: nn.Module, kind: type[_BatchNorm]) -> nn.Module:
             _check_parameters(name, module)
     fused = copy.deepcopy(net).eval()
     for norm_name, layer_name in _norms_and_their_layers(fused, kind):
-        norm, layer = fused.get_submodule(norm_name), _innermost(fused.get_submodule(layer_name))
+        norm: Any = fused.get_submodule(norm_name)
+        layer: Any = _innermost(fused.get_submodule(layer_name))
         _check_parameters(layer_name, layer)
         if norm.running_var is None:
             raise ValueError(f"cannot fuse {norm_name}: it has no running statistics")
@@ -143,7 +145,7 @@ def _check_parameters(name: str, layer: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _fuse(layer: nn.Module, norm: _BatchNorm) -> None:
+def _fuse(layer: Any, norm: Any) -> None:
     if getattr(layer, "transposed", False):
         raise ValueError("cannot fuse a norm into a transposed convolution")
     weight, shift = (1.0, 0.0) if norm.weight is None else (norm.weight, norm.bias)

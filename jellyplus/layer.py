@@ -11,6 +11,7 @@ In training with several processes the statistics are those of the joint batch (
 
 import sys
 import warnings
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,9 @@ class _ThresholdDependentBatchNorm(_BatchNorm, _compat.MultiStepModule):
     """Eqs. 5-8 for any number of spatial dimensions; documented where it is public."""
 
     spatial_dims: int
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
     _version = 3  # torch's batch norm has 2, and the same keys
     __jit_unused_properties__ = ("qconfig",)
 
@@ -83,7 +87,8 @@ class _ThresholdDependentBatchNorm(_BatchNorm, _compat.MultiStepModule):
         be replaced, and Lightning's ``sync_batchnorm=True`` calls it; this is the one name that it reads of a norm and
         that torch does not need itself.
         """
-        if sys._getframe(1).f_code is nn.SyncBatchNorm.convert_sync_batchnorm.__func__.__code__:
+        convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+        if sys._getframe(1).f_code is convert.__func__.__code__:
             raise ValueError(
                 "torch's synchronised batch norm would replace threshold-dependent batch norm and lose its alpha V_th: "
                 "leave out sync_batchnorm=True or convert_sync_batchnorm, since this norm synchronises by itself"
@@ -101,7 +106,7 @@ class _ThresholdDependentBatchNorm(_BatchNorm, _compat.MultiStepModule):
     def qconfig(self) -> None:
         self.__dict__.pop("qconfig", None)
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict, *rest: Any) -> None:
         if local_metadata.get("version") == _BatchNorm._version and f"{prefix}weight" in state_dict:
             warnings.warn(
                 "weights of torch's batch norm (or of an earlier jellyplus) were loaded into threshold-dependent batch "

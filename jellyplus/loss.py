@@ -9,7 +9,7 @@ over l = 0..L and is divided by L; here L is the number of layers summed over.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -146,7 +146,7 @@ class IMLoss(nn.Module, _compat.MultiStepModule):
         self._attached = [_attach(node, self._kept[name]) for name, node in self._nodes.items()]
 
     @property
-    def nodes(self) -> dict[str, nn.Module]:
+    def nodes(self) -> dict[str, _compat.BaseNode]:
         """The layers whose means the loss takes, by their names in the network."""
         return dict(self._nodes)
 
@@ -208,6 +208,7 @@ _FIRES_ON_SUM = {
 
 
 def _residual_blocks(net: nn.Module) -> Iterator[_Block]:
+    module: Any
     for module in net.modules():
         if all(hasattr(module, part) for part in ("branch", "shortcut", "neuron")):
             yield _Block(list(module.branch.modules()), module.neuron)
@@ -231,7 +232,7 @@ def _outside_residual_branches(net: nn.Module) -> list[nn.Module]:
     return [m for m in net.modules() if isinstance(m, _compat.BaseNode) and m not in exempt]
 
 
-def _by_name(net: nn.Module, nodes: Iterable[nn.Module | str]) -> dict[str, nn.Module]:
+def _by_name(net: nn.Module, nodes: Iterable[nn.Module | str]) -> dict[str, _compat.BaseNode]:
     modules = dict(net.named_modules())
     names = {module: name for name, module in modules.items()}
     nodes = list(nodes)
@@ -278,7 +279,7 @@ class _Steps(list):
         return _Steps, ()
 
 
-def _attach(node: nn.Module, kept: str) -> tuple:
+def _attach(node: _compat.BaseNode, kept: str) -> tuple:
     """The hooks that keep it, the node, and the attribute that is to be restored when they go."""
     if kept == "h_seq" and isinstance(node, Node):
         return (node.register_forward_pre_hook(_keep_h_of_ours),), node, "store_h_seq", node.store_h_seq
@@ -295,19 +296,19 @@ def _attach(node: nn.Module, kept: str) -> tuple:
     return handles, node, kept, None
 
 
-def _keeps(node: nn.Module) -> bool:
+def _keeps(node: _compat.BaseNode) -> bool:
     return node.training and torch.is_grad_enabled()
 
 
-def _keep(node: nn.Module, kept: str, value: Tensor | None) -> None:
+def _keep(node: _compat.BaseNode, kept: str, value: Tensor | None) -> None:
+    held: Tensor | _Steps | None = value
     if not _keeps(node):
-        value = None
+        held = None
     elif node.step_mode == "s":
         steps = getattr(node, kept)
-        steps = steps if isinstance(steps, _Steps) and not steps.was_read else _Steps()
-        steps.append(value)
-        value = steps
-    setattr(node, kept, value)
+        held = steps if isinstance(steps, _Steps) and not steps.was_read else _Steps()
+        held.append(value)
+    setattr(node, kept, held)
 
 
 def _keep_h_of_ours(node: Node, inputs: tuple) -> None:
@@ -316,14 +317,14 @@ def _keep_h_of_ours(node: Node, inputs: tuple) -> None:
         _keep(node, "h_seq", node.charge(inputs[0], node.v) if _keeps(node) else None)
 
 
-def _begin_h(node: nn.Module, inputs: tuple) -> None:
+def _begin_h(node: _compat.BaseNode, inputs: tuple) -> None:
     if node.step_mode == "s" and _keeps(node):
         dynamics, scale, offset = _terms(node)
         _keep(node, "h_seq", dynamics.charge(scale * inputs[0] + offset, node.v))
     node.start_v = node.v
 
 
-def _end_h(node: nn.Module, inputs: tuple, spikes: Tensor) -> None:
+def _end_h(node: _compat.BaseNode, inputs: tuple, spikes: Tensor) -> None:
     v, node.start_v = node.start_v, None
     if node.step_mode == "s" and _keeps(node):
         return
@@ -331,7 +332,7 @@ def _end_h(node: nn.Module, inputs: tuple, spikes: Tensor) -> None:
     _keep(node, "h_seq", sequence)
 
 
-def _h_sequence(node: nn.Module, x_seq: Tensor, spikes: Tensor, v: Tensor | float) -> Tensor:
+def _h_sequence(node: _compat.BaseNode, x_seq: Tensor, spikes: Tensor, v: Tensor | float) -> Tensor:
     """H of one of SpikingJelly's nodes, [T, N, *], from what went in and what came out, whatever backend ran it."""
     (dynamics, scale, offset), sequence = _terms(node), []
     for x, spike in zip(scale * x_seq + offset, spikes, strict=True):
@@ -341,16 +342,16 @@ def _h_sequence(node: nn.Module, x_seq: Tensor, spikes: Tensor, v: Tensor | floa
     return torch.stack(sequence)
 
 
-def _terms(node: nn.Module) -> tuple[Dynamics, float, float]:
+def _terms(node: _compat.BaseNode) -> tuple[Dynamics, float, float]:
     """One of SpikingJelly's nodes as ours: its constants, and the factor on its input and what is added to that."""
     decay, scale, offset = Charge.of(node)
     constants = (decay, node.v_threshold, node.v_reset, node.detach_reset)
     return Dynamics(*constants, spike_size=node.v_threshold, rectify=False), scale, offset
 
 
-def _keep_spikes(node: nn.Module, _: tuple, spikes: Tensor) -> None:
+def _keep_spikes(node: _compat.BaseNode, _: tuple, spikes: Tensor) -> None:
     _keep(node, "spike_seq", spikes)
 
 
-def _keep_inputs(node: nn.Module, inputs: tuple) -> None:
+def _keep_inputs(node: _compat.BaseNode, inputs: tuple) -> None:
     _keep(node, "input_seq", inputs[0])

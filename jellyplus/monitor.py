@@ -94,7 +94,8 @@ class Monitor(ABC):
 
     def __exit__(self, *exception: object) -> None:
         attached, self._attached = self._attached, None
-        attached.close()
+        if attached:
+            attached.close()
 
 
 class SpikeRate(Monitor):
@@ -304,6 +305,7 @@ class MembranePotential(Monitor):
         node.store_h_seq = True
 
     def _see(self, name: str, node: Node, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        assert node.h_seq is not None, "it was asked for"
         self.potentials[name].add(inputs[0].detach(), node.h_seq.detach(), node.v_threshold)
         node.store_h_seq = self._wanted[name]
         if not node.store_h_seq:
@@ -468,9 +470,10 @@ class GradientHistogram(Monitor):
     def __init__(self, net: nn.Module, name: str, bin_edges: Sequence[float] | Tensor):
         super().__init__()
         parameters = {original(name): parameter for name, parameter in net.named_parameters()}
-        self._parameter = parameters.get(original(name))
-        if self._parameter is None or not self._parameter.requires_grad:
+        parameter = parameters.get(original(name))
+        if parameter is None or not parameter.requires_grad:
             raise ValueError(f"no parameter {name!r} with a gradient in the network: see net.named_parameters()")
+        self._parameter = parameter
         self.distribution = Distribution(bin_edges)
 
     def _attach(self, attached: ExitStack) -> None:

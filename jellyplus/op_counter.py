@@ -96,7 +96,7 @@ class Convention:
     pj_per_addition: float = 0.9
     pj_per_multiplication: float = 4.6
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.multiplying, str) and self.multiplying not in _ROLES:
             raise ValueError(
                 f"multiplying={self.multiplying!r}: give {' or '.join(map(repr, _ROLES))}, or a tuple of names"
@@ -254,7 +254,7 @@ class Tally:
     macs: int
     additions: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         least = (self.runs, self.inputs, self.macs_with_padding), (self.nonzeros, self.macs, self.additions)
         if min(least[0]) < 1 or min(least[1]) < 0 or max(*least[0], *least[1]) >= 2**63:
             raise ValueError(f"{self} is of no layer that ran: counts are 64-bit numbers, and none of them negative")
@@ -280,7 +280,7 @@ class Tallies:
     by_example: Mapping[str, Tensor] | None = field(default=None, compare=False, repr=False)
     firing_rates: Mapping[str, float] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.layers:
             raise ValueError("no convolution or linear layer has run: run the network inside the with-block")
         _check_positive(self.examples, self.time_steps)
@@ -414,16 +414,16 @@ class _Layer:
         spikes = (x != 0).reshape(*lead, -1, *space).sum(len(lead)).cpu()  # at each place of each single input
         nonzeros = spikes.flatten(len(lead)).sum(-1) if space else spikes
         self.inputs += x.numel()
-        self.binary = self.binary and ((x == 0) | (x == 1)).all().item()
+        self.binary = self.binary and bool(((x == 0) | (x == 1)).all())
         self.macs_with_padding += output.numel() * layer.weight[0].numel()
-        self.macs += x.numel() // space.numel() * math.prod(read.sum().item() for read in reads) * readers
+        self.macs += x.numel() // space.numel() * math.prod(int(read.sum()) for read in reads) * readers
         for read in reversed(reads):
             spikes = (spikes * read).sum(-1)
         self.calls.append(torch.stack([nonzeros, spikes * readers]))
 
     def tally(self, name: str) -> Tally:
         runs = sum(call[0].numel() for call in self.calls)
-        nonzeros, additions = sum(call.reshape(2, -1).sum(1) for call in self.calls).tolist()
+        nonzeros, additions = torch.stack([call.reshape(2, -1).sum(1) for call in self.calls]).sum(0).tolist()
         counted = (self.inputs, nonzeros, self.binary, self.macs_with_padding, self.macs, additions)
         return Tally(name, self.kind, runs, *counted)
 
@@ -432,12 +432,14 @@ class _Layer:
         calls, rest = divmod(len(self.calls), len(batches))
         if rest:
             return None
-        parts = [
-            [_by_example(call, batch) for call in self.calls[number * calls : (number + 1) * calls]]
-            for number, batch in enumerate(batches)
-        ]
-        known = all(part is not None for part in itertools.chain.from_iterable(parts))
-        return torch.cat([sum(part) for part in parts], 1) if known else None
+        parts = []
+        for number, batch in enumerate(batches):
+            found = [_by_example(call, batch) for call in self.calls[number * calls : (number + 1) * calls]]
+            known = [part for part in found if part is not None]
+            if len(known) < len(found):
+                return None
+            parts.append(torch.stack(known).sum(0))
+        return torch.cat(parts, 1)
 
 
 def _lead(layer: _ConvNd | nn.Linear, x: Tensor) -> torch.Size:
@@ -489,7 +491,7 @@ class _Batches:
                 f"batches ran {ran} time-steps: count those of one T at a time, and in step mode 's' reset the "
                 "network after each of them, by functional.reset_net(net), or give time_steps"
             )
-        return next(iter(told - {None}), 1)
+        return next((steps for steps in told if steps is not None), 1)
 
     def sizes(self, time_steps: int) -> list[int] | None:
         """Examples of each batch; None where images that run once and those that run T times look alike."""
@@ -503,25 +505,25 @@ class _Batches:
         whole = not any(calls % time_steps for calls in self.sequences)
         if told == {None} and whole and all(len(set(batch)) == 1 for batch in batches):
             return [batch[0] for batch in batches]
-        ran = sorted(told - {None} or set(self.sequences))
+        ran = sorted({steps for steps in told if steps is not None} or set(self.sequences))
         raise ValueError(f"time_steps is {time_steps}, and the network ran {' and '.join(map(str, ran))} of them")
 
     def examples(self, stated: int | None, time_steps: int) -> int:
         """All that passed; ``stated``, where it is not None, must be as many."""
         sizes, seen = self.sizes(time_steps), sum(examples for _, examples in self.calls)
         if sizes is not None:
-            possible = {sum(sizes)}
+            possible = {float(sum(sizes))}
         elif stated is None:
             raise ValueError(
                 "where no SpikingJelly node runs, inputs do not tell examples from time-steps: give examples"
             )
         else:
-            possible = {seen, seen / time_steps} if seen else {stated}
+            possible = {seen, seen / time_steps} if seen else {float(stated)}
         if stated is not None and stated not in possible:
             raise ValueError(
                 f"examples is {stated}, and the network saw {' or '.join(f'{n:g}' for n in sorted(possible))}"
             )
-        return next(iter(possible)) if stated is None else stated
+        return int(next(iter(possible))) if stated is None else stated
 
 
 class OperationCounter(Monitor):
@@ -595,7 +597,7 @@ layers with non-binary input; their additions counted; 0.9 pJ per addition, 4.6 
 
     def _fire(self, name: str, node: _compat.BaseNode, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         counts = self._spikes.setdefault(name, [0, 0])
-        counts[0] += torch.count_nonzero(output).item()
+        counts[0] += int(torch.count_nonzero(output))
         counts[1] += output.numel()
 
     def count(
@@ -646,8 +648,11 @@ layers with non-binary input; their additions counted; 0.9 pJ per addition, 4.6 
 
     def _by_example(self, time_steps: int) -> dict[str, Tensor] | None:
         sizes = self._batches.sizes(time_steps)
-        found = {name: sizes and layer.by_example(sizes) for name, layer in self._seen.items()}
-        return None if any(tensor is None for tensor in found.values()) else found
+        if not sizes:
+            return None
+        found = {name: layer.by_example(sizes) for name, layer in self._seen.items()}
+        known = {name: tensor for name, tensor in found.items() if tensor is not None}
+        return known if len(known) == len(found) else None
 
 
 def energy_table(
@@ -713,7 +718,7 @@ def _in_evaluation(net: nn.Module) -> Iterator[None]:
 
 def _windows(layer: _ConvNd | nn.Linear, space: torch.Size) -> list[tuple]:
     """The arguments of :func:`_reads` for each spatial dimension; a linear layer has none."""
-    if not space:
+    if isinstance(layer, nn.Linear) or not space:
         return []
     padding = layer._reversed_padding_repeated_twice[::-1]  # of the first dimension, right and left, and so on
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode

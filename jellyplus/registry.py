@@ -200,7 +200,9 @@ def _load_file(path: Path) -> None:
 
 def _execute(path: Path, name: str) -> None:
     loader = importlib.machinery.SourceFileLoader(name, str(path))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    spec = importlib.util.spec_from_loader(name, loader)
+    assert spec is not None, "every loader has one"
+    module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         loader.exec_module(module)
@@ -216,7 +218,10 @@ def _load_installed() -> None:
 
 def _import(point: metadata.EntryPoint) -> None:
     try:
-        source = Path(importlib.util.find_spec(point.module).origin).read_bytes()
+        spec = importlib.util.find_spec(point.module)
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(f"there is no file of the module {point.module}")
+        source = Path(spec.origin).read_bytes()
         with _from(Origin(f"{point.module}, installed", hashlib.sha256(source).hexdigest())):
             point.load()
     except Exception as error:

@@ -9,7 +9,8 @@ Guo et al. 2022, IM-Loss: Eqs. 13 and 14 (EvAF).
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,7 +103,7 @@ class Surrogate(_compat.SurrogateFunctionBase):
 
 def trains(fire: Callable) -> bool:
     """Whether the firing function has parameters of its own that ask for a gradient."""
-    parameters = getattr(fire, "parameters", tuple)()
+    parameters: Iterable[Tensor] = getattr(fire, "parameters", tuple)()
     return any(parameter.requires_grad for parameter in parameters)
 
 
@@ -110,14 +111,14 @@ class _Fire(torch.autograd.Function):
     """Firing under autograd. The module stays on the context, the tensors in ``save_for_backward``."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, surrogate: Surrogate) -> Tensor:
+    def forward(ctx: Any, x: Tensor, surrogate: Surrogate) -> Tensor:
         ctx.surrogate = surrogate
         ctx.save_for_backward(x)
         return surrogate.fire(x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         return grad * ctx.surrogate.gradient(x), None
 

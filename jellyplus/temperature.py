@@ -119,8 +119,8 @@ def search_temperature(
         return _found(candidates, similarities, reference.numel(), [0.0] * len(candidates))
     with torch.random.fork_rng(devices(x)):
         of = differences(net, name, loss, x, epsilon, max_bytes, batch_dim)
-        gradients = torch.stack(list(_gradients(copy.deepcopy(net), name, loss, x, candidates)))
-        return _search_part(gradients.flatten(1), of, candidates, lead, seed)
+        own = torch.stack(list(_gradients(copy.deepcopy(net), name, loss, x, candidates))).flatten(1)
+        return _search_part(own, of, candidates, lead, seed)
 
 
 def _found(

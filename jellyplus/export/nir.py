@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -66,7 +66,9 @@ def to_nir(net: nn.Module, x: Tensor, dt: float = 1e-4) -> "nir.NIRGraph":
         raise ValueError(f"dt must be a positive number of seconds, got {dt}")
     write = _Writer(library("nir", "nir"), dt)
     traced = _traced(net, x)
-    nodes, edges, sources = {}, [], {}
+    nodes: dict[str, Any] = {}
+    edges: list[tuple[str, str]] = []
+    sources: dict[fx.Node, list[str]] = {}
     for operation in traced.graph.nodes:
         module = traced.get_submodule(operation.target) if operation.op == "call_module" else None
         before = [source for given in operation.all_input_nodes for source in sources[given]]
@@ -118,7 +120,7 @@ def _name(operation: fx.Node) -> str:
     """Of a layer its own, with _ for points; input and output are those of the network."""
     if operation.op in _ENDS:
         return _ENDS[operation.op]
-    name = operation.target.replace(".", "_") if operation.op == "call_module" else operation.name
+    name = str(operation.target).replace(".", "_") if operation.op == "call_module" else operation.name
     return f"{name}_layer" if name in _ENDS.values() else name
 
 
@@ -155,6 +157,9 @@ def _refused(operation: fx.Node, reason: str) -> ValueError:
     return ValueError(f"NIR has no word for {named}: {reason}")
 
 
+_Shape = tuple[int, ...]  # without the batch
+
+
 class _NoWordError(Exception):
     """NIR has none; the message says for what."""
 
@@ -186,19 +191,19 @@ class _Writer:
             raise _refused(operation, "it is not one tensor")
         return self.nir.Output(np.array(_shape(operation.args[0])))
 
-    def _layer(self, module: nn.Module, before: tuple[int, ...], after: tuple[int, ...]) -> "nir.NIRNode":
+    def _layer(self, module: nn.Module, before: _Shape, after: _Shape) -> "nir.NIRNode":
         for kind, write in self._kinds.items():
             if isinstance(module, kind):
                 return write(self, module, before, after)
         raise _NoWordError(f"{type(module).__name__} is not among what NIR has")
 
-    def _linear(self, module: nn.Linear, before, after) -> "nir.NIRNode":
+    def _linear(self, module: nn.Linear, before: _Shape, after: _Shape) -> "nir.NIRNode":
         if len(before) != 1:
             raise _NoWordError(f"a linear layer of the last of {len(before)} dimensions")
         weight = _numpy(module.weight)
         return self.nir.Linear(weight) if module.bias is None else self.nir.Affine(weight, _numpy(module.bias))
 
-    def _convolution(self, module: nn.Conv1d | nn.Conv2d, before, after) -> "nir.NIRNode":
+    def _convolution(self, module: nn.Conv1d | nn.Conv2d, before: _Shape, after: _Shape) -> "nir.NIRNode":
         if module.groups != 1 or module.padding_mode != "zeros":
             raise _NoWordError("a convolution in groups, or padded with something else than zeros")
         if len({*module.kernel_size}) > 1:
@@ -211,11 +216,11 @@ class _Writer:
         single = (value if isinstance(value, str) else value[0] for value in numbers)
         return self.nir.Conv1d(before[1], weight, *single, module.groups, bias)
 
-    def _zero_padding(self, module: ZeroPadding, before, after) -> "nir.NIRNode":
+    def _zero_padding(self, module: ZeroPadding, before: _Shape, after: _Shape) -> "nir.NIRNode":
         weight, bias = np.eye(after[0], before[0], dtype=np.float32)[:, :, None, None], np.zeros(after[0], np.float32)
         return self.nir.Conv2d(before[1:], weight, _pair(module.stride), (0, 0), (1, 1), 1, bias)
 
-    def _pool(self, module: nn.AvgPool2d, before, after) -> "nir.NIRNode":
+    def _pool(self, module: nn.AvgPool2d, before: _Shape, after: _Shape) -> "nir.NIRNode":
         kernel, stride, padding = map(_pair, (module.kernel_size, module.stride, module.padding))
         sizes = zip(before[1:], kernel, stride, padding, strict=True)
         if module.ceil_mode and any((size + 2 * p - k) % s for size, k, s, p in sizes):
@@ -224,19 +229,19 @@ class _Writer:
             raise _NoWordError("average pooling with a divisor other than the window's size")
         return self.nir.AvgPool2d(*map(np.array, (kernel, stride, padding)))
 
-    def _adaptive_pool(self, module: nn.AdaptiveAvgPool2d, before, after) -> "nir.NIRNode":
+    def _adaptive_pool(self, module: nn.AdaptiveAvgPool2d, before: _Shape, after: _Shape) -> "nir.NIRNode":
         kernel, left = np.divmod(before[1:], after[1:])
         if left.any():
             raise _NoWordError("adaptive pooling with windows of different sizes")
         return self.nir.AvgPool2d(kernel, kernel, np.array((0, 0)))
 
-    def _flatten(self, module: nn.Flatten, before, after) -> "nir.NIRNode":
+    def _flatten(self, module: nn.Flatten, before: _Shape, after: _Shape) -> "nir.NIRNode":
         first, last = (dim % (len(before) + 1) for dim in (module.start_dim, module.end_dim))
         if not first:
             raise _NoWordError("flattening of the batch")
         return self.nir.Flatten(np.array(before), first - 1, last - 1)
 
-    def _node(self, node: Node, before, after) -> "nir.NIRNode":
+    def _node(self, node: Node, before: _Shape, after: _Shape) -> "nir.NIRNode":
         if type(node) not in (IterativeLIFNode, ScaledInputLIFNode):
             raise _NoWordError(f"{type(node).__name__} is no LIF with hard reset")
         if node.v_reset is None:
@@ -275,4 +280,5 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+    height, width = (value, value) if isinstance(value, int) else value
+    return height, width

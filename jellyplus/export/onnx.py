@@ -39,4 +39,5 @@ def to_onnx(net: nn.Module, x: Tensor, path: str | os.PathLike) -> None:
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         program = torch.export.export(at_rest, (batch,), dynamic_shapes=({1: torch.export.Dim("N")},))
     graph = torch.onnx.export(program, dynamo=True, input_names=["x"], output_names=["y"], verbose=False)
+    assert graph is not None, "with dynamo=True it is returned"
     write_atomically(path, graph.model_proto.SerializeToString())

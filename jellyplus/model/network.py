@@ -20,7 +20,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, fx, nn
 
@@ -126,25 +126,28 @@ def initialise(net: Network, hidden: str, decoding: str | float | None = None) -
             _draw(module, how)
 
 
-def _draw(module: nn.Module, how: str | float) -> None:
+_Layer = nn.Conv2d | nn.Linear
+
+
+def _draw(module: _Layer, how: str | float) -> None:
     if isinstance(how, float):
         _normal(module, how)
     else:
         choose("initialisation", how, _INITIALISATIONS)(module)
 
 
-def _he_fan_out(module: nn.Module) -> None:
-    mode = "fan_out" if isinstance(module, nn.Conv2d) else "fan_in"
+def _he_fan_out(module: _Layer) -> None:
+    mode: Literal["fan_in", "fan_out"] = "fan_out" if isinstance(module, nn.Conv2d) else "fan_in"
     nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
     _zero_bias(module)
 
 
-def _normal(module: nn.Module, deviation: float) -> None:
+def _normal(module: _Layer, deviation: float) -> None:
     nn.init.normal_(module.weight, 0.0, deviation)
     _zero_bias(module)
 
 
-def _zero_bias(module: nn.Module) -> None:
+def _zero_bias(module: _Layer) -> None:
     if module.bias is not None:
         nn.init.zeros_(module.bias)
 
@@ -305,7 +308,7 @@ def _twin(net: nn.Module) -> nn.Module:
     return twin
 
 
-def _as_batch_norm(norm: nn.Module) -> nn.Module:
+def _as_batch_norm(norm: Any) -> nn.Module:
     """Of the same outputs."""
     make = _NORMS[type(norm)]
     twin = make(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, norm.step_mode)

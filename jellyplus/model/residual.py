@@ -78,7 +78,7 @@ class ZeroPadding(nn.Module):
         return f"stride={self.stride}, channels={self.channels}"
 
 
-def _convolution(in_channels: int, channels: int, stride: int, parts: Parts, kernel_size: int = 1) -> nn.Module:
+def _convolution(in_channels: int, channels: int, stride: int, parts: Parts, kernel_size: int = 1) -> nn.Sequential:
     return nn.Sequential(conv(in_channels, channels, kernel_size, stride), parts.norm(parts.branch_alpha, channels))
 
 

@@ -14,12 +14,13 @@ time-step, as the main one does. Forward hooks take the modules' outputs and add
 import copy
 from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from jellyplus._compat import MemoryModule, layer
+from jellyplus._compat import MemoryModule, StepModule, layer
 
 __all__ = ["Shortcuts", "attach_shortcuts", "remove_shortcuts"]
 
@@ -92,7 +93,8 @@ class Shortcuts(nn.Module):
         self._outputs[number].append(self._checked(number, y))
 
     def _checked(self, number: int, y: Tensor) -> Tensor:
-        (pool, _, linear), name = self.branches[number], self._names[number]
+        branch: Any = self.branches[number]
+        (pool, _, linear), name = branch, self._names[number]
         if not isinstance(y, Tensor):
             raise ValueError(f"the module {name!r} gives a {type(y).__name__}, and a shortcut branch needs a tensor")
         if y.dim() <= pool.spatial or y.shape[-pool.spatial - 1] != linear.in_features:
@@ -195,7 +197,7 @@ def attach_shortcuts(
     channels, spatial = zip(*(_shape(net, name, stated) for name, stated in starts.items()), strict=True)
     shortcuts = Shortcuts(channels, _classes(net) if num_classes is None else num_classes, weight, spatial)
     for module in shortcuts.modules():
-        if hasattr(module, "step_mode"):
+        if isinstance(module, StepModule):
             module.step_mode = getattr(net, "step_mode", "s")
     shortcuts.connect(net, {name: net.get_submodule(name) for name in starts})
     net.shortcuts = shortcuts.to(next(net.parameters())).train(net.training)
@@ -234,12 +236,13 @@ def _shape(net: nn.Module, name: str, stated: int | None) -> tuple[int, int]:
     inside = [other for other in names if other == name or other.startswith(f"{name}.")]
     before = names[: names.index(name)]
     for candidates in (inside, before):
-        if layers := [modules[other] for other in candidates if isinstance(modules[other], (_ConvNd, nn.Linear))]:
+        inner = (modules[other] for other in candidates)
+        if layers := [module for module in inner if isinstance(module, (_ConvNd, nn.Linear))]:
             return stated or _width(layers[-1]), len(getattr(layers[-1], "kernel_size", ()))
     raise ValueError(f"the module {name!r} has no convolution or linear layer in it or before it: choose a later one")
 
 
-def _width(module: nn.Module) -> int:
+def _width(module: _ConvNd | nn.Linear) -> int:
     return module.out_channels if isinstance(module, _ConvNd) else module.out_features
 
 
@@ -259,7 +262,7 @@ def remove_shortcuts(net: nn.Module) -> nn.Module:
 
     Nothing of them stays behind: no module, parameter, buffer or hook.
     """
-    plain = copy.deepcopy(net, _states_without_graph(net))
+    plain: Any = copy.deepcopy(net, _states_without_graph(net))
     if isinstance(shortcuts := getattr(plain, "shortcuts", None), Shortcuts):
         shortcuts.disconnect()
         plain.shortcuts = None

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from jellyplus.neuron import cpp_backend, cupy_backend
 from jellyplus.neuron.dynamics import Dynamics
-from jellyplus.neuron.kernel_engine import Obstacle
+from jellyplus.neuron.kernel_engine import KernelEngine, Obstacle
 from jellyplus.neuron.multistep import Engine
 from jellyplus.neuron.torch_backend import TorchEngine
 
 __all__ = ["BACKENDS", "Obstacle", "choose", "engine", "fastest", "obstacle"]
 
-_ENGINES = {"torch": TorchEngine, "cpp": cpp_backend.CppEngine, "cupy": cupy_backend.CupyEngine}
+_KERNELS: dict[str, type[KernelEngine]] = {"cpp": cpp_backend.CppEngine, "cupy": cupy_backend.CupyEngine}
+_ENGINES: dict[str, Callable[[Callable, Dynamics], Engine]] = {"torch": TorchEngine, **_KERNELS}
 BACKENDS = tuple(_ENGINES)
 _FASTEST = {"cuda": "cupy", "cpu": "cpp"}
 
@@ -58,9 +59,9 @@ def fastest(fire: Callable, dynamics: Dynamics, x: Tensor) -> Engine:
     chosen, why = choose(x.device)
     if x.device.type in _FASTEST and chosen == "torch":
         _say_once(why)
-    elif chosen != "torch" and x.dtype in _ENGINES[chosen].dtypes:
+    elif chosen != "torch" and x.dtype in _KERNELS[chosen].dtypes:
         try:
-            return _ENGINES[chosen](fire, dynamics)
+            return _KERNELS[chosen](fire, dynamics)
         except ValueError as error:
             _say_once(f"{chosen} cannot run this surrogate: {error}")
     return TorchEngine(fire, dynamics)

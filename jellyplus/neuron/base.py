@@ -1,6 +1,7 @@
 """What every jellyplus node shares: SpikingJelly's ``BaseNode`` with a whole-sequence path and a checked state."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,9 @@ class Node(_compat.BaseNode):
             whose shape or type is not that of the state left from the call before.
     """
 
-    v_seq = h_seq = None
+    v: Tensor | float
+    v_seq: Tensor | None = None
+    h_seq: Tensor | None = None
     _is_first_call = True  # whether the last call, those of torch.utils.checkpoint aside, started from a reset
     _set_by = _run_again_by = None  # the recomputations that last gave it a potential, and ran it again from a reset
     _carried_until = 0  # autograd nodes with smaller numbers may be of calls that carried the potential on
@@ -258,7 +261,7 @@ def _recomputation() -> tuple[int, int] | None:
     return None if node is None else (torch._C._current_graph_task_id(), node._sequence_nr())
 
 
-def _without_graph(sequence: object) -> object:
+def _without_graph(sequence: object) -> Any:
     """A stored sequence as a copy may have it; what is gathered step by step knows how it is copied."""
     return sequence.detach() if isinstance(sequence, Tensor) else sequence
 

@@ -16,6 +16,7 @@ What of SpikingJelly 0.0.0.0.14's kernel classes is replaced, and why (``auto_cu
 import functools
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,7 +144,7 @@ class NodeKernel(CKernel2D):
         flags |= {"rectified": form.rectify, "strict": form.strict}
         super().__init__("_".join(["node", direction, dtype, *(name for name, is_set in flags.items() if is_set)]))
         self.direction, self.form, self.dtype = direction, form, dtype
-        self.cparams = {}
+        self.cparams: dict[str, str] = {}
         for name, ctype in sorted(PARAMETERS[direction].items()):  # the order of CKernel's declaration
             self.add_param(ctype.replace("Stored", dtype), name)
         self._packers = {name: _PACKERS.get(ctype, _address) for name, ctype in self.cparams.items()}
@@ -169,14 +170,15 @@ class NodeKernel(CKernel2D):
         return "}"
 
     @functools.cached_property
-    def compiled(self):
+    def compiled(self) -> Any:
         """The kernel in CuPy, compiled when it is launched first."""
         return cupy.RawKernel(self.full_codes, self.kernel_name, options=self.options, backend="nvrtc")
 
     def __call__(self, device: torch.device, arguments: Arguments) -> None:
         """Launch on torch's current stream of ``device``. A None is a null pointer."""
-        values = tuple(pack(arguments[name]) for name, pack in self._packers.items())
-        threads = -(-arguments["n"] // _LANES[self.dtype])
+        given: dict[str, Any] = arguments
+        values = tuple(pack(given[name]) for name, pack in self._packers.items())
+        threads = -(-given["n"] // _LANES[self.dtype])
         grid = (-(-threads // _THREADS),)
         with DeviceEnvironment(device.index):  # CuPy launches on the current device, and torch's is put back
             self.compiled(grid, (_THREADS,), values, stream=_stream(device))

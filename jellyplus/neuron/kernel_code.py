@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jellyplus.neuron import rectifier
 from jellyplus.neuron.dynamics import Dynamics
@@ -119,7 +119,7 @@ def _kernels() -> str:
     return _SOURCE.read_text()
 
 
-def _gradient(fire: Callable) -> str:
+def _gradient(fire: Any) -> str:
     if not getattr(fire, "spiking", True):
         raise ValueError(f"the kernels fire; {type(fire).__name__}(spiking=False) needs backend='torch'")
     try:

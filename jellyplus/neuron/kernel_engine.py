@@ -64,13 +64,32 @@ class KernelEngine(ABC):
         rows = (x.shape[0] - 1) // SEGMENT
         return torch.empty((rows, x.shape[1]), dtype=torch.float32, device=x.device) if rows else None
 
-    def forward(self, x, v, spikes, last, h_seq, v_seq, checkpoints):
+    def forward(
+        self,
+        x: Tensor,
+        v: Tensor | float,
+        spikes: Tensor,
+        last: Tensor,
+        h_seq: Tensor | None,
+        v_seq: Tensor | None,
+        checkpoints: Tensor | None,
+    ) -> None:
         """See :class:`jellyplus.neuron.multistep.Engine`."""
         arguments = self._common(x, v)
         arguments.update(spike_seq=spikes, v_last=last, h_seq=h_seq, v_seq=v_seq, checkpoints=checkpoints)
         self.launch("forward", x.dtype, x.device, arguments)
 
-    def backward(self, x, v, checkpoints, grad_x, grad_spikes, grad_last, grad_h, grad_v):
+    def backward(
+        self,
+        x: Tensor,
+        v: Tensor | float,
+        checkpoints: Tensor | None,
+        grad_x: Tensor,
+        grad_spikes: Tensor | None,
+        grad_last: Tensor | None,
+        grad_h: Tensor | None,
+        grad_v: Tensor | None,
+    ) -> None:
         """See :class:`jellyplus.neuron.multistep.Engine`."""
         step = 0 if grad_spikes is None else grad_spikes.stride(0)
         arguments = self._common(x, v)

@@ -8,7 +8,7 @@ look into it.
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from jellyplus.neuron.dynamics import Dynamics
 
 __all__ = ["Engine", "MultiStep", "backward", "empty", "forward", "step_by_step"]
 
-Sequences = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  #: spikes, last V, all H and all V
+Sequences = tuple[Tensor, Tensor | float, Tensor | None, Tensor | None]  #: spikes, last V, all H and all V
 
 
 class Engine(Protocol):
@@ -26,7 +26,9 @@ class Engine(Protocol):
     Neurons lie side by side in all of them, time-steps anywhere: one image may serve all, expanded over time.
     """
 
-    dynamics: Dynamics
+    @property
+    def dynamics(self) -> Dynamics:
+        """The node's constants."""
 
     def room(self, x: Tensor) -> Tensor:
         """Memory for a sequence like ``x``."""
@@ -34,10 +36,29 @@ class Engine(Protocol):
     def checkpoints(self, x: Tensor) -> Tensor | None:
         """Room for the potentials that backward wants to start again from, besides the first; or None."""
 
-    def forward(self, x, v, spikes, last, h_seq, v_seq, checkpoints) -> None:
+    def forward(
+        self,
+        x: Tensor,
+        v: Tensor | float,
+        spikes: Tensor,
+        last: Tensor,
+        h_seq: Tensor | None,
+        v_seq: Tensor | None,
+        checkpoints: Tensor | None,
+    ) -> None:
         """Fill ``spikes``, ``last`` and, where given, ``h_seq``, ``v_seq`` and ``checkpoints``; v may be a float."""
 
-    def backward(self, x, v, checkpoints, grad_x, grad_spikes, grad_last, grad_h, grad_v) -> None:
+    def backward(
+        self,
+        x: Tensor,
+        v: Tensor | float,
+        checkpoints: Tensor | None,
+        grad_x: Tensor,
+        grad_spikes: Tensor | None,
+        grad_last: Tensor | None,
+        grad_h: Tensor | None,
+        grad_v: Tensor | None,
+    ) -> None:
         """Fill ``grad_x``; an incoming gradient that is None is zero."""
 
 
@@ -48,7 +69,9 @@ class MultiStep(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x_seq: Tensor, v: Tensor | float, engine: Engine, store_h: bool, store_v: bool):
+    def forward(
+        ctx: Any, x_seq: Tensor, v: Tensor | float, engine: Engine, store_h: bool, store_v: bool
+    ) -> tuple[Tensor | float | None, ...]:
         """Run the sequence; ``x_seq``, ``v`` and the engine's checkpoints are kept."""
         *outputs, checkpoints = forward(engine, x_seq, v, store_h, store_v, any(ctx.needs_input_grad))
         ctx.engine, ctx.start = engine, v if isinstance(v, float) else None
@@ -58,7 +81,7 @@ class MultiStep(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple:
         """The gradients of ``x_seq`` and of ``v``."""
         x_seq, v, checkpoints = _saved(ctx)
         grad_x = backward(ctx.engine, x_seq, v if ctx.start is None else ctx.start, checkpoints, *grads)
@@ -68,23 +91,35 @@ class MultiStep(torch.autograd.Function):
 def forward(engine: Engine, x_seq: Tensor, v: Tensor | float, store_h: bool, store_v: bool, train: bool) -> tuple:
     """:data:`Sequences`, and where ``train`` what the engine's backward pass wants besides ``x_seq`` and ``v``."""
     layout = _layout(x_seq.shape, x_seq.stride())
-    x, start = layout.flatten(x_seq), layout.flatten_state(v)
+    x, start = layout.flatten(x_seq), layout.start(v)
     checkpoints = engine.checkpoints(x) if train else None
     spikes, last = engine.room(x), x.new_empty(layout.neurons)
     h_seq, v_seq = (engine.room(x) if store else None for store in (store_h, store_v))
     engine.forward(x, start, spikes, last, h_seq, v_seq, checkpoints)
-    return *map(layout.restore, (spikes, last, h_seq, v_seq)), checkpoints
+    restore = layout.restore
+    return restore(spikes), restore(last), _of_any(restore, h_seq), _of_any(restore, v_seq), checkpoints
 
 
-def backward(engine: Engine, x_seq: Tensor, v: Tensor | float, checkpoints: Tensor | None, *grads: Tensor | None):
+def backward(
+    engine: Engine, x_seq: Tensor, v: Tensor | float, checkpoints: Tensor | None, *grads: Tensor | None
+) -> Tensor:
     """The gradient of ``x_seq``, from those of :data:`Sequences`, None where one is zero."""
     layout = _layout(x_seq.shape, x_seq.stride())
-    x, start = layout.flatten(x_seq), layout.flatten_state(v)
-    grad_spikes, grad_last, grad_h, grad_v = grads
-    incoming = (layout.flatten(grad_spikes), layout.flatten_state(grad_last), *map(layout.flatten, (grad_h, grad_v)))
+    x, start, flatten = layout.flatten(x_seq), layout.start(v), layout.flatten
+    spikes, last, h, v_seq = grads
+    incoming = (
+        _of_any(flatten, spikes),
+        _of_any(layout.flatten_state, last),
+        _of_any(flatten, h),
+        _of_any(flatten, v_seq),
+    )
     grad_x = engine.room(x)
     engine.backward(x, start, checkpoints, grad_x, *incoming)
     return layout.restore(grad_x)
+
+
+def _of_any(function: Callable[[Tensor], Tensor], x: Tensor | None) -> Tensor | None:
+    return None if x is None else function(x)
 
 
 def empty(x_seq: Tensor) -> Tensor:
@@ -107,7 +142,7 @@ def step_by_step(
     return torch.stack(spikes), v, torch.stack(h_seq) if store_h else None, torch.stack(v_seq) if store_v else None
 
 
-def _saved(ctx) -> tuple[Tensor | None, ...]:
+def _saved(ctx: Any) -> tuple:
     try:
         return ctx.saved_tensors
     except RuntimeError as error:
@@ -144,25 +179,22 @@ class _Layout(NamedTuple):
             size = size * shape[dim]
         return cls(shape, order, tuple(dense), math.prod(shape[1:]))
 
-    def flatten(self, sequence: Tensor | None) -> Tensor | None:
-        if sequence is None:
-            return None
+    def flatten(self, sequence: Tensor) -> Tensor:
         if sequence.stride() == self.strides:
             return sequence.as_strided((self.shape[0], self.neurons), (self.neurons, 1))
         flat = sequence.permute(self.order).reshape(sequence.shape[0], self.neurons)
         return flat if flat.stride(1) == 1 else flat.contiguous()
 
-    def flatten_state(self, v: Tensor | float | None) -> Tensor | float | None:
-        if not isinstance(v, Tensor):
-            return v
+    def start(self, v: Tensor | float) -> Tensor | float:
+        return self.flatten_state(v) if isinstance(v, Tensor) else v
+
+    def flatten_state(self, v: Tensor) -> Tensor:
         return v.as_strided((self.neurons,), (1,)) if v.stride() == self.strides[1:] else self.flatten(v[None])[0]
 
-    def restore(self, flat: Tensor | None) -> Tensor | None:
+    def restore(self, flat: Tensor) -> Tensor:
         """The same memory as [T, N, *], or [N, *], but no view: torch detaches no view in place, as detach_net asks."""
-        if flat is None:
-            return None
         shape, strides = (self.shape, self.strides) if flat.dim() == 2 else (self.shape[1:], self.strides[1:])
-        return flat.new_empty(0).set_(flat, 0, shape, strides)
+        return flat.new_empty(0).set_(flat, 0, shape, strides)  # type: ignore[call-overload]  # torch's stub knows storages alone
 
 
 _layout = functools.lru_cache(maxsize=4096)(_Layout.of)  # of sizes that are known: a compiler's are not

@@ -5,7 +5,8 @@
 calls is read anew, the surrogate's parameter as a tensor.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,8 +34,12 @@ class _Written(NamedTuple):
         return self.statement
 
 
+def _engine(backend: str, fire: Any, dynamics: Iterable[Any]) -> multistep.Engine:
+    return backends.engine(backend, fire, Dynamics(*dynamics))
+
+
 def run(
-    backend: str, fire, dynamics: Dynamics, x_seq: Tensor, v: Tensor | float, store_h: bool, store_v: bool
+    backend: str, fire: Callable, dynamics: Dynamics, x_seq: Tensor, v: Tensor | float, store_h: bool, store_v: bool
 ) -> multistep.Sequences:
     """The sequence, as :class:`jellyplus.neuron.multistep.MultiStep` gives it, as one operator.
 
@@ -50,7 +55,7 @@ def run(
 
 
 @torch.library.custom_op("jellyplus::carried", mutates_args=(), schema="(Tensor v) -> Tensor")
-def carried(v):
+def carried(v: Tensor) -> Tensor:
     """The potential left from the call before, [N, *], as compiled code starts from it.
 
     Raises:
@@ -66,7 +71,7 @@ def carried(v):
 
 
 @carried.register_fake
-def _(v):
+def _(v: Tensor) -> Tensor:
     return torch.empty_like(v)
 
 
@@ -78,15 +83,23 @@ carried.register_autograd(lambda ctx, grad: grad)
     mutates_args=(),
     schema=f"({_COMMON}, bool store_h, bool store_v, bool train) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
-def _sequence(x_seq, v, v_start, backend, surrogate, parameter, *rest):
+def _sequence(
+    x_seq: Tensor,
+    v: Tensor | None,
+    v_start: float,
+    backend: str,
+    surrogate: str,
+    parameter: Tensor | None,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
     *dynamics, store_h, store_v, train = rest
-    engine = backends.engine(backend, _Written(surrogate, parameter), Dynamics(*dynamics))
+    engine = _engine(backend, _Written(surrogate, parameter), dynamics)
     outputs = multistep.forward(engine, x_seq, v_start if v is None else v, store_h, store_v, train)
     return tuple(x_seq.new_empty(0) if output is None else output for output in outputs)  # an operator gives no None
 
 
 @_sequence.register_fake
-def _(x_seq, *arguments):
+def _(x_seq: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     *_, store_h, store_v, train = arguments
     spikes, h_seq, v_seq = (
         multistep.empty(x_seq) if store else x_seq.new_empty(0) for store in (True, store_h, store_v)
@@ -106,26 +119,41 @@ def _(x_seq, *arguments):
     mutates_args=(),
     schema=f"({_COMMON}, Tensor checkpoints, Tensor? spikes, Tensor? last, Tensor? h_seq, Tensor? v_seq) -> Tensor",
 )
-def _backward(x_seq, v, v_start, backend, surrogate, parameter, *rest):
+def _backward(
+    x_seq: Tensor,
+    v: Tensor | None,
+    v_start: float,
+    backend: str,
+    surrogate: str,
+    parameter: Tensor | None,
+    *rest: Any,
+) -> Tensor:
     *dynamics, checkpoints, spikes, last, h_seq, v_seq = rest
-    engine = backends.engine(backend, _Written(surrogate, parameter), Dynamics(*dynamics))
+    engine = _engine(backend, _Written(surrogate, parameter), dynamics)
     start = v_start if v is None else v
     return multistep.backward(engine, x_seq, start, checkpoints, spikes, last, h_seq, v_seq)
 
 
 @_backward.register_fake
-def _(x_seq, *_):
+def _(x_seq: Tensor, *_: Any) -> Tensor:
     return multistep.empty(x_seq)
 
 
-def _keep(ctx, inputs, output) -> None:
+def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
     x_seq, v, v_start, backend, surrogate, parameter, *dynamics, store_h, store_v, _ = inputs
     ctx.constants = (v_start, backend, surrogate), tuple(dynamics), (store_h, store_v)
     ctx.save_for_backward(x_seq, v, parameter, output[-1])
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx, grad_spikes, grad_last, grad_h, grad_v, _):
+def _differentiate(
+    ctx: Any,
+    grad_spikes: Tensor | None,
+    grad_last: Tensor | None,
+    grad_h: Tensor | None,
+    grad_v: Tensor | None,
+    _: Tensor | None,
+) -> tuple[Tensor | None, ...]:
     x_seq, v, parameter, checkpoints = ctx.saved_tensors
     start, dynamics, (store_h, store_v) = ctx.constants
     grads = (grad_spikes, grad_last, grad_h if store_h else None, grad_v if store_v else None)

@@ -5,7 +5,7 @@ the gradient, and then walks back through time, overwriting each H[t] with dL/dX
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,17 +32,44 @@ class TorchEngine(NamedTuple):
     def checkpoints(self, x: Tensor) -> None:
         """None: backward starts again from the first potential."""
 
-    def forward(self, x, v, spikes, last, h_seq, v_seq, checkpoints):
+    def forward(
+        self,
+        x: Tensor,
+        v: Tensor | float,
+        spikes: Tensor,
+        last: Tensor,
+        h_seq: Tensor | None,
+        v_seq: Tensor | None,
+        checkpoints: Tensor | None,
+    ) -> None:
         """See :class:`jellyplus.neuron.multistep.Engine`."""
         for block in _blocks(x):
             self._forward(*(_part(t, block) for t in (x, v, spikes, last, h_seq, v_seq)))
 
-    def backward(self, x, v, checkpoints, grad_x, grad_spikes, grad_last, grad_h, grad_v):
+    def backward(
+        self,
+        x: Tensor,
+        v: Tensor | float,
+        checkpoints: Tensor | None,
+        grad_x: Tensor,
+        grad_spikes: Tensor | None,
+        grad_last: Tensor | None,
+        grad_h: Tensor | None,
+        grad_v: Tensor | None,
+    ) -> None:
         """See :class:`jellyplus.neuron.multistep.Engine`."""
         for block in _blocks(x):
             self._backward(*(_part(t, block) for t in (x, v, grad_x, grad_spikes, grad_last, grad_h, grad_v)))
 
-    def _forward(self, x_seq, v, spikes, last, h_seq, v_seq):
+    def _forward(
+        self,
+        x_seq: Tensor,
+        v: Tensor | float,
+        spikes: Tensor,
+        last: Tensor,
+        h_seq: Tensor | None,
+        v_seq: Tensor | None,
+    ) -> None:
         for t, x in enumerate(x_seq):
             h = self.dynamics.charge(x, v, out=last if h_seq is None else h_seq[t])
             self._fire(h, out=spikes[t])
@@ -50,7 +77,16 @@ class TorchEngine(NamedTuple):
             if v_seq is not None:
                 v_seq[t] = v
 
-    def _backward(self, x_seq, v, grad_x, grad_spikes, grad_last, grad_h, grad_v):
+    def _backward(
+        self,
+        x_seq: Tensor,
+        v: Tensor | float,
+        grad_x: Tensor,
+        grad_spikes: Tensor | None,
+        grad_last: Tensor | None,
+        grad_h: Tensor | None,
+        grad_v: Tensor | None,
+    ) -> None:
         # two scratch tensors for all time-steps, each overwritten when it is used up: fresh pages are what is slow
         spike, slope = torch.empty_like(x_seq[0]), torch.empty_like(x_seq[0])
         for t, x in enumerate(x_seq):
@@ -105,5 +141,5 @@ def _blocks(x: Tensor) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, neurons, size))
 
 
-def _part(tensor: Tensor | float | None, block: slice) -> Tensor | float | None:
+def _part(tensor: Tensor | float | None, block: slice) -> Any:
     return tensor[..., block] if isinstance(tensor, Tensor) else tensor

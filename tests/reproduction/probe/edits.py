@@ -190,7 +190,7 @@ FAULTS = {
         ["datasets/embedded.py", "CONTRAST_THRESHOLD = 0.5", "CONTRAST_THRESHOLD = 0.51"],
         {"dvs"},
     ),
-    "the initialisation": (["model/network.py", 'mode = "fan_out"', 'mode = "fan_in"'], ALL),
+    "the initialisation": (["model/network.py", '= "fan_out" if', '= "fan_in" if'], ALL),
     "IM-Loss in residual branches too": (
         ["loss.py", "for inner in block.branch}", "for inner in ()}"],
         {"residual"},
