@@ -1,7 +1,9 @@
 """From the claim of a figure to what its series show: runs trained, networks measured, formulas computed."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from jellyplus._bars import bar
@@ -15,9 +17,7 @@ from jellyplus.reproduction.today import Standing
 from jellyplus.training.recipe import Run
 from jellyplus.training.recipe_files import load_run
 
-__all__ = ["SEED", "Planned", "measure", "plan", "runs", "status", "view"]
-
-SEED = 0  #: that figures show where nobody asks for another
+__all__ = ["Planned", "measure", "plan", "runs", "status", "view"]
 
 
 class Planned(NamedTuple):
@@ -77,24 +77,54 @@ def measure(planned: Sequence[Planned], measurements: Measurements, seed: int, s
             measurements.make(run, series.measure, series.settings, seed)
 
 
-def view(planned: Sequence[Planned], measurements: Measurements, seed: int) -> list[tuple[Panel, Series, Shown]]:
-    """What there is for every series.
+def view(planned: Sequence[Planned], measurements: Measurements) -> list[tuple[Panel, Series, Shown]]:
+    """What there is for every series, of all seeds together.
 
     Current evidence is shown where there is any, otherwise other, as ``stale`` or ``unknown``.
     """
-    return [(what.panel, what.series, _shown(what, measurements, seed)) for what in planned]
+    return [(what.panel, what.series, _shown(what, measurements)) for what in planned]
 
 
-def status(planned: Planned, measurements: Measurements, seed: int) -> str:
+def status(planned: Planned, measurements: Measurements) -> str:
     """What :func:`view` would say of a series, without computing formulas."""
-    return "computed" if planned.run is None else next(_found(planned, measurements, seed), Shown()).status
+    return "computed" if planned.run is None else _of_seeds(planned, measurements).status
 
 
-def _shown(planned: Planned, measurements: Measurements, seed: int) -> Shown:
+def _shown(planned: Planned, measurements: Measurements) -> Shown:
     if planned.run is None:
         curve = planned.series.how.function(**planned.series.settings)
         return Shown(curve.x, curve.y, curve.numbers, "computed")
-    return next(_found(planned, measurements, seed), Shown())
+    return _of_seeds(planned, measurements)
+
+
+def _of_seeds(planned: Planned, measurements: Measurements) -> Shown:
+    found = (next(_found(planned, measurements, seed), None) for seed in _seeds(planned, measurements.runner.store))
+    return _together([shown for shown in found if shown])
+
+
+def _seeds(planned: Planned, store: Store) -> list[int]:
+    """Those that there is evidence of."""
+    _, series, run, _ = planned
+    if series.measures_network:
+        return sorted({m.seed for m in store.measurements(run.key, series.measure, series.settings)})
+    return sorted({evidence.seed for evidence in store.runs(run.key)})
+
+
+def _together(found: Sequence[Shown]) -> Shown:
+    """The mean over seeds, and the lowest and highest of them; evidence that contradicts itself comes first.
+
+    Seeds are of one kind, current before other, and have the same x.
+    """
+    if not found:
+        return Shown()
+    first = min(found, key=lambda shown: (shown.status != "conflict", shown.status in ("stale", "unknown")))
+    alike = [shown for shown in found if (shown.status, tuple(shown.x)) == (first.status, tuple(first.x))]
+    if len(alike) == 1 or first.status == "conflict":
+        return first
+    columns = list(zip(*(shown.y for shown in alike), strict=True))
+    low, high = (tuple(map(of, columns)) for of in (min, max))
+    numbers = {name: fmean((shown.numbers or {})[name] for shown in alike) for name in first.numbers or {}}
+    return replace(first, y=tuple(map(fmean, columns)), low=low, high=high, numbers=numbers, seeds=len(alike))
 
 
 def _found(planned: Planned, measurements: Measurements, seed: int) -> Iterator[Shown]:

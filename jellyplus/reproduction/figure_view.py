@@ -21,7 +21,7 @@ from jellyplus.reproduction.scale import Scale
 
 __all__ = ["COLORS", "LINES", "STYLE", "Shown", "frame", "summary", "write"]
 
-_COLUMNS = ("panel", "series", "x", "y", "profile", "status", "data")
+_COLUMNS = ("panel", "series", "x", "y", "low", "high", "seeds", "profile", "status", "data")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Shown:
     Args:
         x, y: of the curve; empty where the series is ``not-run``.
         numbers: what sums it up.
+        low, high: the lowest and highest of several seeds, of which ``y`` is the mean; empty of one.
+        seeds: how many they are.
         status: ``computed`` from a formula; ``measured`` on the paper's data with its settings, ``partial`` with
             others; ``stand-in`` on data in place of the paper's; ``stale`` by other code; ``conflict``, the evidence
             contradicts itself or other evidence; ``not-run``.
@@ -44,33 +46,41 @@ class Shown:
     status: str = "not-run"
     scale: Scale = field(default=Scale())
     note: str = ""
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    seeds: int = 1
 
 
 View = Sequence[tuple[Panel, Series, Shown]]
 
 
 def frame(view: View, profile: str) -> pd.DataFrame:
-    """A row for each point; one without numbers for a series that was not run. A formula has no profile.
+    """A row for each point; one without numbers for a series that was not run. A formula has no profile and no seeds.
 
     What is below 1e-12 is 0, since machines round formulas in their own ways.
     """
     rows = []
     for panel, series, shown in view:
-        made_by = "" if shown.status == "computed" else profile
-        points = list(zip(shown.x, shown.y, strict=True)) or [(None, None)]
-        rows += [(panel.title, series.label, x, y, made_by, shown.status, str(shown.scale)) for x, y in points]
-    points = pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"x": "float64", "y": "float64"})
-    return points.assign(x=points["x"].round(12) + 0.0, y=points["y"].round(12) + 0.0)  # + 0.0 turns -0.0 into 0.0
+        made_by = (None, "") if shown.status == "computed" else (shown.seeds if shown.x else None, profile)
+        numbers = itertools.zip_longest(shown.x, shown.y, shown.low, shown.high) if shown.x else [(None,) * 4]
+        rows += [(panel.title, series.label, *point, *made_by, shown.status, str(shown.scale)) for point in numbers]
+    points = pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"seeds": "Int64"})
+    numbers = points[["x", "y", "low", "high"]].astype("float64").round(12) + 0.0  # which turns -0.0 into 0.0
+    return points.assign(**numbers)
 
 
 def summary(view: View) -> str:
     """One line for each series: its status, what it is of, and the numbers that sum it up."""
     rows = [
-        (panel.title, series.label, shown.status, str(shown.scale), shown.note or _numbers(shown))
+        (panel.title, series.label, shown.status, str(shown.scale), _seeds(shown), shown.note or _numbers(shown))
         for panel, series, shown in view
     ]
-    frame = pd.DataFrame(rows, columns=["panel", "series", "status", "data", "in numbers"])
+    frame = pd.DataFrame(rows, columns=["panel", "series", "status", "data", "seeds", "in numbers"])
     return frame.map(one_line).to_markdown(index=False)
+
+
+def _seeds(shown: Shown) -> str:
+    return str(shown.seeds) if shown.x and shown.status != "computed" else ""
 
 
 def write(claim: FigureClaim, view: View, folder: Path, profile: str, draw: bool = True) -> None:
@@ -144,6 +154,7 @@ def _provenance(view: View, profile: str) -> list[str]:
         "stale: measured by other code": "stale" in seen,
         "evidence contradicts itself": "conflict" in seen,
         "incomplete": "not-run" in seen,
+        "several seeds: mean, lowest and highest": any(shown.low for *_, shown in view),
     }
     return [words for words, holds in said.items() if holds]
 
@@ -190,11 +201,14 @@ def _draw_line(ax: Axes, shown: Shown, number: int, label: str) -> None:
     marked = {"marker": _MARKERS[number % len(_MARKERS)]} if len(shown.x) <= _MANY else {}
     style = {"linestyle": LINES[number % len(LINES)], "color": COLORS[number % len(COLORS)]}
     ax.plot(shown.x, shown.y, label=label, **style, **marked, **_hollow(shown))
+    if shown.low:
+        ax.fill_between(shown.x, shown.low, shown.high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _draw_points(ax: Axes, shown: Shown, number: int, label: str) -> None:
     style = {"marker": _MARKERS[number % len(_MARKERS)], "color": COLORS[number % len(COLORS)]}
     ax.plot(shown.x, shown.y, linestyle="none", markersize=6, label=label, **style, **_hollow(shown))
+    _draw_range(ax, shown, style["color"])
 
 
 def _hollow(shown: Shown) -> dict:
@@ -211,6 +225,7 @@ def _draw_bars(ax: Axes, shown: Shown, number: int, label: str) -> None:
     width = 0.8 * _spacing(shown.x)
     fill, hatch = _fill(shown, number)
     ax.bar(shown.x, shown.y, width, facecolor=fill, hatch=hatch, edgecolor=COLORS[number % len(COLORS)], label=label)
+    _draw_range(ax, shown, COLORS[number % len(COLORS)])
 
 
 def _draw_histogram(ax: Axes, shown: Shown, number: int, label: str) -> None:
@@ -219,6 +234,12 @@ def _draw_histogram(ax: Axes, shown: Shown, number: int, label: str) -> None:
     fill, hatch = _fill(shown, number)
     style = {"facecolor": fill, "hatch": hatch, "edgecolor": COLORS[number % len(COLORS)], "linewidth": 0.9}
     ax.stairs(shown.y, edges, fill=True, label=label, **style)
+    _draw_range(ax, shown, style["edgecolor"])
+
+
+def _draw_range(ax: Axes, shown: Shown, color: str) -> None:
+    if shown.low:
+        ax.vlines(shown.x, shown.low, shown.high, color=color, linewidth=0.8)
 
 
 _DRAW = {"line": _draw_line, "points": _draw_points, "bars": _draw_bars, "histogram": _draw_histogram}

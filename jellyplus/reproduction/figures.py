@@ -30,14 +30,15 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
         raise InputError(f"--profile {options.profile} is for tables: {why}; use --profile paper")
     planned = figure_evidence.plan(claim, options.profile, path.parent.parent / "recipes")
     runner = make_runner(options)
-    measurements, seed = Measurements(runner), options.seeds[0]  # a figure shows one seed
+    measurements = Measurements(runner)
     if not options.render:
         if runs := figure_evidence.runs(planned):
-            make(runner, runs, argparse.Namespace(**vars(options) | {"seeds": [seed]}), path.parent, counted=False)
-        once(figure_evidence.measure, planned, measurements, seed, options.shard)
+            make(runner, runs, options, path.parent, counted=False)
+        for seed in dict.fromkeys(options.seeds):
+            once(figure_evidence.measure, planned, measurements, seed, options.shard)
     if rank() > 0:
         return
-    view = figure_evidence.view(planned, measurements, seed)
+    view = figure_evidence.view(planned, measurements)
     folder = below(options.out / options.profile / path.stem, options.out)
     figure_view.write(claim, view, folder, options.profile)
     print(figure_view.summary(view))

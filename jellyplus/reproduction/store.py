@@ -76,13 +76,15 @@ class Store:
         found = [self.read(self._own(path), Evidence) for path in self.root.glob("*/seed*-*.json")]
         return sorted(found, key=lambda e: (e.recipe_name, e.profile, e.key, e.seed, e.code))
 
-    def measurements(self, key: str, measure: str, settings: Mapping[str, Any], seed: int) -> list[Measurement]:
-        """Return what was measured on a run's network, whatever the code.
+    def measurements(
+        self, key: str, measure: str, settings: Mapping[str, Any], seed: int | None = None
+    ) -> list[Measurement]:
+        """Return what was measured on a run's network, whatever the code, and without ``seed`` whatever that.
 
         Raises:
             InputError: a file is damaged or of another schema; it is left alone.
         """
-        pattern = f"{measure}-{settings_digest(settings)}-seed{seed}-*.json"
+        pattern = f"{measure}-{settings_digest(settings)}-seed{'*' if seed is None else seed}-*.json"
         found = [self.read(path, Measurement) for path in self.files(key, pattern)]
         return [m for m in found if (m.key, m.settings) == (key, dict(settings))]
 

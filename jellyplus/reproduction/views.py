@@ -118,12 +118,12 @@ class _FigureView(NamedTuple):
             if run:
                 yield from _of_run(run, store, False)
             if run and series.measures_network:
-                found = store.measurements(run.key, series.measure, series.settings, figure_evidence.SEED)
+                found = store.measurements(run.key, series.measure, series.settings)
                 yield from ((m, run, False) for m in found)
 
     def write(self, measurements: Measurements, recipes: Path, folder: Path, asked: bool, draw: bool) -> bool:
         """Whether there is anything to show, as of a table."""
-        shown = figure_evidence.view(self.planned, measurements, figure_evidence.SEED)
+        shown = figure_evidence.view(self.planned, measurements)
         pairs = zip(shown, self.planned, strict=True)
         of_runs = [what.status != "not-run" for (_, _, what), series in pairs if series.run]
         if not (any(of_runs) if of_runs else asked):

@@ -250,7 +250,7 @@ def test_a_curve_of_evidence_that_contradicts_itself_is_not_drawn(sound, tmp_pat
     planned = figure_evidence.plan(load_figure(path), "paper", RECIPES)
     store = Store(tmp_path / "evidence")
     store.write(sound(recipe=planned[0].run.resolved, code=code_digest(), accuracy_best=99.0), PROBE)
-    shown = figure_evidence.view(planned, Measurements(Runner(store, None, "cpu")), 0)
+    shown = figure_evidence.view(planned, Measurements(Runner(store, None, "cpu")))
     ((_, _, found),) = shown
     assert (found.status, list(found.y)) == ("conflict", [])
     assert "its best accuracy 99.00" in figure_view.summary(shown)

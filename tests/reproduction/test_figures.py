@@ -179,7 +179,7 @@ def test_a_formula_has_no_recipe(tmp_path):
 def test_everything_is_made_and_shown(made):
     _, results = made
     frame = table(results)
-    assert list(frame) == ["panel", "series", "x", "y", "profile", "status", "data"]
+    assert list(frame) == ["panel", "series", "x", "y", "low", "high", "seeds", "profile", "status", "data"]
     assert status(results) == {
         "V_th": ["computed"],
         "accuracy": ["stand-in"],
@@ -239,12 +239,6 @@ def test_render_without_any_evidence(made, tmp_path):
     assert run(script, tmp_path, "--render") == 0
     assert set(table(tmp_path)["status"]) == {"computed", "not-run"}
     assert not (tmp_path / "evidence").exists()
-
-
-def test_another_seed_is_another_figure(copied):
-    script, results = copied
-    assert run(script, results, "--render", "--seeds", "1", "0") == 0
-    assert set(table(results)["status"]) == {"computed", "not-run"}
 
 
 def test_measures_that_changed_make_it_stale(copied, monkeypatch):
@@ -327,9 +321,61 @@ def test_numbers_below_rounding_are_zero():
     view = [(panel, panel.series[0], Shown([-1e-17, 1.0], [1.5, -1e-13], {}, "computed"))]
     frame = figure_view.frame(view, "paper")
     assert frame.to_csv(index=False, float_format="%.7g").splitlines()[1:] == [
-        "MPR,φ(u),0,1.5,,computed,",
-        "MPR,φ(u),1,0,,computed,",
+        "MPR,φ(u),0,1.5,,,,,computed,",
+        "MPR,φ(u),1,0,,,,,computed,",
     ]
+
+
+# --- Several seeds
+
+
+def test_a_script_makes_all_seeds_asked_for_and_shows_their_mean_and_range(copied):
+    script, results = copied
+    first = table(results)
+    assert run(script, results, "--seeds", "1", "2") == 0
+    found = table(results)
+    trained = found[found["status"] == "stand-in"]
+    assert set(trained["seeds"]) == {3}
+    assert found[found["status"] == "computed"]["seeds"].isna().all()
+    assert ((trained["low"] <= trained["y"]) & (trained["y"] <= trained["high"])).all()
+    assert (trained["low"] < trained["high"]).any()
+    # seed 0 is among them
+    before = first[first["status"] == "stand-in"]["y"].to_numpy()
+    assert ((trained["low"].to_numpy() <= before + 1e-6) & (before <= trained["high"].to_numpy() + 1e-6)).all()
+    text = (results / "smoke" / "figure1_toy" / "figure.csv").read_bytes()
+    assert run(script, results, "--render") == 0  # whichever are asked for, what there is is shown
+    assert (results / "smoke" / "figure1_toy" / "figure.csv").read_bytes() == text
+
+
+def test_seeds_are_shown_as_their_mean_lowest_and_highest():
+    one = dataclasses.replace(SHOWN, y=[0.1, 0.5, 0.3], numbers={"slope": 1.0})
+    other = dataclasses.replace(SHOWN, y=[0.3, 0.1, 0.3], numbers={"slope": 2.0})
+    found = figure_evidence._together([one, other])
+    assert (found.y, found.low, found.high) == (pytest.approx((0.2, 0.3, 0.3)), (0.1, 0.1, 0.3), (0.3, 0.5, 0.3))
+    assert (found.numbers, found.seeds, found.status) == ({"slope": 1.5}, 2, "stand-in")
+    assert figure_evidence._together([one]) == one
+    assert figure_evidence._together([]).status == "not-run"
+
+
+def test_old_and_current_seeds_are_not_mixed_nor_those_of_another_length():
+    stale, longer = dataclasses.replace(SHOWN, status="stale"), dataclasses.replace(SHOWN, x=[1.0], y=[0.5])
+    assert figure_evidence._together([stale, SHOWN, longer]) == SHOWN
+    assert figure_evidence._together([stale, stale]).seeds == 2
+
+
+def test_a_seed_that_contradicts_itself_is_said():
+    conflict = Shown(status="conflict", note="of two minds")
+    assert figure_evidence._together([SHOWN, conflict, SHOWN]) == conflict
+
+
+@pytest.mark.parametrize("path", CLAIMS, ids=lambda path: path.stem)
+def test_a_picture_of_several_seeds_shows_their_range(path, monkeypatch):
+    shown = dataclasses.replace(SHOWN, low=(0.0, 0.1, 0.2), high=(0.2, 0.3, 0.4), seeds=2)
+    _, figure = drawn(monkeypatch, path, shown)
+    assert "several seeds: mean, lowest and highest" in figure.get_suptitle().replace("\n", " ")
+    for ax in figure.axes:
+        (band, *_) = ax.collections
+        assert band.get_paths()[0].vertices[:, 1].max() >= 0.2
 
 
 # --- Measurements as evidence
@@ -435,7 +481,7 @@ def test_summary_has_the_numbers(made):
     script, results = made
     claim = load_figure(script.parent / "claims" / "figure1_toy.yaml")
     planned = figure_evidence.plan(claim, "smoke", ROOT / "recipes")
-    text = figure_view.summary(figure_evidence.view(planned, measurements_in(results), 0))
+    text = figure_view.summary(figure_evidence.view(planned, measurements_in(results)))
     assert "deviation" in text
     frame = pd.read_csv(io.StringIO(text), sep="|", skiprows=[1])
     assert len(frame) == 5

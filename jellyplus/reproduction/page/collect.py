@@ -161,7 +161,7 @@ def _figure(path: Path, roots: Sequence[Path], measurements: Measurements, recip
     claims = load_figure(path)
     for profile in (p for p in _PROFILES if p not in NOT_OF_FIGURES):
         planned = figure_evidence.plan(claims, profile, recipes)
-        statuses = Counter(figure_evidence.status(series, measurements, figure_evidence.SEED) for series in planned)
+        statuses = Counter(figure_evidence.status(series, measurements) for series in planned)
         if statuses.keys() - {"computed", "not-run"}:
             return Figure(path.stem, claims, statuses, _picture(roots, path.stem, "figure.png", (profile,)))
     return Figure(path.stem, claims, statuses, _picture(roots, path.stem, "figure.png"))
