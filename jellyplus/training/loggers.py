@@ -1,6 +1,7 @@
 """The history of a run in one of Lightning's loggers, chosen by name; it decides no number."""
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,21 @@ from jellyplus.training.recipe import Run
 
 __all__ = ["LogHistory", "Logs"]
 
+
+def _mlflow(folder: str, run: str, seed: str) -> Logger:
+    """To the server of ``MLFLOW_TRACKING_URI``, else to a database: MLflow 3 refuses to write its folders of files."""
+    own = Path(folder).absolute()
+    own.mkdir(parents=True, exist_ok=True)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{own}/mlflow.db"
+    return MLFlowLogger("jellyplus", f"{run}/{seed}", tracking_uri=uri, artifact_location=f"{own}/artifacts")
+
+
 _LIBRARIES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 _MAKE: dict[str, Callable[[str, str, str], Logger]] = {  # from folder, run and seed
     "csv": lambda folder, run, seed: CSVLogger(folder, run, seed),
     "tensorboard": lambda folder, run, seed: TensorBoardLogger(folder, run, seed, default_hp_metric=False),
     "wandb": lambda folder, run, seed: WandbLogger(f"{run}/{seed}", folder, project="jellyplus", group=run),
-    "mlflow": lambda folder, run, seed: MLFlowLogger("jellyplus", f"{run}/{seed}", save_dir=f"{folder}/mlruns"),
+    "mlflow": _mlflow,
 }
 
 

@@ -92,6 +92,41 @@ def test_rows_of_a_table_that_have_one_recipe_have_logs_of_their_own(tmp_path):
     assert len({Logs("csv", tmp_path).of(run, 0).log_dir for run in runs}) == 2
 
 
+@pytest.mark.parametrize("stated", ["", "http://server"])
+def test_mlflow_writes_to_the_users_server_or_to_a_database_beside_the_results(tmp_path, monkeypatch, stated):
+    """Its folders of files, Lightning's default, MLflow 3 refuses to write."""
+    made = []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", stated)
+    monkeypatch.setitem(sys.modules, "mlflow", sys)
+    monkeypatch.setattr(loggers, "MLFlowLogger", lambda *names, **where: made.append((names, where)))
+    Logs("mlflow", tmp_path / "logs").of(Run("net", "smoke", recipe_of(), None), 0)
+    ((names, where),) = made
+    assert names[0] == "jellyplus"
+    assert names[1].startswith("net/smoke/")
+    assert where["tracking_uri"] == (stated or f"sqlite:///{tmp_path}/logs/mlflow.db")
+    assert (tmp_path / "logs").is_dir()
+
+
+def test_a_run_is_logged_to_mlflow(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    outcome = trained(tmp_path, Logs("mlflow", tmp_path).of(Run("net", "smoke", recipe_of(), None), 0))
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (kept,) = client.search_runs([client.get_experiment_by_name("jellyplus").experiment_id])
+    assert [m.value for m in client.get_metric_history(kept.info.run_id, "accuracy")] == [
+        entry["accuracy"] for entry in outcome.history
+    ]
+
+
+def test_a_run_is_logged_to_wandb_without_a_network(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    outcome = trained(tmp_path, Logs("wandb", tmp_path).of(Run("net", "smoke", recipe_of(), None), 0))
+    assert wandb.run.summary["accuracy"] == outcome.history[-1]["accuracy"]
+    wandb.finish()
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
 def test_every_logger_is_one_of_lightnings():
     assert set(LOGGERS) == loggers._MAKE.keys()
 
