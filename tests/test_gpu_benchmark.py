@@ -421,6 +421,14 @@ def test_of_tables_too_only_what_is_not_committed_is_made(monkeypatch):
     assert [pair for pair in whole if pair not in left] == [(whole[0][0], seed) for seed in (0, 2)]
 
 
+def test_rows_that_are_named_alone_are_made():
+    rows, side_by_side = module("rows"), module("side_by_side")
+    for table in rows.TABLES:
+        found = side_by_side._runs(table)
+        assert table.rows == () or tuple(found) == table.rows
+        assert {run.recipe.data.dataset for run in found.values()} <= {"cifar10", "mnist"}, "what is brought along"
+
+
 # --- What is written
 
 

@@ -21,11 +21,13 @@ class Table(NamedTuple):
         table: its script.
         profile: at which its runs are made.
         seeds: of its runs.
+        rows: of it; none means all.
     """
 
     table: str
     profile: str
     seeds: tuple[int, ...]
+    rows: tuple[str, ...] = ()
 
 
 class Row(NamedTuple):
@@ -46,11 +48,17 @@ class Row(NamedTuple):
     seeds: tuple[int, ...] = (0,)
 
 
-#: Those that get verdicts, made whole. The comparison has fifteen rows to correct for: three seeds decide nothing.
+_NODES = ("hard-if", "hard-lif", "srif")
+_PARTS = ("bare", "tdbn", "imloss", "esg", "imloss-esg", "all")
+#: Those that get verdicts, made whole. The comparison has fifteen rows to correct for: three seeds decide nothing. Then
+#: gains that papers print on CIFAR-10.
 TABLES = (
     Table("compare_methods", "small", (0, 1, 2, 3, 4)),
     Table("table1_dspike", "paper", (0, 1, 2)),
     Table("compare_rates", "small", (0, 1, 2)),
+    Table("table1_inflor", "small", (0, 1, 2), tuple(f"cifar10-{n}-t{t}" for t in (2, 4) for n in _NODES)),
+    Table("table2_inflor", "small", (0, 1, 2), ("cifar10-resnet20-no-mpr", "cifar10-resnet20-mpr")),
+    Table("table1_imloss", "small", (0, 1, 2), tuple(f"cifarnet-{parts}" for parts in _PARTS)),
 )
 #: CIFAR-10 at the papers' width, which no CPU reaches: a schedule that comes near the paper's, of any paper, before a
 #: short one of the first paper.

@@ -41,7 +41,8 @@ def missing(table: Table) -> list[tuple[Run, int]]:
 
 def _runs(table: Table) -> dict[str, Run]:
     claims = load_claims(REPRODUCTIONS / "claims" / f"{table.table}.yaml")
-    return tables.runs(claims, table.profile, REPRODUCTIONS.parent / "recipes")
+    found = tables.runs(claims, table.profile, REPRODUCTIONS.parent / "recipes")
+    return {name: found[name] for name in table.rows or found}
 
 
 def _dry() -> list[tuple[Run, int]]:
