@@ -15,7 +15,7 @@ from jellyplus import _compat
 from jellyplus._copies import Copies, find_copies
 from jellyplus._readout import KNOWN, LINEAR_IN_WEIGHT, Readout, Step, find_readout, has_hooks
 
-__all__ = ["Loss", "devices", "differences", "finite_difference_gradient"]
+__all__ = ["Differences", "Loss", "devices", "finite_difference_gradient"]
 
 #: Of a network's output, a scalar.
 Loss = Callable[[Tensor], Tensor]
@@ -74,39 +74,51 @@ def finite_difference_gradient(
     tensor([[6.]])
     """
     with torch.random.fork_rng(devices(x)):
-        of = differences(net, name, loss, x, epsilon, max_bytes, batch_dim)
+        of = Differences(net, name, loss, x, epsilon, max_bytes, batch_dim)
         parameter = net.get_parameter(name)
         return of(torch.arange(parameter.numel())).view(parameter.shape)
 
 
-@torch.no_grad()
-def differences(
-    net: nn.Module,
-    name: str,
-    loss: Loss,
-    x: Tensor,
-    epsilon: float,
-    max_bytes: int,
-    batch_dim: int | None,
-) -> Callable[[Tensor], Tensor]:
-    """Return a function of some of the parameter's elements, flat indices [n], to their differences [n].
+class Differences:
+    """The differences of some of a parameter's elements at a time; see :func:`finite_difference_gradient`.
 
-    See :func:`finite_difference_gradient`, for the arguments, too. Random numbers of the caller's can be drawn.
+    Random numbers of the caller's can be drawn.
+
+    Attributes:
+        at_once: those of all elements cost no more than those of some.
     """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        net: nn.Module,
+        name: str,
+        loss: Loss,
+        x: Tensor,
+        epsilon: float,
+        max_bytes: int,
+        batch_dim: int | None,
+    ):
+        _check(net, name, x, batch_dim)
+        net = copy.deepcopy(net)
+        _refuse_dropout(net)
+        dims = (1, 0) if batch_dim is None else (batch_dim,)
+        self._losses = _losses(net, name, loss, x, epsilon, max_bytes, dims)
+        self._epsilon, self._dtype = epsilon, net.get_parameter(name).dtype
+        self.at_once = isinstance(self._losses, _AllChannels)
+
+    @torch.no_grad()
+    def __call__(self, elements: Tensor) -> Tensor:
+        """Flat indices [n] to [n]."""
+        up, down = torch.cat(list(self._losses(elements.tolist()))).unflatten(0, (-1, 2)).unbind(1)
+        return ((up - down) / (2 * self._epsilon)).to(self._dtype)
+
+
+def _check(net: nn.Module, name: str, x: Tensor, batch_dim: int | None) -> None:
     if name not in dict(net.named_parameters()):
         raise ValueError(f"no parameter {name!r} in the network: choose one of net.named_parameters()")
     if batch_dim is not None and not 0 <= batch_dim < x.dim():
         raise ValueError(f"batch_dim must be a dimension of x, 0 to {x.dim() - 1}, got {batch_dim}")
-    net = copy.deepcopy(net)
-    _refuse_dropout(net)
-    losses = _losses(net, name, loss, x, epsilon, max_bytes, (1, 0) if batch_dim is None else (batch_dim,))
-
-    @torch.no_grad()
-    def of(elements: Tensor) -> Tensor:
-        up, down = torch.cat(list(losses(elements.tolist()))).unflatten(0, (-1, 2)).unbind(1)
-        return ((up - down) / (2 * epsilon)).to(net.get_parameter(name).dtype)
-
-    return of
 
 
 def devices(x: Tensor) -> list[torch.device]:
@@ -164,6 +176,7 @@ def _losses(
     trial = _trial_pass(net, owner, own_name, x, start)
     if trial is None:
         return functools.partial(_losses_of_whole_passes, net, name, loss, x, epsilon, start)
+    start()  # the trial moved buffers
     together, own = max(1, max_bytes // trial.working_set), copy.deepcopy(owner)
     if trial.readout and own_name == "weight":
         head, losses = trial.readout.head, functools.partial(trial.readout.losses, loss)
@@ -171,7 +184,8 @@ def _losses(
         return _AllChannels(passes, own, trial.received, epsilon)
     copies = _copies(net, owner, x, batch_dims, start) if together > 1 else None
     passes = _Passes(net, owner, loss, x, copies, together if copies else 1, start)
-    return lambda elements: passes(_perturbed_outputs(own, own_name, trial.received, epsilon, elements))
+    own_start = _Start(own)
+    return lambda elements: passes(_perturbed_outputs(own, own_name, trial.received, epsilon, own_start, elements))
 
 
 def _losses_of_whole_passes(
@@ -279,12 +293,12 @@ def _only_inside(owner: nn.Module, name: str) -> Iterator[None]:
 
 
 def _perturbed_outputs(
-    owner: nn.Module, name: str, x: Tensor, epsilon: float, elements: Sequence[int]
+    owner: nn.Module, name: str, x: Tensor, epsilon: float, start: _Start, elements: Sequence[int]
 ) -> Iterator[Tensor]:
     """The owner's outputs with one element after the other moved up, then down."""
     if type(owner) in LINEAR_IN_WEIGHT and name == "weight" and getattr(owner, "groups", 1) == 1:
         return _linear_outputs(owner, x, epsilon, elements)
-    return _general_outputs(owner, name, x, epsilon, elements)
+    return _general_outputs(owner, name, x, epsilon, start, elements)
 
 
 def _linear_outputs(owner: Any, x: Tensor, epsilon: float, elements: Sequence[int]) -> Iterator[Tensor]:
@@ -320,9 +334,8 @@ def _outputs_of_all_channels(owner: Any, x: Tensor, epsilon: float) -> Iterator[
 
 
 def _general_outputs(
-    owner: nn.Module, name: str, x: Tensor, epsilon: float, elements: Sequence[int]
+    owner: nn.Module, name: str, x: Tensor, epsilon: float, start: _Start, elements: Sequence[int]
 ) -> Iterator[Tensor]:
-    start = _Start(owner)
     for moved in _moved(owner.get_parameter(name), epsilon, elements):
         start()
         yield torch.func.functional_call(owner, {name: moved}, x)

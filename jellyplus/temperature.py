@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jellyplus import _compat
-from jellyplus.finite_differences import Loss, devices, differences, finite_difference_gradient
+from jellyplus.finite_differences import Differences, Loss, devices, finite_difference_gradient
 from jellyplus.surrogate import Dspike
 
 __all__ = ["LOOKS", "TemperatureSearch", "search_temperature", "set_temperature", "temperature_candidates"]
@@ -89,6 +89,7 @@ def search_temperature(
     compared in random order, and the search ends as soon as one candidate leads every other one by ``lead`` standard
     errors: those of the difference of two cosines (jackknife over the elements compared), which fall to 0 as no element
     is left out. Leads are looked at :data:`LOOKS` times, so a choice is wrong more often than one such test would be.
+    Where all elements cost no more than some, as in the paper's toy network, all are compared.
 
     Args:
         net: with one temperature in all its :class:`~jellyplus.surrogate.Dspike`.
@@ -118,7 +119,7 @@ def search_temperature(
         similarities = [_cosine_similarity(gradient, reference) for gradient in gradients]
         return _found(candidates, similarities, reference.numel(), [0.0] * len(candidates))
     with torch.random.fork_rng(devices(x)):
-        of = differences(net, name, loss, x, epsilon, max_bytes, batch_dim)
+        of = Differences(net, name, loss, x, epsilon, max_bytes, batch_dim)
         own = torch.stack(list(_gradients(copy.deepcopy(net), name, loss, x, candidates))).flatten(1)
         return _search_part(own, of, candidates, lead, seed)
 
@@ -136,13 +137,13 @@ def _best(similarities: Sequence[float]) -> int:
 
 
 def _search_part(
-    gradients: Tensor, of: Callable[[Tensor], Tensor], candidates: Sequence[float], lead: float, seed: int
+    gradients: Tensor, of: Differences, candidates: Sequence[float], lead: float, seed: int
 ) -> TemperatureSearch:
     """Compare elements in random order until one of the candidates' ``gradients`` [C, k] leads."""
     k = gradients.shape[1]
     order = torch.randperm(k, generator=torch.Generator().manual_seed(seed))
     reference = gradients.new_empty(0)
-    for chunk in order.split(max(_LEAST, math.ceil(k / LOOKS))):
+    for chunk in order.split(k if of.at_once else max(_LEAST, math.ceil(k / LOOKS))):
         reference = torch.cat([reference, of(chunk)])
         seen = gradients[:, order[: len(reference)].to(gradients.device)]
         similarities = [_cosine_similarity(gradient, reference) for gradient in seen]

@@ -10,7 +10,7 @@ from spikingjelly.activation_based import layer as sj_layer
 from torch import nn
 
 from jellyplus import temperature
-from jellyplus.finite_differences import differences, finite_difference_gradient
+from jellyplus.finite_differences import Differences, finite_difference_gradient
 from jellyplus.functional import search_temperature
 from jellyplus.model import dspike_resnet18, toy_cnn
 from jellyplus.neuron import IterativeLIFNode
@@ -46,6 +46,19 @@ class Twice(nn.Module):
         return self.node(self.layer(self.node(self.layer(x))))
 
 
+class Counts(nn.Module):
+    """Its passes differ, where its buffer is not put back."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(1.0, 2.0, 12).view(4, 3))
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x):
+        self.passes += 1
+        return torch.nn.functional.linear(x, self.weight * self.passes)
+
+
 def residual():
     return dspike_resnet18(num_classes=3, in_channels=2, width=2, time_steps=2, neuron=node)
 
@@ -53,6 +66,7 @@ def residual():
 NETS = {
     "a convolution before a deep network": (residual, "conv1.weight", (1, 3, 2, 8, 8)),
     "a norm": (residual, "norm1.weight", (1, 3, 2, 8, 8)),
+    "a buffer that each pass moves": (lambda: nn.Sequential(Counts()), "0.weight", (2, 3, 3)),
     "channels apart up to the output": (lambda: toy_cnn(width=2, input_size=8), "conv1.weight", (1, 3, 1, 8, 8)),
     "a layer that runs twice": (Twice, "layer.weight", (2, 3, 3)),
 }
@@ -69,7 +83,7 @@ def test_elements_in_any_order_and_number_have_the_differences_of_all(case):
     net, x = make().double(), 2 * uniform(*shape)
     whole = finite_difference_gradient(net, name, loss, x, EPSILON).flatten()
     assert whole.count_nonzero() > 1
-    of = differences(net, name, loss, x, EPSILON, 2**26, None)
+    of = Differences(net, name, loss, x, EPSILON, 2**26, None)
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(1))
     for chunk in order.split(5):
         assert torch.allclose(of(chunk), whole[chunk], rtol=0, atol=1e-12)
@@ -110,6 +124,21 @@ def test_a_tie_and_few_elements_are_compared_to_the_end():
     assert (tied.temperature, tied.similarities, tied.elements) == (3.0, (0, 0, 0), 200)
     few, x = graded(3.0, elements=10)
     assert search_temperature(few, "0.weight", torch.sum, x, 0.45, 1.0, lead=0.1).elements == 10
+
+
+def test_where_all_elements_cost_no_more_than_some_all_are_compared():
+    net, x = toy_cnn(width=8, input_size=8, neuron=node), uniform(1, 3, 1, 8, 8).float()
+    seen = []
+
+    def counted(y):
+        seen.append(y)
+        return loss(y)
+
+    whole = search_temperature(net, "conv1.weight", counted, x, EPSILON, 0.5)
+    passes = len(seen)
+    found = search_temperature(net, "conv1.weight", counted, x, EPSILON, 0.5, lead=0.1)
+    assert (found.temperature, found.elements, found.errors) == (whole.temperature, 72, (0, 0, 0))
+    assert len(seen) == 2 * passes
 
 
 def test_the_order_is_that_of_the_seed_and_the_callers_random_numbers_stay():

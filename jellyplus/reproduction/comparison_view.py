@@ -41,7 +41,7 @@ COLUMNS = (
 _LEGEND = f"""\
 `accuracy` is the mean over seeds of the last epoch's top-1 accuracy in percent, `accuracy_std` its sample standard
 deviation. `difference` is the mean over `pairs` of seeds of the difference to the baseline with the same seed on the
-same `device`, since a GPU computes in half precision and a CPU does not; `difference_low` and `difference_high` are its
+same kind of `device`, since a GPU computes in half precision; `difference_low` and `difference_high` are its
 {100 * CONFIDENCE:.0f} % confidence interval (Student's t), for each row by itself. `p` is that of the paired two-sided
 t-test that the difference is 0, from {LEAST_PAIRS} pairs on, and `p_holm` the same after Holm's correction for all
 rows tested. `verdict` is `better` or `worse` where `p_holm` is below {1 - CONFIDENCE:.2f}, and `undecided` otherwise;
@@ -132,7 +132,8 @@ def _costs(found: Mapping[tuple, Result]) -> dict:
 
 
 def _time_ratio(ours: Mapping[tuple, Result], theirs: Mapping[tuple, Result]) -> float | None:
-    ratios = [_epoch_s(ours[run]) / _epoch_s(theirs[run]) for run in sorted(ours.keys() & theirs.keys())]
+    pairs = [(ours[run], theirs[run]) for run in sorted(ours.keys() & theirs.keys())]
+    ratios = [_epoch_s(one) / _epoch_s(other) for one, other in pairs if one.evidence.device == other.evidence.device]
     return statistics.fmean(ratios) if ratios else None
 
 

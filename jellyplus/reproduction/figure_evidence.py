@@ -1,6 +1,6 @@
 """From the claim of a figure to what its series show: runs trained, networks measured, formulas computed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -52,26 +52,37 @@ def runs(planned: Sequence[Planned]) -> list[Run]:
     return [run for _, series, run, _ in planned if series.needs_training]
 
 
-def measure(planned: Sequence[Planned], measurements: Measurements, seed: int, shard: tuple[int, int] = (1, 1)) -> None:
+def measure(
+    planned: Sequence[Planned],
+    measurements: Measurements,
+    seeds: Iterable[int],
+    shard: tuple[int, int],
+    own: Iterable[tuple[Run, int]],
+) -> None:
     """Measure what has no current measurement, as far as the runs are there.
 
     Args:
         planned: the series.
         measurements: of the results folder.
-        seed: of the runs.
-        shard: (i, n): only the i-th of n parts.
+        seeds: of the runs.
+        shard: (i, n): only the i-th of n parts of what needs no training.
+        own: runs and seeds of this shard: what is measured on them is measured where they are made.
 
     Raises:
         InputError: a measurement cannot be made or written.
     """
     number, shards = shard
     needed = {
-        (run.key, series.measure, repr(series.settings)): (run, series)
+        (run.key, series.measure, repr(series.settings), seed): (run, series, seed)
+        for seed in dict.fromkeys(seeds)
         for _, series, run, _ in planned
         if series.measures_network
     }
-    asked = list(needed.values())[number - 1 :: shards]  # no two parts have one in common
-    for run, series in bar(asked, "measuring", unit="series", leave=False, disable=not asked):
+    made = {(run.key, seed) for run, seed in own}
+    fresh = [what for what in needed.values() if not what[1].needs_training]
+    asked = [what for what in needed.values() if what[1].needs_training and (what[0].key, what[2]) in made]
+    asked += fresh[number - 1 :: shards]  # no two parts have one in common
+    for run, series, seed in bar(asked, "measuring", unit="series", leave=False, disable=not asked):
         there = not series.needs_training or measurements.runner.is_made(run, seed, counted=False)
         if there and not measurements.is_made(run, series.measure, series.settings, seed):
             measurements.make(run, series.measure, series.settings, seed)
@@ -98,7 +109,10 @@ def _shown(planned: Planned, measurements: Measurements) -> Shown:
 
 
 def _of_seeds(planned: Planned, measurements: Measurements) -> Shown:
-    found = (next(_found(planned, measurements, seed), None) for seed in _seeds(planned, measurements.runner.store))
+    store = measurements.runner.store
+    if shared := checks.among(store.runs(planned.run.key)):
+        return Shown(status="conflict", note="; ".join(shared))
+    found = (next(_found(planned, measurements, seed), None) for seed in _seeds(planned, store))
     return _together([shown for shown in found if shown])
 
 
@@ -113,18 +127,23 @@ def _seeds(planned: Planned, store: Store) -> list[int]:
 def _together(found: Sequence[Shown]) -> Shown:
     """The mean over seeds, and the lowest and highest of them; evidence that contradicts itself comes first.
 
-    Seeds are of one kind, current before other, and have the same x.
+    Seeds are of one kind, current before other, those by the same other code, and have the same x.
     """
     if not found:
         return Shown()
     first = min(found, key=lambda shown: (shown.status != "conflict", shown.status in ("stale", "unknown")))
-    alike = [shown for shown in found if (shown.status, tuple(shown.x)) == (first.status, tuple(first.x))]
+    alike = [shown for shown in found if _kind(shown) == _kind(first)]
     if len(alike) == 1 or first.status == "conflict":
         return first
     columns = list(zip(*(shown.y for shown in alike), strict=True))
     low, high = (tuple(map(of, columns)) for of in (min, max))
-    numbers = {name: fmean((shown.numbers or {})[name] for shown in alike) for name in first.numbers or {}}
-    return replace(first, y=tuple(map(fmean, columns)), low=low, high=high, numbers=numbers, seeds=len(alike))
+    numbers = [shown.numbers or {} for shown in alike]
+    means = {name: fmean(of[name] for of in numbers) for name in numbers[0] if all(name in of for of in numbers)}
+    return replace(first, y=tuple(map(fmean, columns)), low=low, high=high, numbers=means, seeds=len(alike))
+
+
+def _kind(shown: Shown) -> tuple:
+    return shown.status, shown.code, tuple(shown.x)
 
 
 def _found(planned: Planned, measurements: Measurements, seed: int) -> Iterator[Shown]:
@@ -136,7 +155,8 @@ def _found(planned: Planned, measurements: Measurements, seed: int) -> Iterator[
             if m.dataset != run.recipe.data.dataset:
                 yield Shown(status="conflict", note=f"its data are {m.dataset}, not {run.recipe.data.dataset}")
             of = scale.of_measurement(m, run, paper, series.needs_training)
-            yield Shown(m.x, m.y, m.numbers, _status(runner.today.standing(m, run, runner.store), of), of)
+            standing = runner.today.standing(m, run, runner.store)
+            yield Shown(m.x, m.y, m.numbers, _status(standing, of), of, code="" if standing.is_current else m.code)
         return
     of_seed = [e for e in runner.store.runs(run.key) if e.seed == seed]
     judged = [(e, runner.today.standing(e, run, runner.store).of_training) for e in of_seed]
@@ -144,7 +164,8 @@ def _found(planned: Planned, measurements: Measurements, seed: int) -> Iterator[
         yield Shown(status="conflict", note="; ".join(faults))
     for e, standing in sorted(judged, key=lambda pair: not pair[1].is_current):
         curve, of = series.how.function(e.history, **series.settings), scale.of_evidence(e, run, paper)
-        yield Shown(curve.x, curve.y, curve.numbers, _status(standing, of), of)
+        code = "" if standing.is_current else e.code
+        yield Shown(curve.x, curve.y, curve.numbers, _status(standing, of), of, code=code)
 
 
 def _faults(judged: Sequence[tuple[Evidence, Standing]], store: Store) -> list[str]:

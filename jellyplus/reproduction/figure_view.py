@@ -33,6 +33,7 @@ class Shown:
         numbers: what sums it up.
         low, high: the lowest and highest of several seeds, of which ``y`` is the mean; empty of one.
         seeds: how many they are.
+        code: that made them, where today's does something else.
         status: ``computed`` from a formula; ``measured`` on the paper's data with its settings, ``partial`` with
             others; ``stand-in`` on data in place of the paper's; ``stale`` by other code; ``conflict``, the evidence
             contradicts itself or other evidence; ``not-run``.
@@ -49,6 +50,7 @@ class Shown:
     low: Sequence[float] = ()
     high: Sequence[float] = ()
     seeds: int = 1
+    code: str = ""
 
 
 View = Sequence[tuple[Panel, Series, Shown]]

@@ -32,10 +32,8 @@ def _reproduce(path: Path, options: argparse.Namespace) -> None:
     runner = make_runner(options)
     measurements = Measurements(runner)
     if not options.render:
-        if runs := figure_evidence.runs(planned):
-            make(runner, runs, options, path.parent, counted=False)
-        for seed in dict.fromkeys(options.seeds):
-            once(figure_evidence.measure, planned, measurements, seed, options.shard)
+        own = make(runner, figure_evidence.runs(planned), options, path.parent, counted=False)
+        once(figure_evidence.measure, planned, measurements, options.seeds, options.shard, own)
     if rank() > 0:
         return
     view = figure_evidence.view(planned, measurements)

@@ -110,9 +110,10 @@ also where the status is another.
 """
 _GAINS = f"""\
 `gain` is the mean over `gain_n` seeds of the difference to the row that `baseline` names, with the same seed, profile
-and device, both current or by one code; `gain_low` and `gain_high` are its {100 * CONFIDENCE:.0f} % confidence interval
-(Student's t), for each row by itself. `gain_p` is the p-value of a paired, two-sided t-test that it is 0, from
-{LEAST_PAIRS} seeds on, and `gain_p_holm` the same after Holm's correction for all rows of the table with a verdict.
+and kind of device, both current or by one code; `gain_low` and `gain_high` its {100 * CONFIDENCE:.0f} % confidence
+interval (Student's t), for each row by itself. `gain_p` is the p-value of a paired, two-sided t-test that it is 0, from
+{LEAST_PAIRS} seeds on, and `gain_p_holm` the same after Holm's correction for all tested rows that print a gain. Where
+all differences are equal there is none of the three.
 `paper_gain` is the printed difference. `gain_verdict` is `agrees` or `opposite`, by the signs of both, where
 `gain_p_holm` is below {1 - CONFIDENCE:.2f}, and `undecided` otherwise; with fewer than {LEAST_PAIRS} seeds it is
 `too few seeds`. Only what was measured on real data has one, and it is of the networks and epochs that `data` names:
@@ -361,15 +362,21 @@ def _gain(claim: Claim, baseline: Claim, shown: Mapping[str, Sequence[Result]]) 
 def by_pair(shown: Sequence[Result]) -> dict[tuple, Result]:
     """What is shown of a row, by what a run has in common with its counterpart of the baseline.
 
-    Two profiles, a GPU in half precision and a CPU, or two codes differ by more than the rows' methods.
+    Two profiles, a GPU in half precision and a CPU, or two codes differ by more than the rows' methods; numbers of
+    threads differ by less. Of a row whose evidence contradicts itself there is nothing.
     """
-    believed = (result for result in shown if result.evidence and result.value is not None and not result.faults)
-    return {_alike(result): result for result in believed}
+    if any(result.faults for result in shown):
+        return {}
+    return {_alike(result): result for result in shown if result.evidence and result.value is not None}
 
 
 def _alike(result: Result) -> tuple:
     evidence = result.evidence
-    return evidence.profile, "" if result.standing.is_current else evidence.code, evidence.seed, evidence.device
+    device = _THREADS.sub("", evidence.device)
+    return evidence.profile, "" if result.standing.is_current else evidence.code, evidence.seed, device
+
+
+_THREADS = re.compile(r", \d+ threads?$")
 
 
 def _judged(frame: pd.DataFrame) -> pd.DataFrame:

@@ -17,10 +17,12 @@ __all__ = ["LogHistory", "Logs"]
 
 def _mlflow(folder: str, run: str, seed: str) -> Logger:
     """To the server of ``MLFLOW_TRACKING_URI``, else to a database: MLflow 3 refuses to write its folders of files."""
+    names = "jellyplus", f"{run}/{seed}"
+    if server := os.environ.get("MLFLOW_TRACKING_URI"):
+        return MLFlowLogger(*names, tracking_uri=server)
     own = Path(folder).absolute()
     own.mkdir(parents=True, exist_ok=True)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{own}/mlflow.db"
-    return MLFlowLogger("jellyplus", f"{run}/{seed}", tracking_uri=uri, artifact_location=f"{own}/artifacts")
+    return MLFlowLogger(*names, tracking_uri=f"sqlite:///{own}/mlflow.db", artifact_location=f"{own}/artifacts")
 
 
 _LIBRARIES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}

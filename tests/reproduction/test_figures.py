@@ -306,13 +306,16 @@ def test_a_figure_has_neither_the_profile_of_epochs_nor_that_of_public_code(made
     assert not (tmp_path / "results").exists()
 
 
-def test_shards_share_what_is_measured(made, tmp_path):
+def test_shards_share_what_is_trained_and_measure_it_where_it_is_made(made, tmp_path):
     script, _ = made
-    assert run(script, tmp_path, "--shard", "2/2") == 0
-    assert status(tmp_path)["accuracy"] == ["not-run"]  # the one run is the first shard's
-    assert (status(tmp_path)["fresh"], status(tmp_path)["gradient"]) == (["stand-in"], ["not-run"])
-    assert run(script, tmp_path, "--shard", "1/2") == 0
-    assert set(table(tmp_path)["status"]) == {"computed", "stand-in"}
+    seeds = ("--seeds", "0", "1")
+    assert run(script, tmp_path, "--shard", "2/2", *seeds) == 0
+    first = table(tmp_path).groupby("series")["seeds"].max()
+    assert (first["accuracy"], first["rates"]) == (1, 1)  # of the one run that is this shard's
+    assert first[["fresh", "gradient"]].sum() == 2  # of four measurements that need no training two
+    assert run(script, tmp_path, "--shard", "1/2", *seeds) == 0
+    both = table(tmp_path)
+    assert set(both[both["status"] != "computed"]["seeds"]) == {2}
 
 
 def test_numbers_below_rounding_are_zero():
@@ -361,6 +364,29 @@ def test_old_and_current_seeds_are_not_mixed_nor_those_of_another_length():
     stale, longer = dataclasses.replace(SHOWN, status="stale"), dataclasses.replace(SHOWN, x=[1.0], y=[0.5])
     assert figure_evidence._together([stale, SHOWN, longer]) == SHOWN
     assert figure_evidence._together([stale, stale]).seeds == 2
+
+
+def test_seeds_by_two_old_codes_are_not_mixed():
+    old = [dataclasses.replace(SHOWN, status="stale", code=code) for code in "aba"]
+    assert figure_evidence._together(old).seeds == 2
+
+
+def test_a_number_that_one_seed_lacks_is_of_none():
+    lacking = dataclasses.replace(SHOWN, numbers={})
+    for found in ([SHOWN, lacking], [lacking, SHOWN]):
+        assert figure_evidence._together(found).numbers == {}
+
+
+def test_a_run_copied_to_another_seed_is_said(copied):
+    script, results = copied
+    store = Store(results / "evidence")
+    (evidence,) = store.runs(toy().key)
+    path = store.path(evidence)
+    other = dataclasses.replace(evidence, seed=1)
+    text = path.read_text().replace('"seed": 0', '"seed": 1')
+    store.path(other).write_text(text)
+    assert run(script, results, "--render") == 0
+    assert status(results)["accuracy"] == ["conflict"]
 
 
 def test_a_seed_that_contradicts_itself_is_said():

@@ -25,9 +25,14 @@ def test_two_pairs_have_an_interval_and_no_test():
     assert found.p is None
 
 
-@pytest.mark.parametrize(("given", "mean"), [([], None), ([1.5], 1.5), ([1.5, 1.5, 1.5], 1.5)])
+DECIMAL = [76.43 - 74.45, 45.29 - 43.31, 63.19 - 61.21]  # equal but for how a computer writes them
+
+
+@pytest.mark.parametrize(("given", "mean"), [([], None), ([1.5], 1.5), ([1.5, 1.5, 1.5], 1.5), (DECIMAL, 1.98)])
 def test_one_or_equal_differences_have_neither(given, mean):
-    assert difference(given) == Difference(len(given), mean)
+    found = difference(given)
+    assert found == Difference(len(given), found.mean)
+    assert found.mean == (mean and pytest.approx(mean))
 
 
 def test_holm_is_that_of_the_definition():

@@ -494,6 +494,32 @@ def test_what_is_no_chance_alone_can_be_among_others(runs):
     assert ablations(base, ours=ours, other=runs(80.0, 99.0, 90.0)).gain_verdict["ours"] == "undecided"
 
 
+def test_what_contradicts_itself_has_no_gain(runs):
+    sound, base = runs(91.0, 91.1, 90.9), runs(90.0, 90.0, 90.0)
+
+    def result(e, *faults):
+        return view.Result(e.accuracy_last, e, faults=faults)
+
+    claims = [
+        Claim("ours", "digits", "ours", "own", "Net", 4, 93.0, None, "dspike/a", "", baseline="without"),
+        Claim("without", "digits", "Without", "ablation", "Net", 4, 91.5, None, "dspike/b", ""),
+    ]
+    both = ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, tuple(claims))
+    for broken in ("ours", "without", None):
+        results = {"ours": list(map(result, sound)), "without": list(map(result, base))}
+        if broken:
+            results[broken][2] = result(results[broken][2].evidence, "seed 2: of two minds")
+        row = view.build(both, results, "paper").iloc[0]
+        assert row.gain_n == (0 if broken else 3)
+        assert row.gain_verdict == (None if broken else "agrees")
+
+
+def test_numbers_of_threads_are_no_other_device(make_evidence):
+    ours = [make_evidence(seed=s, device="x86_64 CPU, 1 threads") for s in range(3)]
+    theirs = [make_evidence(seed=s, device="x86_64 CPU, 2 threads") for s in range(3)]
+    assert ablation(ours, theirs).gain_n == 3
+
+
 def test_gains_on_stand_ins_of_old_code_or_not_printed_have_no_verdict(runs):
     ours, base = (91.0, 91.1, 90.9), (90.0, 90.0, 90.0)
     stand_in = {"profile": "embedded", "dataset": {"name": "digits", "train_examples": 100, "test_examples": 20}}

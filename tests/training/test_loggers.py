@@ -103,8 +103,9 @@ def test_mlflow_writes_to_the_users_server_or_to_a_database_beside_the_results(t
     ((names, where),) = made
     assert names[0] == "jellyplus"
     assert names[1].startswith("net/smoke/")
-    assert where["tracking_uri"] == (stated or f"sqlite:///{tmp_path}/logs/mlflow.db")
-    assert (tmp_path / "logs").is_dir()
+    own = {"tracking_uri": f"sqlite:///{tmp_path}/logs/mlflow.db", "artifact_location": f"{tmp_path}/logs/artifacts"}
+    assert where == ({"tracking_uri": stated} if stated else own)
+    assert (tmp_path / "logs").is_dir() == (not stated)
 
 
 def test_a_run_is_logged_to_mlflow(tmp_path, monkeypatch):

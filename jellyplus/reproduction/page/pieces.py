@@ -331,7 +331,7 @@ class Page:
             return ""
         found = Counter(verdict for verdict in printed if verdict)
         words = ", ".join(f"{found[name]} {name}" for name in GAINS if found[name])
-        text = f"Gains over a baseline: {len(printed)} printed, {found.total()} measured on real data"
+        text = f"Gains over a baseline: {len(printed)} printed, {found.total()} measured on real data and current"
         return f"{text} ({words})." if words else f"{text}."
 
 
