@@ -490,6 +490,8 @@ def test_a_comparison_of_ones_own_comes_first_and_has_no_columns_of_a_paper(chec
     checkout.claim("compare_mine", text)
     html = build()["html"]
     assert -1 < html.index('<section id="mine">') < html.index('<section id="dspike">')
+    assert "What 2 papers on" in html  # it is none
+    assert "The papers' 2 tables print 6 results" in html.replace("\n", " ")
     own, _, others = html.partition('<section class="block" id="compare_mine">')[2].partition("</section>")
     assert ">Paper</th>" in others
     assert not re.search(r">Paper</th>|Ours − paper|Gain, paper", own)

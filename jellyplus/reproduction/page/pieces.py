@@ -277,9 +277,14 @@ class Page:
     code: str
 
     @property
+    def printed(self) -> list[Paper]:
+        """Those that print something: all but comparisons of our own."""
+        return [paper for paper in self.papers if not paper.is_comparison]
+
+    @property
     def rows(self) -> list[Row]:
-        """Every cell of every table."""
-        return [row for paper in self.papers for row in paper.rows]
+        """Every cell of every table of theirs."""
+        return [row for paper in self.printed for row in paper.rows]
 
     @property
     def statuses(self) -> Counter:
@@ -288,8 +293,8 @@ class Page:
 
     @property
     def tables(self) -> int:
-        """How many tables there are."""
-        return sum(len(paper.tables) for paper in self.papers)
+        """How many tables they have."""
+        return sum(len(paper.tables) for paper in self.printed)
 
     @property
     def ours(self) -> int:
@@ -310,13 +315,13 @@ class Page:
     @property
     def devices(self) -> Counter:
         """How many runs were made on which device."""
-        return Counter({piece.path: piece.evidence.device for row in self.rows for piece in row.pieces}.values())
+        rows = (row for paper in self.papers for row in paper.rows)
+        return Counter({piece.path: piece.evidence.device for row in rows for piece in row.pieces}.values())
 
     @property
     def verdict(self) -> str:
         """What the page says of the papers."""
-        printed = [table for paper in self.papers for table in paper.tables if not table.claims.is_comparison]
-        trained = [row.status for table in printed for row in table.rows if row.claim.trained]
+        trained = [row.status for row in self.rows if row.claim.trained]
         computed = Counter(row.status for row in self.rows if row.scale == "computed" and row.status in COMPARED)
         compared = Counter(status for status in trained if status in COMPARED)
         text = f"{compared.total()} of {len(trained)} trained results can be held against their papers"
