@@ -108,10 +108,8 @@ def test_a_dry_run_times_what_it_will_time_on_a_card(records):
 
 def test_a_dry_run_makes_a_row_and_packs_its_evidence(dry, records):
     made = having(records, "overlay")
-    assert [(row["table"], row["exit_code"]) for row in made] == [
-        ("compare_methods, table1_dspike, compare_rates", 0),
-        ("table1_tdbn", 0),
-    ]
+    tables = ", ".join(table.table for table in module("rows").TABLES)
+    assert [(row["table"], row["exit_code"]) for row in made] == [(tables, 0), ("table1_tdbn", 0)]
     with zipfile.ZipFile(dry / "dry_run_evidence.zip") as archive:
         names = archive.namelist()
         evidence = [json.loads(archive.read(name)) for name in names if re.match("evidence/.*/seed", name)]
