@@ -9,6 +9,7 @@ from torch import Tensor
 
 from jellyplus.neuron.dynamics import Dynamics
 from jellyplus.neuron.kernel_code import SEGMENT, Form
+from jellyplus.neuron.multistep import Maybe, State
 
 __all__ = ["KernelEngine", "Obstacle"]
 
@@ -65,32 +66,16 @@ class KernelEngine(ABC):
         return torch.empty((rows, x.shape[1]), dtype=torch.float32, device=x.device) if rows else None
 
     def forward(
-        self,
-        x: Tensor,
-        v: Tensor | float,
-        spikes: Tensor,
-        last: Tensor,
-        h_seq: Tensor | None,
-        v_seq: Tensor | None,
-        checkpoints: Tensor | None,
+        self, x: Tensor, v: State, spikes: Tensor, last: Tensor, h_seq: Maybe, v_seq: Maybe, checkpoints: Maybe
     ) -> None:
         """See :class:`jellyplus.neuron.multistep.Engine`."""
         arguments = self._common(x, v)
         arguments.update(spike_seq=spikes, v_last=last, h_seq=h_seq, v_seq=v_seq, checkpoints=checkpoints)
         self.launch("forward", x.dtype, x.device, arguments)
 
-    def backward(
-        self,
-        x: Tensor,
-        v: Tensor | float,
-        checkpoints: Tensor | None,
-        grad_x: Tensor,
-        grad_spikes: Tensor | None,
-        grad_last: Tensor | None,
-        grad_h: Tensor | None,
-        grad_v: Tensor | None,
-    ) -> None:
+    def backward(self, x: Tensor, v: State, checkpoints: Maybe, grad_x: Tensor, *grads: Maybe) -> None:
         """See :class:`jellyplus.neuron.multistep.Engine`."""
+        grad_spikes, grad_last, grad_h, grad_v = grads
         step = 0 if grad_spikes is None else grad_spikes.stride(0)
         arguments = self._common(x, v)
         arguments.update(grad_spike_seq=grad_spikes, grad_spike_step=step, grad_v_last=grad_last, grad_x_seq=grad_x)

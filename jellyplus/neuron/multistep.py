@@ -15,9 +15,11 @@ from torch import Tensor
 
 from jellyplus.neuron.dynamics import Dynamics
 
-__all__ = ["Engine", "MultiStep", "backward", "empty", "forward", "step_by_step"]
+__all__ = ["Engine", "Maybe", "MultiStep", "State", "backward", "empty", "forward", "step_by_step"]
 
-Sequences = tuple[Tensor, Tensor | float, Tensor | None, Tensor | None]  #: spikes, last V, all H and all V
+Maybe = Tensor | None
+State = Tensor | float  #: a potential for each neuron, or one for all
+Sequences = tuple[Tensor, State, Maybe, Maybe]  #: spikes, last V, all H and all V
 
 
 class Engine(Protocol):
@@ -37,29 +39,12 @@ class Engine(Protocol):
         """Room for the potentials that backward wants to start again from, besides the first; or None."""
 
     def forward(
-        self,
-        x: Tensor,
-        v: Tensor | float,
-        spikes: Tensor,
-        last: Tensor,
-        h_seq: Tensor | None,
-        v_seq: Tensor | None,
-        checkpoints: Tensor | None,
+        self, x: Tensor, v: State, spikes: Tensor, last: Tensor, h_seq: Maybe, v_seq: Maybe, checkpoints: Maybe
     ) -> None:
         """Fill ``spikes``, ``last`` and, where given, ``h_seq``, ``v_seq`` and ``checkpoints``; v may be a float."""
 
-    def backward(
-        self,
-        x: Tensor,
-        v: Tensor | float,
-        checkpoints: Tensor | None,
-        grad_x: Tensor,
-        grad_spikes: Tensor | None,
-        grad_last: Tensor | None,
-        grad_h: Tensor | None,
-        grad_v: Tensor | None,
-    ) -> None:
-        """Fill ``grad_x``; an incoming gradient that is None is zero."""
+    def backward(self, x: Tensor, v: State, checkpoints: Maybe, grad_x: Tensor, *grads: Maybe) -> None:
+        """Fill ``grad_x`` from the gradients of :data:`Sequences`; one that is None is zero."""
 
 
 class MultiStep(torch.autograd.Function):
@@ -70,8 +55,8 @@ class MultiStep(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_seq: Tensor, v: Tensor | float, engine: Engine, store_h: bool, store_v: bool
-    ) -> tuple[Tensor | float | None, ...]:
+        ctx: Any, x_seq: Tensor, v: State, engine: Engine, store_h: bool, store_v: bool
+    ) -> tuple[State | None, ...]:
         """Run the sequence; ``x_seq``, ``v`` and the engine's checkpoints are kept."""
         *outputs, checkpoints = forward(engine, x_seq, v, store_h, store_v, any(ctx.needs_input_grad))
         ctx.engine, ctx.start = engine, v if isinstance(v, float) else None
@@ -81,14 +66,14 @@ class MultiStep(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple:
+    def backward(ctx: Any, *grads: Maybe) -> tuple:
         """The gradients of ``x_seq`` and of ``v``."""
         x_seq, v, checkpoints = _saved(ctx)
         grad_x = backward(ctx.engine, x_seq, v if ctx.start is None else ctx.start, checkpoints, *grads)
         return grad_x, None if v is None else grad_x[0] * ctx.engine.dynamics.decay, None, None, None
 
 
-def forward(engine: Engine, x_seq: Tensor, v: Tensor | float, store_h: bool, store_v: bool, train: bool) -> tuple:
+def forward(engine: Engine, x_seq: Tensor, v: State, store_h: bool, store_v: bool, train: bool) -> tuple:
     """:data:`Sequences`, and where ``train`` what the engine's backward pass wants besides ``x_seq`` and ``v``."""
     layout = _layout(x_seq.shape, x_seq.stride())
     x, start = layout.flatten(x_seq), layout.start(v)
@@ -96,29 +81,21 @@ def forward(engine: Engine, x_seq: Tensor, v: Tensor | float, store_h: bool, sto
     spikes, last = engine.room(x), x.new_empty(layout.neurons)
     h_seq, v_seq = (engine.room(x) if store else None for store in (store_h, store_v))
     engine.forward(x, start, spikes, last, h_seq, v_seq, checkpoints)
-    restore = layout.restore
-    return restore(spikes), restore(last), _of_any(restore, h_seq), _of_any(restore, v_seq), checkpoints
+    return *(_of_any(layout.restore, flat) for flat in (spikes, last, h_seq, v_seq)), checkpoints
 
 
-def backward(
-    engine: Engine, x_seq: Tensor, v: Tensor | float, checkpoints: Tensor | None, *grads: Tensor | None
-) -> Tensor:
+def backward(engine: Engine, x_seq: Tensor, v: State, checkpoints: Maybe, *grads: Maybe) -> Tensor:
     """The gradient of ``x_seq``, from those of :data:`Sequences`, None where one is zero."""
     layout = _layout(x_seq.shape, x_seq.stride())
-    x, start, flatten = layout.flatten(x_seq), layout.start(v), layout.flatten
-    spikes, last, h, v_seq = grads
-    incoming = (
-        _of_any(flatten, spikes),
-        _of_any(layout.flatten_state, last),
-        _of_any(flatten, h),
-        _of_any(flatten, v_seq),
-    )
+    x, start = layout.flatten(x_seq), layout.start(v)
+    flatten = layout.flatten, layout.flatten_state, layout.flatten, layout.flatten
+    incoming = map(_of_any, flatten, grads)
     grad_x = engine.room(x)
     engine.backward(x, start, checkpoints, grad_x, *incoming)
     return layout.restore(grad_x)
 
 
-def _of_any(function: Callable[[Tensor], Tensor], x: Tensor | None) -> Tensor | None:
+def _of_any(function: Callable[[Tensor], Tensor], x: Maybe) -> Maybe:
     return None if x is None else function(x)
 
 
@@ -129,7 +106,7 @@ def empty(x_seq: Tensor) -> Tensor:
 
 
 def step_by_step(
-    fire: Callable, dynamics: Dynamics, x_seq: Tensor, v: Tensor | float, store_h: bool, store_v: bool
+    fire: Callable, dynamics: Dynamics, x_seq: Tensor, v: State, store_h: bool, store_v: bool
 ) -> Sequences:
     """The sequence in differentiable operations, one time-step after the other, which compilers fuse; see above."""
     steps = []
@@ -185,7 +162,7 @@ class _Layout(NamedTuple):
         flat = sequence.permute(self.order).reshape(sequence.shape[0], self.neurons)
         return flat if flat.stride(1) == 1 else flat.contiguous()
 
-    def start(self, v: Tensor | float) -> Tensor | float:
+    def start(self, v: State) -> State:
         return self.flatten_state(v) if isinstance(v, Tensor) else v
 
     def flatten_state(self, v: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
 calls is read anew, the surrogate's parameter as a tensor.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -32,10 +32,6 @@ class _Written(NamedTuple):
 
     def cuda_codes(self, y: str, x: str, dtype: str) -> str:
         return self.statement
-
-
-def _engine(backend: str, fire: Any, dynamics: Iterable[Any]) -> multistep.Engine:
-    return backends.engine(backend, fire, Dynamics(*dynamics))
 
 
 def run(
@@ -78,23 +74,24 @@ def _(v: Tensor) -> Tensor:
 carried.register_autograd(lambda ctx, grad: grad)
 
 
+def _engine(_v: Any, _v_start: Any, backend: str, surrogate: str, parameter: Any, *dynamics: Any) -> multistep.Engine:
+    """Of :data:`_COMMON` without ``x_seq``, as the next."""
+    written: Any = _Written(surrogate, parameter)
+    return backends.engine(backend, written, Dynamics(*dynamics))
+
+
+def _start(v: Tensor | None, v_start: float, *_: Any) -> multistep.State:
+    return v_start if v is None else v
+
+
 @torch.library.custom_op(
     "jellyplus::sequence",
     mutates_args=(),
     schema=f"({_COMMON}, bool store_h, bool store_v, bool train) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
-def _sequence(
-    x_seq: Tensor,
-    v: Tensor | None,
-    v_start: float,
-    backend: str,
-    surrogate: str,
-    parameter: Tensor | None,
-    *rest: Any,
-) -> tuple[Tensor, ...]:
-    *dynamics, store_h, store_v, train = rest
-    engine = _engine(backend, _Written(surrogate, parameter), dynamics)
-    outputs = multistep.forward(engine, x_seq, v_start if v is None else v, store_h, store_v, train)
+def _sequence(x_seq: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    *common, store_h, store_v, train = arguments
+    outputs = multistep.forward(_engine(*common), x_seq, _start(*common), store_h, store_v, train)
     return tuple(x_seq.new_empty(0) if output is None else output for output in outputs)  # an operator gives no None
 
 
@@ -119,19 +116,9 @@ def _(x_seq: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     mutates_args=(),
     schema=f"({_COMMON}, Tensor checkpoints, Tensor? spikes, Tensor? last, Tensor? h_seq, Tensor? v_seq) -> Tensor",
 )
-def _backward(
-    x_seq: Tensor,
-    v: Tensor | None,
-    v_start: float,
-    backend: str,
-    surrogate: str,
-    parameter: Tensor | None,
-    *rest: Any,
-) -> Tensor:
-    *dynamics, checkpoints, spikes, last, h_seq, v_seq = rest
-    engine = _engine(backend, _Written(surrogate, parameter), dynamics)
-    start = v_start if v is None else v
-    return multistep.backward(engine, x_seq, start, checkpoints, spikes, last, h_seq, v_seq)
+def _backward(x_seq: Tensor, *arguments: Any) -> Tensor:
+    *common, checkpoints, spikes, last, h_seq, v_seq = arguments
+    return multistep.backward(_engine(*common), x_seq, _start(*common), checkpoints, spikes, last, h_seq, v_seq)
 
 
 @_backward.register_fake
@@ -146,14 +133,8 @@ def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(
-    ctx: Any,
-    grad_spikes: Tensor | None,
-    grad_last: Tensor | None,
-    grad_h: Tensor | None,
-    grad_v: Tensor | None,
-    _: Tensor | None,
-) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, *incoming: multistep.Maybe) -> tuple[multistep.Maybe, ...]:
+    grad_spikes, grad_last, grad_h, grad_v, _ = incoming
     x_seq, v, parameter, checkpoints = ctx.saved_tensors
     start, dynamics, (store_h, store_v) = ctx.constants
     grads = (grad_spikes, grad_last, grad_h if store_h else None, grad_v if store_v else None)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from jellyplus.neuron.dynamics import Dynamics
+from jellyplus.neuron.multistep import Maybe, State
 from jellyplus.surrogate import Surrogate
 
 __all__ = ["TorchEngine"]
@@ -33,43 +34,18 @@ class TorchEngine(NamedTuple):
         """None: backward starts again from the first potential."""
 
     def forward(
-        self,
-        x: Tensor,
-        v: Tensor | float,
-        spikes: Tensor,
-        last: Tensor,
-        h_seq: Tensor | None,
-        v_seq: Tensor | None,
-        checkpoints: Tensor | None,
+        self, x: Tensor, v: State, spikes: Tensor, last: Tensor, h_seq: Maybe, v_seq: Maybe, checkpoints: Maybe
     ) -> None:
         """See :class:`jellyplus.neuron.multistep.Engine`."""
         for block in _blocks(x):
             self._forward(*(_part(t, block) for t in (x, v, spikes, last, h_seq, v_seq)))
 
-    def backward(
-        self,
-        x: Tensor,
-        v: Tensor | float,
-        checkpoints: Tensor | None,
-        grad_x: Tensor,
-        grad_spikes: Tensor | None,
-        grad_last: Tensor | None,
-        grad_h: Tensor | None,
-        grad_v: Tensor | None,
-    ) -> None:
+    def backward(self, x: Tensor, v: State, checkpoints: Maybe, grad_x: Tensor, *grads: Maybe) -> None:
         """See :class:`jellyplus.neuron.multistep.Engine`."""
         for block in _blocks(x):
-            self._backward(*(_part(t, block) for t in (x, v, grad_x, grad_spikes, grad_last, grad_h, grad_v)))
+            self._backward(*(_part(t, block) for t in (x, v, grad_x, *grads)))
 
-    def _forward(
-        self,
-        x_seq: Tensor,
-        v: Tensor | float,
-        spikes: Tensor,
-        last: Tensor,
-        h_seq: Tensor | None,
-        v_seq: Tensor | None,
-    ) -> None:
+    def _forward(self, x_seq: Tensor, v: State, spikes: Tensor, last: Tensor, h_seq: Maybe, v_seq: Maybe) -> None:
         for t, x in enumerate(x_seq):
             h = self.dynamics.charge(x, v, out=last if h_seq is None else h_seq[t])
             self._fire(h, out=spikes[t])
@@ -77,16 +53,8 @@ class TorchEngine(NamedTuple):
             if v_seq is not None:
                 v_seq[t] = v
 
-    def _backward(
-        self,
-        x_seq: Tensor,
-        v: Tensor | float,
-        grad_x: Tensor,
-        grad_spikes: Tensor | None,
-        grad_last: Tensor | None,
-        grad_h: Tensor | None,
-        grad_v: Tensor | None,
-    ) -> None:
+    def _backward(self, x_seq: Tensor, v: State, grad_x: Tensor, *grads: Maybe) -> None:
+        grad_spikes, grad_last, grad_h, grad_v = grads
         # two scratch tensors for all time-steps, each overwritten when it is used up: fresh pages are what is slow
         spike, slope = torch.empty_like(x_seq[0]), torch.empty_like(x_seq[0])
         for t, x in enumerate(x_seq):
@@ -141,5 +109,5 @@ def _blocks(x: Tensor) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, neurons, size))
 
 
-def _part(tensor: Tensor | float | None, block: slice) -> Any:
+def _part(tensor: State | None, block: slice) -> Any:
     return tensor[..., block] if isinstance(tensor, Tensor) else tensor
