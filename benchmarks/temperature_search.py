@@ -67,10 +67,10 @@ def rows(data_root: str) -> Iterator[dict[str, str]]:
                 1
             )
             functional.set_temperature(net, b)
-            whole = temperature._search_part(gradients, _Known(reference), candidates, float("inf"), 0)
+            whole = temperature._compared(gradients, _Known(reference), candidates, None, 0)
             row = {"network": name, "b": f"{b:g}", "similarities": ", ".join(f"{s:.3f}" for s in whole.similarities)}
             for lead in LEADS:
-                found = [temperature._search_part(gradients, _Known(reference), candidates, lead, s) for s in SEEDS]
+                found = [temperature._compared(gradients, _Known(reference), candidates, lead, s) for s in SEEDS]
                 compared = statistics.fmean(search.elements for search in found) / len(reference)
                 equal = statistics.fmean(search.temperature == whole.temperature for search in found)
                 row[f"lead {lead:g}"] = f"{100 * compared:.0f} %, {100 * equal:.1f} %"

@@ -347,12 +347,13 @@ class _AllChannels:
     def __init__(self, passes: "_Passes", owner: Any, x: Tensor, epsilon: float):
         self.passes, self.outputs = passes, _outputs_of_all_channels(owner, x, epsilon)
         self.shape = owner.weight[0].numel(), 2, owner.out_channels
-        self.losses: Tensor | None = None
+
+    @functools.cached_property
+    def losses(self) -> Tensor:
+        """Of each element moved up and down, [k, 2]."""
+        return torch.cat(list(self.passes(self.outputs))).view(self.shape).permute(2, 0, 1).flatten(0, 1)
 
     def __call__(self, elements: Sequence[int]) -> Iterator[Tensor]:
-        if self.losses is None:
-            losses = torch.cat(list(self.passes(self.outputs))).view(self.shape)
-            self.losses = losses.permute(2, 0, 1).flatten(0, 1)  # of each element up and down
         yield self.losses[elements].flatten()
 
 

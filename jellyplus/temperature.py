@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jellyplus import _compat
-from jellyplus.finite_differences import Differences, Loss, devices, finite_difference_gradient
+from jellyplus.finite_differences import Differences, Loss, devices
 from jellyplus.surrogate import Dspike
 
 __all__ = ["LOOKS", "TemperatureSearch", "search_temperature", "set_temperature", "temperature_candidates"]
@@ -113,52 +113,38 @@ def search_temperature(
     if lead is not None and not lead > 0:
         raise ValueError(f"lead must be a positive number of standard errors, or None, got {lead}")
     candidates = temperature_candidates(temperatures.pop(), step)
-    if lead is None:
-        reference = finite_difference_gradient(net, name, loss, x, epsilon, max_bytes, batch_dim)
-        gradients = _gradients(copy.deepcopy(net), name, loss, x, candidates)
-        similarities = [_cosine_similarity(gradient, reference) for gradient in gradients]
-        return _found(candidates, similarities, reference.numel(), [0.0] * len(candidates))
     with torch.random.fork_rng(devices(x)):
         of = Differences(net, name, loss, x, epsilon, max_bytes, batch_dim)
-        own = torch.stack(list(_gradients(copy.deepcopy(net), name, loss, x, candidates))).flatten(1)
-        return _search_part(own, of, candidates, lead, seed)
+        gradients = torch.stack(list(_gradients(copy.deepcopy(net), name, loss, x, candidates))).flatten(1)
+        return _compared(gradients, of, candidates, lead, seed)
 
 
-def _found(
-    candidates: Sequence[float], similarities: Sequence[float], elements: int, errors: Sequence[float]
+def _compared(
+    gradients: Tensor, of: Differences, candidates: Sequence[float], lead: float | None, seed: int
 ) -> TemperatureSearch:
-    best = _best(similarities)
-    return TemperatureSearch(candidates[best], tuple(candidates), tuple(similarities), elements, tuple(errors))
-
-
-def _best(similarities: Sequence[float]) -> int:
-    """The first one wins ties."""
-    return max(range(len(similarities)), key=similarities.__getitem__)
-
-
-def _search_part(
-    gradients: Tensor, of: Differences, candidates: Sequence[float], lead: float, seed: int
-) -> TemperatureSearch:
-    """Compare elements in random order until one of the candidates' ``gradients`` [C, k] leads."""
-    k = gradients.shape[1]
-    order = torch.randperm(k, generator=torch.Generator().manual_seed(seed))
-    reference = gradients.new_empty(0)
-    for chunk in order.split(k if of.at_once else max(_LEAST, math.ceil(k / LOOKS))):
+    """Compare the candidates' ``gradients`` [C, k] with the differences, until one of them leads."""
+    k, reference = gradients.shape[1], gradients.new_empty(0)
+    order = torch.arange(k) if lead is None else torch.randperm(k, generator=torch.Generator().manual_seed(seed))
+    for chunk in order.split(k if lead is None or of.at_once else max(_LEAST, math.ceil(k / LOOKS))):
         reference = torch.cat([reference, of(chunk)])
-        seen = gradients[:, order[: len(reference)].to(gradients.device)]
-        similarities = [_cosine_similarity(gradient, reference) for gradient in seen]
-        best = _best(similarities)
-        errors = _errors_of_lead(seen.double(), reference.double(), best, k)
-        apart = (similarities[best] - similarity > lead * e for similarity, e in zip(similarities, errors, strict=True))
+        seen = gradients[:, order[: len(reference)].to(gradients.device)].double()
+        similarities = F.cosine_similarity(seen, reference.double()).tolist()
+        best = max(range(len(candidates)), key=similarities.__getitem__)  # the first one wins ties
+        errors = _errors_of_lead(seen, reference.double(), best, k)
+        apart = (
+            similarities[best] - similarity > (lead or 0) * e
+            for similarity, e in zip(similarities, errors, strict=True)
+        )
         if sum(apart) == len(candidates) - 1:  # from all but itself
             break
-    return _found(candidates, similarities, len(reference), errors)
+    return TemperatureSearch(candidates[best], tuple(candidates), tuple(similarities), len(reference), tuple(errors))
 
 
 def _errors_of_lead(gradients: Tensor, reference: Tensor, best: int, population: int) -> list[float]:
     """The standard errors of how far the cosine of candidate ``best`` is above each one's; nan where none can be told.
 
-    Jackknife over n elements drawn from a finite population: that of cosines without one element each.
+    Jackknife (Tukey, 1958): (n - 1) / n times the squared deviations of what comes out without one of n elements each;
+    times 1 - n / population, since they are drawn from so many without replacement (Cochran, 1977, section 2.6).
     """
     n = len(reference)
     if n == population:
@@ -181,13 +167,8 @@ def _gradients(net: nn.Module, name: str, loss: Loss, x: Tensor, temperatures: t
     for module in net.modules():
         if isinstance(module, _compat.BaseNode):
             module.train()  # SpikingJelly's nodes have no surrogate gradient in evaluation (neuron.py:906, 931)
-    with torch.random.fork_rng(devices(x)):
-        _compat.reset_net(net)
-        value = loss(net(x))
+    _compat.reset_net(net)
+    value = loss(net(x))
     for temperature in temperatures:
         set_temperature(net, temperature)
         yield torch.autograd.grad(value, net.get_parameter(name), retain_graph=True)[0]
-
-
-def _cosine_similarity(a: Tensor, b: Tensor) -> float:
-    return F.cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0).item()
