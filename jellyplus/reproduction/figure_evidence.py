@@ -1,14 +1,16 @@
 """From the claim of a figure to what its series show: runs trained, networks measured, formulas computed."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from jellyplus._bars import bar
 from jellyplus.reproduction import checks, scale
-from jellyplus.reproduction.evidence import Evidence
+from jellyplus.reproduction.evidence import Evidence, Measurement
 from jellyplus.reproduction.figure_claims import FigureClaim, Panel, Series
 from jellyplus.reproduction.figure_view import Shown
 from jellyplus.reproduction.measurements import Measurements
@@ -18,6 +20,9 @@ from jellyplus.training.recipe import Run
 from jellyplus.training.recipe_files import load_run
 
 __all__ = ["Planned", "measure", "plan", "runs", "status", "view"]
+
+
+_Record = TypeVar("Record", Evidence, Measurement)
 
 
 class Planned(NamedTuple):
@@ -109,19 +114,15 @@ def _shown(planned: Planned, measurements: Measurements) -> Shown:
 
 
 def _of_seeds(planned: Planned, measurements: Measurements) -> Shown:
-    store = measurements.runner.store
-    if shared := checks.among(store.runs(planned.run.key)):
+    """What evidence has of all seeds; read once."""
+    store, series, run = measurements.runner.store, planned.series, planned.run
+    runs = store.runs(run.key) if series.needs_training else []
+    if shared := checks.among(runs):
         return Shown(status="conflict", note="; ".join(shared))
-    found = (next(_found(planned, measurements, seed), None) for seed in _seeds(planned, store))
-    return _together([shown for shown in found if shown])
-
-
-def _seeds(planned: Planned, store: Store) -> list[int]:
-    """Those that there is evidence of."""
-    _, series, run, _ = planned
-    if series.measures_network:
-        return sorted({m.seed for m in store.measurements(run.key, series.measure, series.settings)})
-    return sorted({evidence.seed for evidence in store.runs(run.key)})
+    kept = store.measurements(run.key, series.measure, series.settings) if series.measures_network else runs
+    show = _measured if series.measures_network else _course
+    by_seed = itertools.groupby(sorted(kept, key=attrgetter("seed")), key=attrgetter("seed"))
+    return _together([show(planned, list(of_seed), measurements) for _, of_seed in by_seed])
 
 
 def _together(found: Sequence[Shown]) -> Shown:
@@ -146,26 +147,36 @@ def _kind(shown: Shown) -> tuple:
     return shown.status, shown.code, tuple(shown.x)
 
 
-def _found(planned: Planned, measurements: Measurements, seed: int) -> Iterator[Shown]:
-    """What evidence has, best first."""
-    runner = measurements.runner
+def _measured(planned: Planned, found: Sequence[Measurement], measurements: Measurements) -> Shown:
+    """What was measured with a seed: the measurement that today's code would repeat, if there is one."""
     _, series, run, paper = planned
-    if series.measures_network:
-        if m := measurements.find(run, series.measure, series.settings, seed):
-            if m.dataset != run.recipe.data.dataset:
-                yield Shown(status="conflict", note=f"its data are {m.dataset}, not {run.recipe.data.dataset}")
-            of = scale.of_measurement(m, run, paper, series.needs_training)
-            standing = runner.today.standing(m, run, runner.store)
-            yield Shown(m.x, m.y, m.numbers, _status(standing, of), of, code="" if standing.is_current else m.code)
-        return
-    of_seed = [e for e in runner.store.runs(run.key) if e.seed == seed]
-    judged = [(e, runner.today.standing(e, run, runner.store).of_training) for e in of_seed]
-    if faults := _faults(judged, runner.store):
-        yield Shown(status="conflict", note="; ".join(faults))
-    for e, standing in sorted(judged, key=lambda pair: not pair[1].is_current):
-        curve, of = series.how.function(e.history, **series.settings), scale.of_evidence(e, run, paper)
-        code = "" if standing.is_current else e.code
-        yield Shown(curve.x, curve.y, curve.numbers, _status(standing, of), of, code=code)
+    judged = [(m, measurements.runner.today.standing(m, run, measurements.runner.store)) for m in found]
+    m, standing = _best(judged)
+    if m.dataset != run.recipe.data.dataset:
+        return Shown(status="conflict", note=f"its data are {m.dataset}, not {run.recipe.data.dataset}")
+    of = scale.of_measurement(m, run, paper, series.needs_training)
+    return Shown(m.x, m.y, m.numbers, _status(standing, of), of, code=_code(m, standing))
+
+
+def _course(planned: Planned, found: Sequence[Evidence], measurements: Measurements) -> Shown:
+    """What a run's history has."""
+    _, series, run, paper = planned
+    store = measurements.runner.store
+    judged = [(e, measurements.runner.today.standing(e, run, store).of_training) for e in found]
+    if faults := _faults(judged, store):
+        return Shown(status="conflict", note="; ".join(faults))
+    e, standing = _best(judged)
+    curve, of = series.how.function(e.history, **series.settings), scale.of_evidence(e, run, paper)
+    return Shown(curve.x, curve.y, curve.numbers, _status(standing, of), of, code=_code(e, standing))
+
+
+def _best(judged: Sequence[tuple[_Record, Standing]]) -> tuple[_Record, Standing]:
+    """The first that is current, or else the first."""
+    return min(judged, key=lambda pair: not pair[1].is_current)
+
+
+def _code(record: Evidence | Measurement, standing: Standing) -> str:
+    return "" if standing.is_current else record.code
 
 
 def _faults(judged: Sequence[tuple[Evidence, Standing]], store: Store) -> list[str]:
