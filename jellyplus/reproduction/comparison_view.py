@@ -73,7 +73,9 @@ def build(table: ClaimTable, results: Mapping[str, Sequence[Result]], profile: s
     ]
     built = pd.DataFrame(rows, columns=list(COLUMNS))
     built["p_holm"] = paired.holm(built["p"].astype("float64"))
-    built["verdict"] = _verdicts(built).where(frame["baseline"].notna(), "baseline")
+    better = built["difference"].astype("float64") > 0
+    said = paired.verdicts(built["pairs"].astype("float64"), built["p_holm"], better, "better", "worse")
+    built["verdict"] = said.where(frame["baseline"].notna(), "baseline")
     whole = dict.fromkeys(("timesteps", "n_seeds", "pairs"), "Int64")
     return built.astype({**dict.fromkeys(_NUMBERS, "float64"), **whole})
 
@@ -88,12 +90,6 @@ _SAME = {
     "pairs": "gain_n",
     "p": "gain_p",
 }
-
-
-def _verdicts(frame: pd.DataFrame) -> pd.Series:
-    tested = [~(frame["pairs"] > 0), frame["pairs"] < LEAST_PAIRS, ~(frame["p_holm"] < 1 - CONFIDENCE)]
-    verdicts = np.select([*tested, frame["difference"] > 0], ["", "too few seeds", "undecided", "better"], "worse")
-    return pd.Series(verdicts, frame.index, dtype=object)
 
 
 def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: str, draw: bool = True) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-__all__ = ["CONFIDENCE", "LEAST_PAIRS", "Difference", "difference", "holm"]
+__all__ = ["CONFIDENCE", "LEAST_PAIRS", "Difference", "difference", "holm", "verdicts"]
 
 CONFIDENCE = 0.95
 LEAST_PAIRS = 3  #: for a test: two seeds are one degree of freedom
@@ -53,3 +53,18 @@ def holm(p: pd.Series) -> pd.Series:
     known = p.dropna().sort_values()
     factors = np.arange(len(known), 0, -1)
     return (known * factors).cummax().clip(upper=1).reindex(p.index)
+
+
+def verdicts(pairs: pd.Series, p: pd.Series, holds: pd.Series, yes: str, no: str) -> pd.Series:
+    """Return what each row's difference says: ``yes`` or ``no``, by ``holds``, where it is more than chance.
+
+    Elsewhere ``undecided``, ``too few seeds`` where there is no test, and None where there are no pairs.
+
+    Args:
+        pairs: how many.
+        p: corrected.
+        holds, yes, no: the sign of the difference, in words.
+    """
+    tests = {"too few seeds": pairs < LEAST_PAIRS, "undecided": ~(p < 1 - CONFIDENCE), yes: holds}
+    said = np.select(list(tests.values()), list(tests), no)
+    return pd.Series(said, pairs.index, dtype=object).where(pairs > 0, None)

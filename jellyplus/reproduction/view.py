@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from jellyplus._files import write_atomically
@@ -331,7 +330,8 @@ def _compared_exactly(claim: Claim, value: float | str) -> dict:
     return {"ours_mean": value, "delta": value - claim.paper, "status": disagrees if off else agrees}
 
 
-_ROUNDING = 1e-9  # of binary fractions: 93.95 - 94.25 is not quite -0.3
+_PLACES = 9  # more than are printed
+_ROUNDING = 10**-_PLACES  # of binary fractions: 93.95 - 94.25 is not quite -0.3
 
 
 def _status(claim: Claim, row: dict, split: Split, told: Sequence[Result]) -> str:
@@ -350,7 +350,7 @@ def _gain(claim: Claim, baseline: Claim, shown: Mapping[str, Sequence[Result]]) 
     ours, theirs = (by_pair(shown[row.id]) for row in (claim, baseline))
     found = paired.difference([ours[run].value - theirs[run].value for run in sorted(ours.keys() & theirs.keys())])
     return {
-        "paper_gain": None if None in (claim.paper, baseline.paper) else claim.paper - baseline.paper,
+        "paper_gain": None if None in (claim.paper, baseline.paper) else round(claim.paper - baseline.paper, _PLACES),
         "gain": found.mean,
         "gain_low": found.low,
         "gain_high": found.high,
@@ -381,15 +381,11 @@ _THREADS = re.compile(r", \d+ threads?$")
 
 def _judged(frame: pd.DataFrame) -> pd.DataFrame:
     """With a verdict on every printed gain that was measured on real data by today's code."""
-    ours, printed, n = (frame[name].astype("float64") for name in ("gain", "paper_gain", "gain_n"))
+    ours, printed, pairs, p = (frame[name].astype("float64") for name in ("gain", "paper_gain", "gain_n", "gain_p"))
     of_today = ~frame["status"].isin(["stale", "unknown"]) & ~picture.on_stand_ins(frame)
-    measured = (n > 0) & (printed.abs() > _ROUNDING) & of_today
-    p = paired.holm(frame["gain_p"].astype("float64").where(measured))
-    tests = {"too few seeds": n < LEAST_PAIRS, "undecided": ~(p < 1 - CONFIDENCE), "agrees": ours * printed > 0}
-    verdicts = np.select(list(tests.values()), list(tests), "opposite")
-    return frame.assign(
-        gain_p_holm=p, gain_verdict=pd.Series(verdicts, frame.index, dtype=object).where(measured, None)
-    )
+    pairs = pairs.where(of_today & (printed.fillna(0) != 0))
+    p = paired.holm(p.where(pairs > 0))
+    return frame.assign(gain_p_holm=p, gain_verdict=paired.verdicts(pairs, p, ours * printed > 0, "agrees", "opposite"))
 
 
 def _is_complete(result: Result, split: Split) -> bool:

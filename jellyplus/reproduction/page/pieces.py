@@ -52,7 +52,6 @@ CURVES = STATUSES | {
 }
 COMPARED = ("reproduced", "below", "above", "differs")
 _MEANS = {"paper": "", "ours": "_mean"}
-_ROUNDING = 1e-9  # of a difference of printed values
 _LEVELS = 9  # of a colour
 _LONGEST = 16383  # pixels of a side, the most that WebP has
 
@@ -146,7 +145,7 @@ class Row:
     @property
     def prints_gain(self) -> bool:
         """Whether the paper has a training of this row ahead of its baseline, or behind it."""
-        return self.claim.trained and bool(self.claim.baseline) and abs(self.values["paper_gain"] or 0) > _ROUNDING
+        return self.claim.trained and bool(self.values["paper_gain"])
 
 
 @dataclass(frozen=True)
