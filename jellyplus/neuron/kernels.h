@@ -73,11 +73,13 @@ INLINE void forward_block(long long i, Dynamics d, long long n, int T, float v_s
     block.store(v_last, 0, v);
 }
 
+// What the surrogate makes of its parameter alone is computed once for all lanes, and so by the same function in every
+// type of storage: restrict says that no gradient is written over it.
 INLINE void backward_block(long long i, Dynamics d, long long n, int T, float v_start, const Stored *v_init,
                            const Stored *x_seq, long long x_step, const float *checkpoints,
-                           const float *surrogate_parameter, const Stored *grad_spike_seq, long long grad_spike_step,
-                           const Stored *grad_h_seq, const Stored *grad_v_seq, const Stored *grad_v_last,
-                           Stored *grad_x_seq) {
+                           const float *__restrict__ surrogate_parameter, const Stored *grad_spike_seq,
+                           long long grad_spike_step, const Stored *grad_h_seq, const Stored *grad_v_seq,
+                           const Stored *grad_v_last, Stored *grad_x_seq) {
     const Block block = {i, n};
     float room[4][LANES], grad_v[LANES], v[LANES], h[SEGMENT][LANES];
     block.copy(grad_v, grad_v_last, 0, 0.0f);

@@ -76,6 +76,7 @@ def provenance() -> dict[str, Any]:
     return {"commit": commit, "dirty": dirty, "versions": {"python": platform.python_version(), **libraries()}}
 
 
+@functools.cache
 def _python_statements(text: str) -> str:
     return ast.unparse(_WithoutDocstrings().visit(ast.parse(text)))
 

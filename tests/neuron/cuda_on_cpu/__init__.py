@@ -114,19 +114,26 @@ def _packed(value):
     return np.ctypeslib.as_ctypes_type(value.dtype)(value.item())
 
 
+#: Shared by all processes of a test run, and kept for the next one.
+_LIBRARIES = Path(__file__).parents[3] / ".pytest_cache" / "cuda_on_cpu"
+
+
 @functools.cache
-def _folder() -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="cuda_on_cpu")
-    _folder.keep = folder  # until the process ends
-    return Path(folder.name)
+def _headers() -> str:
+    return "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.h")))
 
 
 @functools.cache
 def _built(code: str, name: str) -> ctypes.CDLL:
-    stem = _folder() / hashlib.sha256(code.encode()).hexdigest()[:24]
-    text, library = stem.with_suffix(".cpp"), stem.with_suffix(".so")
-    text.write_text(_WORDS + code + _LAUNCH.format(name=name, arguments=", ".join(_arguments(code, name))))
-    subprocess.run(["g++", *_FLAGS, "-I", Path(__file__).parent, "-o", library, text], check=True)
+    text = _WORDS + code + _LAUNCH.format(name=name, arguments=", ".join(_arguments(code, name)))
+    library = _LIBRARIES / f"{hashlib.sha256(repr((_FLAGS, _headers(), text)).encode()).hexdigest()[:32]}.so"
+    if not library.exists():
+        _LIBRARIES.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_LIBRARIES) as folder:
+            source, made = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
+            source.write_text(text)
+            subprocess.run(["g++", *_FLAGS, "-I", Path(__file__).parent, "-o", made, source], check=True)
+            made.replace(library)
     return ctypes.CDLL(str(library))
 
 
