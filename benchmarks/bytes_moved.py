@@ -17,6 +17,7 @@ import hashlib
 import math
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -164,8 +165,13 @@ def _built(code: str, name: str) -> ctypes.CDLL:
 
 
 @functools.cache
+def _folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="bytes_moved")
+
+
+@functools.cache
 def _compiled(text: str, *options: str) -> Path:
-    source = cuda_on_cpu._folder() / f"counted_{hashlib.sha256(text.encode()).hexdigest()[:24]}.cpp"
+    source = Path(_folder().name) / f"counted_{hashlib.sha256(text.encode()).hexdigest()[:24]}.cpp"
     source.write_text(text)
     target = source.with_suffix(".o")
     options = (*cuda_on_cpu._FLAGS, *options, "-I", Path(cuda_on_cpu.__file__).parent)

@@ -107,7 +107,7 @@ def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: s
     write_atomically(folder / "table.csv", csv.encode())
     write_atomically(folder / "table.md", text.encode())
     if draw:
-        write_atomically(folder / "table.png", _draw(frame, view.headed(table, profile)))
+        write_atomically(folder / "table.png", _draw(frame, table.title, view.caption(profile)))
 
 
 def summary(frame: pd.DataFrame) -> str:
@@ -149,7 +149,7 @@ def _cells(frame: pd.DataFrame) -> pd.DataFrame:
 _COLOURS = {"better": "#009e73", "worse": "#d55e00", "baseline": "black"}
 
 
-def _draw(frame: pd.DataFrame, title: str) -> bytes:
+def _draw(frame: pd.DataFrame, title: str, caption: str) -> bytes:
     """Differences with their intervals, and accuracy against energy and against the cost of training."""
     with matplotlib.style.context("default", after_reset=True):
         figure = Figure(figsize=(13.5, 1.8 + 0.4 * len(frame)), dpi=130, layout="constrained")
@@ -161,7 +161,8 @@ def _draw(frame: pd.DataFrame, title: str) -> bytes:
         if picture.on_stand_ins(frame).any():
             for panel in (differences, energy, time):
                 picture.mark_stand_in(panel, panel.title)
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle("\n".join((title, *frame["data"].replace("", None).dropna().unique())), fontsize=11)
+        figure.supxlabel(caption, fontsize=8, color=picture.CAPTION)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

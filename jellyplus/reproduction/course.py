@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from jellyplus._files import write_atomically
 from jellyplus._text import csv_cell
 from jellyplus.reproduction.evidence import Evidence
-from jellyplus.reproduction.picture import mark_stand_in, wrapped
+from jellyplus.reproduction.picture import CAPTION, mark_stand_in, wrapped
 from jellyplus.reproduction.scale import Scale
 
 __all__ = ["write"]
@@ -47,8 +47,8 @@ def _picture(frame: pd.DataFrame, evidence: Evidence, of: Scale) -> bytes:
             if of.stand_in:
                 mark_stand_in(panel, panel.title)
         about = "stand-in data, no claim about the paper" if of.stand_in else "real data"
-        title = f"{evidence.recipe_name}, profile {evidence.profile}, seed {evidence.seed}"
-        figure.suptitle(f"{title}: {about}", fontsize=11)
+        figure.suptitle(f"{evidence.recipe_name}, seed {evidence.seed}", fontsize=11)
+        figure.supxlabel(f"profile: {evidence.profile}, {about}", fontsize=8, color=CAPTION)
         figure.tight_layout()
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})

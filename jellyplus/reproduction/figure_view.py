@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from jellyplus._files import write_atomically
 from jellyplus._text import csv_cell, one_line
 from jellyplus.reproduction.figure_claims import FigureClaim, Panel, Series
-from jellyplus.reproduction.picture import mark_stand_in, wrapped
+from jellyplus.reproduction.picture import CAPTION, mark_stand_in, wrapped
 from jellyplus.reproduction.scale import Scale
 
 __all__ = ["COLORS", "LINES", "STYLE", "Shown", "frame", "summary", "write"]
@@ -120,7 +120,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "x")
 _FILLS = (("0.82", ""), ("none", "////"), ("none", "...."), ("none", "xxxx"), ("none", "\\\\\\\\"), ("none", "oo"))
 _WIDTHS = {1: 3.6, 2: 3.4, 3: 2.7}  # of a panel, in inches, by their number
 _MANY = 40  # points that are not marked one by one
-_LETTERS = 16  # of a legend or title, for each inch
+_LETTERS = 15  # of a legend or title, for each inch
 
 
 def _pictures(claim: FigureClaim, view: View, profile: str) -> dict[str, bytes]:
@@ -135,8 +135,9 @@ def _pictures(claim: FigureClaim, view: View, profile: str) -> dict[str, bytes]:
             _draw(ax, panel, drawn, letters=int(_LETTERS * width))
             ax.yaxis.label.set_visible(ax is axes[0] or not alike)
         provenance = _provenance(view, profile)
-        between = "; " if len("; ".join(provenance)) <= _LETTERS * number * width else "\n"
-        figure.suptitle(f"{claim.title}\n{between.join(provenance)}", fontsize=8.5)
+        between = "; " if len("; ".join(provenance)) <= 1.2 * _LETTERS * number * width else "\n"
+        figure.suptitle(claim.title, fontsize=8.5)
+        figure.supxlabel(between.join(provenance), fontsize=7, color=CAPTION)
         return {kind: _saved(figure, kind) for kind in _METADATA}
 
 

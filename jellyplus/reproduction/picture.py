@@ -16,8 +16,9 @@ from matplotlib.text import Text
 from jellyplus.reproduction.quantities import QUANTITIES
 from jellyplus.reproduction.scale import STAND_IN
 
-__all__ = ["draw", "mark_stand_in", "on_stand_ins", "wrapped"]
+__all__ = ["CAPTION", "draw", "mark_stand_in", "on_stand_ins", "wrapped"]
 
+CAPTION = "0.45"  #: the grey of what stands below a picture
 _OF_STAND_INS = "#8a6100"  # what is said of stand-ins
 _OURS = "#d55e00"
 _LABELS = ("paper", "ours", "other methods, as the paper reports them", "ours, on a stand-in: no claim about the paper")
@@ -25,17 +26,18 @@ _LETTERS = 62  # of a panel's title
 _BESIDE = (12, 84, 156)  # where numbers stand beside a panel, in points
 
 
-def draw(frame: pd.DataFrame, title: str) -> bytes:
+def draw(frame: pd.DataFrame, title: str, caption: str) -> bytes:
     """Return a PNG of a view's frame.
 
     Args:
         frame: from :func:`jellyplus.reproduction.view.build`.
         title: above the panels.
+        caption: below everything, where it can be cut off.
     """
     panels_rows = _panels(frame)
     heights = [len(rows) + 0.2 for rows in panels_rows.values()]
     with matplotlib.style.context("default", after_reset=True):
-        figure = Figure(figsize=(9.5, 1.1 + 0.3 * sum(heights) + 0.95 * len(heights)), dpi=150)
+        figure = Figure(figsize=(9.5, 1.25 + 0.3 * sum(heights) + 0.95 * len(heights)), dpi=150)
         panels = figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
         for panel, ((dataset, quantity, stand_in), rows) in zip(panels, panels_rows.items(), strict=True):
             panel.set_title(_title(dataset, stand_in, rows), loc="left", fontsize=9.5, fontweight="bold")
@@ -44,8 +46,11 @@ def draw(frame: pd.DataFrame, title: str) -> bytes:
                 mark_stand_in(panel, panel._left_title)
             _write_beside(panel, -0.85, "" if stand_in else "paper", "ours", "status", color="0.45")
         figure.suptitle(title, fontsize=11)
-        figure.legend(*_legend_of(panels), loc="lower center", ncols=3, frameon=False, fontsize=9)
-        figure.tight_layout(rect=(0, 0.35 / figure.get_figheight(), 1, 1))
+        inch = 1 / figure.get_figheight()
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.2 * inch)}
+        figure.legend(*_legend_of(panels), **place, ncols=3, frameon=False, fontsize=9)
+        figure.supxlabel(caption, y=0.06 * inch, va="bottom", fontsize=8, color=CAPTION)
+        figure.tight_layout(rect=(0, 0.3 * inch, 1, 1))
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -27,8 +27,8 @@ __all__ = [
     "Result",
     "build",
     "by_pair",
+    "caption",
     "displayed",
-    "headed",
     "made_by",
     "summary",
     "write",
@@ -190,12 +190,12 @@ def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: s
     write_atomically(folder / "table.csv", cells.to_csv(index=False, lineterminator="\n").encode())
     write_atomically(folder / "table.md", _markdown(frame, table, profile).encode())
     if draw:
-        write_atomically(folder / "table.png", picture.draw(frame, headed(table, profile)))
+        write_atomically(folder / "table.png", picture.draw(frame, table.title, caption(profile)))
 
 
-def headed(table: ClaimTable, profile: str) -> str:
-    """The title of a picture."""
-    return f"{table.title}\nprofile: {profile}{_ASIDE.get(profile, '')}"
+def caption(profile: str) -> str:
+    """What stands below a picture."""
+    return f"profile: {profile}{_ASIDE.get(profile, '')}"
 
 
 _WIDEST = 44  # characters of a column

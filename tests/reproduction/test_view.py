@@ -241,7 +241,7 @@ def test_stand_ins_have_panels_of_their_own_that_tell_without_the_rest_of_the_pi
     _, frame = on_stand_ins(runs)
     axes = {}
     monkeypatch.setattr(picture, "_write_beside", lambda panel, *_, **__: axes.setdefault(panel))
-    picture.draw(frame, "title")
+    picture.draw(frame, "title", "caption")
     real, stand_in = axes
     assert stand_in.get_title(loc="left").replace("\N{NO-BREAK SPACE}", " ").split("\n") == [
         "stand-in for digits: digits, 16x16, width 8, 2 of 300 epochs"
@@ -352,7 +352,7 @@ def test_png_is_a_picture_without_dates(written):
 
 def test_picture_tells_not_run_from_run(runs):
     frames = [build(table(), evidence) for evidence in ({}, {"own": runs(90.0)})]
-    pictures = [picture.draw(frame, "title") for frame in frames]
+    pictures = [picture.draw(frame, "title", "caption") for frame in frames]
     assert pictures[0] != pictures[1]
 
 
@@ -419,7 +419,7 @@ def test_values_that_agree_are_together_in_the_picture(paper, ours, more, monkey
     monkeypatch.setattr(picture, "_write_beside", lambda panel, *_, **__: axes.append(panel))
     claim = Claim("own", "digits", "Ours", "own", "Net", 4, paper, None, "dspike/a", "", quantity="macs", **more)
     one = ClaimTable("Table 0", "dspike", "Nowhere", {"digits": Split(100, 20)}, (claim,))
-    picture.draw(view.build(one, {"own": [view.Result(ours)]}, "paper"), "title")
+    picture.draw(view.build(one, {"own": [view.Result(ours)]}, "paper"), "title", "caption")
     low, high = axes[0].get_xlim()
     assert low < min(paper, ours) < max(paper, ours) < high
     assert abs(ours - paper) <= (high - low) / 9.99

@@ -248,7 +248,6 @@ FAULTS = {
 
 #: By name: edits that change the text alone.
 HARMLESS = {
-    "nothing": [],
     "a private function renamed": [
         [DYNAMICS, "kept = self._kept(h, silent, slope)", "kept = self._slope_of_reset(h, silent, slope)"],
         [DYNAMICS, "def _kept(self", "def _slope_of_reset(self"],
