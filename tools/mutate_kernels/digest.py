@@ -1,0 +1,19 @@
+"""A name for all that decides what becomes of a mutant, by which one sees that nothing of it has changed."""
+
+import hashlib
+from pathlib import Path
+
+from mutate_kernels.kernels import KERNELS
+
+_HERE = Path(__file__).parent
+_FOLDERS = (_HERE, _HERE.parents[1] / "tests" / "neuron" / "cuda_on_cpu")
+
+
+def digest() -> str:
+    """SHA-256 of the kernels' text and of the files that change, build, run and check it, cut to 16 digits."""
+    content = [*(kernel.code.encode() for kernel in KERNELS.values()), *(path.read_bytes() for path in _files())]
+    return hashlib.sha256(b"\0".join(content)).hexdigest()[:16]
+
+
+def _files() -> list[Path]:
+    return [path for folder in _FOLDERS for path in sorted(folder.iterdir()) if path.suffix in (".py", ".h")]
