@@ -1,4 +1,5 @@
-"""Pure functions: fusing tdBN, finite-difference gradients, Dspike's temperature search, the papers' schedules, MPR.
+"""Functions on networks: fusing tdBN, compressed activations, finite-difference gradients, Dspike's temperature search,
+the papers' schedules, MPR.
 
 ``detach_net`` and ``set_step_mode`` are SpikingJelly's own; ``reset_net`` and ``set_backend`` do what its functions of
 these names do in 0.0.0.0.14, on both of its lines.
@@ -21,6 +22,7 @@ from torch.nn.utils import parametrize
 
 from jellyplus import _compat
 from jellyplus._compat import detach_net, reset_net, set_backend, set_step_mode
+from jellyplus.activations import compressed_activations
 from jellyplus.finite_differences import finite_difference_gradient
 from jellyplus.layer import _ThresholdDependentBatchNorm
 from jellyplus.neuron.rectifier import rectify as membrane_potential_rectify
@@ -30,6 +32,7 @@ from jellyplus.temperature import TemperatureSearch, search_temperature, set_tem
 
 __all__ = [
     "TemperatureSearch",
+    "compressed_activations",
     "detach_net",
     "evaf_k",
     "finite_difference_gradient",

@@ -111,3 +111,14 @@ def test_every_peer_is_compared_in_float64(driver):
     peers = {name: side for name, side in driver.SIDES.items() if side.folder}
     assert len(peers) == 4
     assert {(side.reference, side.dtype) for side in peers.values()} == {(driver.REFERENCE, torch.float64)}
+
+
+def test_compressed_activations_keep_less(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    activations = importlib.import_module("activations")
+    monkeypatch.setattr(activations, "NETWORKS", {"CIFARNet": activations.model.cifarnet})
+    monkeypatch.setattr(sys, "argv", ["activations.py", "--width", "4", "--batch", "8", "--repeats", "1"])
+    activations.main()
+    rows = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("| CIFARNet")]
+    plain, compressed, checkpointed = (float(row[2]) for row in rows)
+    assert max(compressed, checkpointed) < plain * 2 / 3
