@@ -76,16 +76,20 @@ class Runner:
         needed: dict[tuple[str, int], tuple[Run, int]] = {}
         for run, seed in wanted:
             self._add_missing(run, seed, needed, counted)
+        for run, seed in {run.key: (run, seed) for run, seed in needed.values()}.values():
+            self._check(run, seed)
         for run, seed in needed.values():
-            data = self.load(run)
-            DataModule(data, run.recipe, seed)
-            memory.check_network(run.recipe, self.device)
-            _try_to_build(run, choose_backend(run.recipe, self.device, say=False), data.train.inputs.shape[-3:])
-            takes = memory.check_run(run.recipe, data.train.inputs.shape[1:], self.device)
-            self._most = max(self._most, takes)
             if run.parent and (run.parent.key, seed) not in needed:
-                self._start(run, seed, data)
+                self._start(run, seed, self.load(run))
         return list(needed.values())
+
+    def _check(self, run: Run, seed: int) -> None:
+        """What could fail later, of a run whatever its seed."""
+        data = self.load(run)
+        DataModule(data, run.recipe, seed)
+        memory.check_network(run.recipe, self.device)
+        _try_to_build(run, choose_backend(run.recipe, self.device, say=False), data.train.inputs.shape[-3:])
+        self._most = max(self._most, memory.check_run(run.recipe, data.train.inputs.shape[1:], self.device))
 
     def at_once(self, planned: list[tuple[Run, int]]) -> int:
         """How many :func:`chains` of runs this machine makes at a time: on a GPU, or of several processes, one.
