@@ -81,7 +81,7 @@ static inline unsigned __float_as_uint(float f) {
 """
 _BLOCK = {
     torch.float32: """
-constexpr int LANES = 512;  // with SEGMENT time-steps of H this stays in the first cache; 256 to 2,048 are close
+constexpr int LANES = 128;  // 64 and 96 are close; 512 takes twice as long on some CPUs where sequences fill no cache
 typedef float Stored;
 
 static const float nothing[LANES] = {};

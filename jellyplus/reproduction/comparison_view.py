@@ -12,12 +12,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jellyplus._errors import InputError
 from jellyplus._files import write_atomically
 from jellyplus._text import csv_cell, markdown_cell, one_line
-from jellyplus.reproduction import paired, picture, view
+from jellyplus.reproduction import paired, picture, runs, scale, view
 from jellyplus.reproduction.claims import ClaimTable
+from jellyplus.reproduction.evidence import Evidence
 from jellyplus.reproduction.paired import CONFIDENCE, LEAST_PAIRS
 from jellyplus.reproduction.view import Result
+from jellyplus.training import memory
 
 __all__ = ["COLUMNS", "build", "summary", "write"]
 
@@ -30,13 +33,14 @@ _NUMBERS = {
     "p": ".3f",
     "p_holm": ".3f",
     "time_ratio": ".2f",
+    "memory_ratio": ".2f",
     "firing_rate": ".3f",
     "energy_uj": ".4g",
 }
 COLUMNS = (
     "row", "method", "timesteps", "accuracy", "accuracy_std", "n_seeds", "difference", "difference_low",
-    "difference_high", "pairs", "p", "p_holm", "verdict", "time_ratio", "firing_rate", "energy_uj", "status", "data",
-    "recipe", "device", "commit", "versions", "note",
+    "difference_high", "pairs", "p", "p_holm", "verdict", "time_ratio", "memory_ratio", "firing_rate", "energy_uj",
+    "status", "data", "recipe", "device", "commit", "versions", "note",
 )  # fmt: skip
 _LEGEND = f"""\
 `accuracy` is the mean over seeds of the last epoch's top-1 accuracy in percent, `accuracy_std` its sample standard
@@ -48,8 +52,9 @@ rows tested. `verdict` is `better` or `worse` where `p_holm` is below {1 - CONFI
 with fewer than {LEAST_PAIRS} pairs it is `too few seeds`, whatever the difference.
 
 `time_ratio` is the training time of an epoch against the baseline's, of the same seeds; others may have used the
-machine meanwhile. `firing_rate` is the mean over neurons and time-steps; `energy_uj` is of one inference over all
-time-steps, by the default convention of `jellyplus.op_counter`. The memory that training takes is not recorded.
+machine meanwhile. `memory_ratio` is the same of what a training step keeps for its backward pass, counted from the
+network's shapes and not measured: `jellyplus.training.memory`. `firing_rate` is the mean over neurons and time-steps;
+`energy_uj` is of one inference over all time-steps, by the default convention of `jellyplus.op_counter`.
 `status` is as in the papers' tables: no row here is a statement about a paper.
 """
 
@@ -68,7 +73,7 @@ def build(table: ClaimTable, results: Mapping[str, Sequence[Result]], profile: s
         {column: values.get(_SAME.get(column, column)) for column in COLUMNS}
         | {"row": number}
         | _costs(seen[claim.id])
-        | {"time_ratio": _time_ratio(seen[claim.id], seen[claim.baseline]) if claim.baseline else None}
+        | (_against(seen[claim.id], seen[claim.baseline]) if claim.baseline else {})
         for number, (claim, values) in enumerate(zip(table.rows, frame.to_dict("records"), strict=True), 1)
     ]
     built = pd.DataFrame(rows, columns=list(COLUMNS))
@@ -112,7 +117,7 @@ def write(frame: pd.DataFrame, table: ClaimTable, folder: str | Path, profile: s
 
 def summary(frame: pd.DataFrame) -> str:
     """What a terminal shows of it."""
-    costs = ["difference", "verdict", "time_ratio", "energy_uj"]
+    costs = ["difference", "verdict", "time_ratio", "memory_ratio", "energy_uj"]
     columns = ["row", "method", "accuracy", "accuracy_std", "n_seeds", *costs, "status"]
     return _cells(frame)[columns].to_markdown(index=False, disable_numparse=True)
 
@@ -125,6 +130,27 @@ def _costs(found: Mapping[tuple, Result]) -> dict:
         "firing_rate": statistics.fmean(rates) if rates else None,
         "device": "; ".join(sorted({result.evidence.device for result in found.values()})),
     }
+
+
+def _against(ours: Mapping[tuple, Result], theirs: Mapping[tuple, Result]) -> dict:
+    return {"time_ratio": _time_ratio(ours, theirs), "memory_ratio": _memory_ratio(ours, theirs)}
+
+
+def _memory_ratio(ours: Mapping[tuple, Result], theirs: Mapping[tuple, Result]) -> float | None:
+    kept = [_kept(next(iter(found.values())).evidence) for found in (ours, theirs) if found]
+    return kept[0] / kept[1] if len(kept) == 2 and None not in kept else None
+
+
+def _kept(evidence: Evidence) -> float | None:
+    """Bytes for each example; None where its size is not known, or today's code cannot read the recipe."""
+    try:
+        recipe = runs.recipe_of(evidence)
+    except InputError:
+        return None
+    if (side := scale.side(recipe)) is None:
+        return None
+    frames = (recipe.model.time_steps,) if recipe.data.events else ()
+    return memory.estimate(recipe, (*frames, recipe.model.in_channels, side, side), "cpu").saved
 
 
 def _time_ratio(ours: Mapping[tuple, Result], theirs: Mapping[tuple, Result]) -> float | None:

@@ -1,5 +1,6 @@
 """Rows held against a baseline, seed by seed: numbers against plain loops, and what may not be compared."""
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -9,15 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from jellyplus import loss
 from jellyplus.reproduction import comparison_view, tables
 from jellyplus.reproduction.claims import Claim, ClaimTable, Split, load_claims
 from jellyplus.reproduction.scale import Scale
 from jellyplus.reproduction.today import Standing
 from jellyplus.reproduction.view import Result
+from jellyplus.training.network import build_network
+from jellyplus.training.recipe import recipe_key
 from jellyplus.training.recipe_files import load_run
 
 ROOT = Path(__file__).parents[2]
@@ -217,3 +222,32 @@ def test_the_learning_rate_is_chosen_on_images_that_the_comparison_trains_with()
     )
     assert chosen["data"].pop("validation") == 5000
     assert chosen == baseline
+
+
+def test_memory_is_counted_from_the_recipes_and_left_open_where_they_cannot_be_read(results):
+    """IM-Loss keeps the potentials that it reads besides: as many numbers as spikes come out of these nodes."""
+
+    def of(name, found):
+        recipe = load_run(name, "small", ROOT / "recipes").resolved
+        changes = {"recipe": recipe, "key": recipe_key(recipe)}
+        return [dataclasses.replace(r, evidence=dataclasses.replace(r.evidence, **changes)) for r in found]
+
+    base, with_loss = "compare/cifar10_resnet20_t2", "compare/cifar10_resnet20_t2_imloss"
+    rows = built({"base": of(base, results({0: 1.0})), "a": of(with_loss, results({0: 2.0})), "b": results({0: 3.0})})
+    net = build_network(load_run(base, "small", ROOT / "recipes").recipe).train()
+    kept, spikes = {}, []
+    for node in loss.IMLoss(copy.deepcopy(net)).nodes:  # outside residual branches
+        node = net.get_submodule(node)
+        node.register_forward_hook(lambda node, x, y: spikes.append(y.nbytes))
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        net(torch.rand(1, 8, 3, 32, 32))
+    given = {parameter.untyped_storage().data_ptr() for parameter in net.parameters()}
+    bytes_kept = sum(tensor.untyped_storage().nbytes() for at, tensor in kept.items() if at not in given)
+    assert rows.loc["a", "memory_ratio"] == pytest.approx((bytes_kept + sum(spikes)) / bytes_kept, rel=0.01)
+    assert pd.isna(rows.loc["b", "memory_ratio"])
+    assert pd.isna(rows.loc["base", "memory_ratio"])

@@ -47,7 +47,7 @@ class Kernel(NamedTuple):
     @property
     def lanes(self) -> int:
         """Neurons of one thread."""
-        return {"float": 1, "half2": 2, "CPU": 512}[self.dtype]
+        return {"float": 1, "half2": 2, "CPU": 128}[self.dtype]
 
 
 _TRIANGULAR = surrogate.Triangular(gamma=1.5, v_threshold=0.75)
