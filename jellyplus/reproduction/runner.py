@@ -212,7 +212,10 @@ class Runner:
                 return summary(found)
             start = self._start(run, seed, data) if run.parent else None
             title, logger = one_line(run.name), self.logs and self.logs.of(run, seed)
-            outcome = train(run.recipe, data, seed, self.device, state, start, title, self.workers, logger)
+            compressed = memory.compresses(run.recipe, data.train.inputs.shape[1:], self.device)
+            if compressed and rank() == 0:
+                tqdm.write(f"{title} trains with compressed activations, which fit: the numbers are the same")
+            outcome = train(run.recipe, data, seed, self.device, state, start, title, self.workers, logger, compressed)
             return summary(once(self._keep, run, seed, data, outcome, checkpoint, state))
 
     def _keep(

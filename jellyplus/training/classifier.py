@@ -1,5 +1,6 @@
 """The Lightning module of every classifier, spiking or not: mean over time, its losses, SGD, its schedule."""
 
+import contextlib
 import hashlib
 import math
 import time
@@ -12,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from jellyplus import _compat
 from jellyplus._distributed import gathered, mean_over_processes, processes, rank
 from jellyplus._errors import InputError
+from jellyplus.activations import compressed_activations
 from jellyplus.datasets.order import derived_seed
 from jellyplus.loss import read_out
 from jellyplus.registry import LOSSES
@@ -40,10 +42,12 @@ class Classifier(lightning.LightningModule):
         recipe: losses, optimizer and schedule.
         seed: of the run; what is random in a training step derives from it, the epoch and the step.
         advice: what to do where a step makes something not finite; None for what whoever makes a run is told.
+        compressed: a step's activations, see :class:`~jellyplus.activations.compressed_activations`.
     """
 
-    def __init__(self, net: nn.Module, recipe: Recipe, seed: int, advice: str | None = None):
+    def __init__(self, net: nn.Module, recipe: Recipe, seed: int, advice: str | None = None, compressed: bool = False):
         super().__init__()
+        self.keeping = compressed_activations if compressed else contextlib.nullcontext
         self.advice = advice or _WHAT_TO_DO
         self.net = net
         self.recipe = recipe
@@ -114,7 +118,9 @@ class Classifier(lightning.LightningModule):
         """
         x, labels, ids = batch
         settings = self.recipe.output_loss
-        output_loss = LOSSES[settings.name](self(x), labels, **settings.parameters)
+        with self.keeping():
+            outputs = self(x)
+        output_loss = LOSSES[settings.name](outputs, labels, **settings.parameters)
         terms = [method.loss() for method in self._terms.values()]
         loss = sum(terms, output_loss)
         self._loss_sums += torch.stack([loss, *terms]).detach()

@@ -2,12 +2,13 @@
 
 Most is what the forward pass of a training step saves for backward; it grows with the examples that are shown at once
 and with T. It is counted, not computed by a formula: the network runs once on torch's meta device, where tensors have
-shapes and no memory, and whatever autograd saves counts.
+shapes and no memory, and whatever autograd saves counts. A step that does not fit keeps its activations compressed,
+which changes no bit of what it computes.
 """
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from jellyplus._distributed import alone, processes
 from jellyplus._errors import InputError
+from jellyplus.activations import Kept, compressed_activations
 from jellyplus.training.data import evaluation_batch
 from jellyplus.training.job import launch
 from jellyplus.training.layout import time_first
@@ -22,7 +24,7 @@ from jellyplus.training.method import methods_of
 from jellyplus.training.network import build_network
 from jellyplus.training.recipe import Recipe
 
-__all__ = ["Need", "available", "check_network", "check_run", "estimate"]
+__all__ = ["Need", "available", "check_network", "check_run", "compresses", "estimate"]
 
 
 class Need(NamedTuple):
@@ -55,7 +57,7 @@ class Need(NamedTuple):
 _SHOWN = 2  # examples on the meta device; the rest grows with their number
 
 
-def estimate(recipe: Recipe, shape: tuple[int, ...], device: str) -> Need:
+def estimate(recipe: Recipe, shape: tuple[int, ...], device: str, compressed: bool = False) -> Need:
     """What a run needs on ``cpu`` or ``cuda``; measured peaks of training steps were 0.83 to 1.06 times that on a CPU.
 
     Mixed precision halves what is saved, or nearly so. The backends ``cpp`` and ``cupy`` save, besides, a potential
@@ -65,20 +67,35 @@ def estimate(recipe: Recipe, shape: tuple[int, ...], device: str) -> Need:
         recipe: of the run.
         shape: of an example, [C, H, W] or [T, C, H, W].
         device: where it runs.
+        compressed: its activations; backward computes the largest of what is not kept again.
     """
     with alone(), torch.device("meta"):
         net = build_network(recipe).train()
-        sizes = _saved(net, recipe, time_first(torch.zeros(_SHOWN, *shape)))
-    share = _SHOWN if device == "cpu" or recipe.gpu_precision == "32-true" else 2 * _SHOWN
-    return Need(_weights(net), sum(sizes) / share, max(sizes) / share)
+        saved = _saved(net, recipe, time_first(torch.zeros(_SHOWN, *shape)), compressed)
+    halves = not (device == "cpu" or recipe.gpu_precision == "32-true")
+    shares = [_SHOWN * (2 if halves and tensor.is_floating_point() else 1) for tensor in saved]
+    sizes = [tensor.untyped_storage().nbytes() / share for tensor, share in zip(saved, shares, strict=True)]
+    return Need(_weights(net), sum(sizes) + compressed * max(sizes), max(sizes))
 
 
 def _weights(net: nn.Module) -> int:
     return 3 * sum(p.numel() * p.element_size() for p in net.parameters())
 
 
-def _saved(net: nn.Module, recipe: Recipe, x: Tensor) -> list[int]:
-    """The bytes of every storage that a step keeps and that is no weight's."""
+class _Compressed(compressed_activations):
+    """Shows what it holds."""
+
+    def __init__(self, show: Callable[[Tensor], Tensor]):
+        self._show = show
+
+    def _pack(self, tensor: Tensor) -> Kept:
+        kept = super()._pack(tensor)
+        self._show(kept.held)
+        return kept
+
+
+def _saved(net: nn.Module, recipe: Recipe, x: Tensor, compressed: bool) -> list[Tensor]:
+    """A tensor of every storage that a step keeps and that is no weight's."""
     kept: dict[int, Tensor] = {}  # which holds them, so that no identity comes twice
 
     def pack(tensor: Tensor) -> Tensor:
@@ -88,13 +105,13 @@ def _saved(net: nn.Module, recipe: Recipe, x: Tensor) -> list[int]:
     methods = methods_of(recipe)
     for method in methods.values():
         method.attach(net)  # which may make nodes keep their potentials
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with _Compressed(pack) if compressed else torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         net(x)
     if any(method.has_loss() for method in methods.values()):
         _ = [pack(node.h_seq) for node in net.modules() if getattr(node, "h_seq", None) is not None]
     for parameter in net.parameters():
         kept.pop(parameter.untyped_storage()._cdata, None)
-    return [tensor.untyped_storage().nbytes() for tensor in kept.values()]
+    return list(kept.values())
 
 
 def available(device: str) -> float:
@@ -132,13 +149,33 @@ def check_run(recipe: Recipe, shape: tuple[int, ...], device: str) -> float:
     Raises:
         InputError: they do not fit; it says what to do.
     """
-    memory = available(device)
-    uses = list(_uses(recipe, estimate(recipe, shape, device), memory))
+    memory, need = available(device), estimate(recipe, shape, device)
+    uses = list(_uses(recipe, need, _of_step(recipe, shape, device, need, memory), memory))
     for what, needed, advice in uses:
         if needed > memory:
             has = f"{_owner(device)} has {memory / _GIB:,.1f}"
             raise InputError(f"{what} needs about {needed / _GIB:,.1f} GiB, {has}: state {advice}")
     return max(needed for _, needed, _ in uses)
+
+
+def compresses(recipe: Recipe, shape: tuple[int, ...], device: str) -> bool:
+    """Whether training steps keep their activations compressed: where they do not fit otherwise.
+
+    Args:
+        recipe, shape, device: see :func:`check_run`, which found that they fit.
+    """
+    need = estimate(recipe, shape, device)
+    return _of_step(recipe, shape, device, need, available(device)) is not need
+
+
+def _of_step(recipe: Recipe, shape: tuple[int, ...], device: str, need: Need, memory: float) -> Need:
+    """What a step needs: what everything else does, or where that is too much, with compressed activations."""
+    fits = need.training(_at_once(recipe)) <= memory
+    return need if fits else estimate(recipe, shape, device, compressed=True)
+
+
+def _at_once(recipe: Recipe) -> int:
+    return recipe.data.at_once // processes()
 
 
 def _owner(device: str) -> str:
@@ -148,17 +185,22 @@ def _owner(device: str) -> str:
 _GIB = 2**30
 
 
-def _uses(recipe: Recipe, need: Need, memory: float) -> Iterator[tuple[str, float, str]]:
+def _uses(recipe: Recipe, need: Need, of_step: Need, memory: float) -> Iterator[tuple[str, float, str]]:
     """What takes much, how much, and which setting makes it less."""
-    fit = max(0, int(min(memory - need.weights, 2.0**62) // need.training_example))
-    smaller = _smaller(recipe, fit * processes())
-    shown = recipe.data.at_once // processes()
-    yield f"a training step of {shown} examples", need.training(shown), smaller
+    smaller = _smaller(recipe, _fit(of_step, memory) * processes())
+    shown = _at_once(recipe)
+    yield f"a training step of {shown} examples", of_step.training(shown), smaller
     shown = evaluation_batch(recipe)
     yield f"the evaluation, {shown} examples at a time,", need.evaluation(shown), smaller
     if search := recipe.temperature_search:
+        fit = _fit(need, memory)
         advice = f"temperature_search.batch_size {fit}" if fit else "a smaller model.width"
         yield f"the temperature search on {search.batch_size} examples", need.training(search.batch_size), advice
+
+
+def _fit(need: Need, memory: float) -> int:
+    """Examples of a step."""
+    return max(0, int(min(memory - need.weights, 2.0**62) // need.training_example))
 
 
 def _smaller(recipe: Recipe, fit: int) -> str:

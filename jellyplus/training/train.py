@@ -127,6 +127,7 @@ def train(
     title: str,
     workers: int = 0,
     logger: Logger | None = None,
+    compressed: bool = False,
 ) -> Outcome:
     """Train as the recipe says, and bit for bit the same when interrupted and called again.
 
@@ -143,6 +144,7 @@ def train(
         title: for the progress bar.
         workers: processes that load data; they decide speed, no number.
         logger: gets each epoch's numbers.
+        compressed: steps keep their activations so; they decide memory and time, no number.
 
     Raises:
         InputError: recipe and data do not fit, the state file is damaged or belongs to other data, an example cannot
@@ -159,7 +161,7 @@ def train(
         net.to(memory_format=memory_format(net, recipe))
         check_parts(net, recipe)
         left_over = initialise(net, initial_state, recipe.initial_weights) if recipe.initial_weights else []
-        classifier = Classifier(net, recipe, seed)
+        classifier = Classifier(net, recipe, seed, compressed=compressed)
         progress = [RunProgress(title)] if rank() == 0 else []
         log = [LogHistory()] if logger else []
         callbacks = [_Hooks(), *progress, *log, KeepLast(state_file, origin)]

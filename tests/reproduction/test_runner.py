@@ -15,6 +15,7 @@ import torch
 
 from jellyplus import datasets
 from jellyplus._errors import InputError
+from jellyplus.activations import compressed_activations
 from jellyplus.datasets import embedded
 from jellyplus.neuron import backends
 from jellyplus.reproduction import operations, today
@@ -570,3 +571,15 @@ def test_the_longest_chain_begins_first(tmp_path, monkeypatch):
     short, long = runs()[1], shrunk(runs()[6], epochs=40)
     runner_in(tmp_path).make([(short, 0), (long.parent, 1), (long, 1)], jobs=2)
     assert begun == [[long.parent, long], [short]]
+
+
+def test_a_run_that_fits_only_with_compressed_activations_says_so_and_has_the_same_numbers(
+    tmp_path, made, monkeypatch, capsys
+):
+    steps, leave = [], compressed_activations.__exit__
+    monkeypatch.setattr(module.memory, "compresses", lambda *_: True)
+    monkeypatch.setattr(compressed_activations, "__exit__", lambda self, *e: steps.append(self) or leave(self, *e))
+    assert make(tmp_path, 6) == [(1, 0), (6, 0)]
+    assert "cifar10_t6 trains with compressed activations, which fit" in capsys.readouterr().out
+    assert len(steps) == 2 * 2 + 2  # two steps an epoch, two epochs and one
+    assert evidence_of(tmp_path, 6).accuracy_last == evidence_of(made, 6).accuracy_last

@@ -47,8 +47,9 @@ def recipe_of(name="cifar10_t6", search=True, **sections):
     return recipe if search else dataclasses.replace(recipe, temperature_search=None)
 
 
-def run(folder, recipe=None, data=None, seed=0, initial_state=None, workers=0) -> Outcome:
-    return train(recipe or recipe_of(), data or tiny(), seed, "cpu", folder / "state", initial_state, "test", workers)
+def run(folder, recipe=None, data=None, seed=0, initial_state=None, workers=0, compressed=False) -> Outcome:
+    more = {"workers": workers, "compressed": compressed}
+    return train(recipe or recipe_of(), data or tiny(), seed, "cpu", folder / "state", initial_state, "test", **more)
 
 
 def numbers(outcome):

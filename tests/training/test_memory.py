@@ -103,7 +103,7 @@ def _check(recipe, shape, device):
 
 def test_a_step_that_does_not_fit_names_the_micro_batch_that_does(monkeypatch):
     recipe = dataclasses.replace(paper("dspike/cifar10_t6", 16), temperature_search=None)
-    need = memory.estimate(recipe, (3, 32, 32), "cpu")
+    need = memory.estimate(recipe, (3, 32, 32), "cpu", compressed=True)
     message = refused(recipe, need.training(40), monkeypatch)
     assert message == (
         f"a training step of 128 examples needs about {need.training(128) / GIB:.1f} GiB, "
@@ -251,3 +251,29 @@ def test_recipes_without_them_keep_their_keys():
     run_of = load_run("dspike/cifar10_t6", "paper", RECIPES)
     assert "micro_batch" not in run_of.resolved["data"]
     assert load_run("dspike/cifar10_t6", "paper", RECIPES, {"data": {"micro_batch": 64}}).key != run_of.key
+
+
+# --- Compressed activations
+
+
+def test_a_step_that_fits_only_with_compressed_activations_has_them(monkeypatch):
+    recipe = dataclasses.replace(paper("tdbn/cifar10_resnet19_t4", 8), temperature_search=None)
+    shown = recipe.data.at_once
+    plain, compressed = (memory.estimate(recipe, (3, 32, 32), "cpu", how).training(shown) for how in (False, True))
+    assert compressed < 0.75 * plain
+    for has, expected in ((plain, False), (plain - 1, True), (compressed, True)):
+        monkeypatch.setattr(memory, "available", lambda device, has=has: has)
+        memory.check_run(recipe, (3, 32, 32), "cpu")
+        assert memory.compresses(recipe, (3, 32, 32), "cpu") == expected
+    assert "a training step of" in refused(recipe, compressed - 1, monkeypatch)
+
+
+def test_bytes_do_not_become_less_in_half_precision():
+    recipe = dataclasses.replace(paper("tdbn/cifar10_resnet19_t4", 8), gpu_precision="16-mixed")
+    single, half = (memory.estimate(recipe, (3, 32, 32), device, True) for device in ("cpu", "cuda"))
+    assert 0.5 < half.saved / single.saved < 0.7
+
+
+def test_training_with_compressed_activations_makes_the_same_weights(tmp_path):
+    plain, compressed = (run(tmp_path / str(how), compressed=how) for how in (False, True))
+    assert numbers(plain) == numbers(compressed)
