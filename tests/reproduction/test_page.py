@@ -488,7 +488,8 @@ def test_a_comparison_of_ones_own_comes_first_and_has_no_columns_of_a_paper(chec
     text = text.replace("paper: imloss", "paper: mine", 1)
     text = re.sub(r" paper: [\d.]+", " paper: null", re.sub(r"paper_std: [\d.]+", "paper_std: null", text))
     checkout.claim("compare_mine", text)
-    html = build()["html"]
+    files = build()
+    html = files["html"]
     assert -1 < html.index('<section id="mine">') < html.index('<section id="dspike">')
     assert "What 2 papers on" in html  # it is none
     assert "The papers' 2 tables print 6 results" in html.replace("\n", " ")
@@ -497,3 +498,13 @@ def test_a_comparison_of_ones_own_comes_first_and_has_no_columns_of_a_paper(chec
     assert not re.search(r">Paper</th>|Ours − paper|Gain, paper", own)
     columns = {int(number) for number in re.findall(r'colspan="(\d+)"', own)}
     assert columns == {len(re.findall("<th ", own))}
+    tables = [table for table in files["md"].split("\n\n") if table.startswith("| Data set | Method |")]
+    heads = [table.splitlines()[0] for table in tables]
+    assert [" Paper |" in head for head in heads] == [False, True, True]
+    assert not re.search("Ours - paper|Gain, paper", heads[0])
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
+    heads = [line for line in files["tex"].splitlines() if line.startswith("Data set & Method")]
+    assert ["& Paper &" in head for head in heads] == [False, True, True]
+    specs = re.findall(r"\\begin\{longtable\}\{(L.*)\}\n", files["tex"])
+    assert [len(re.findall(r"L\{[^}]*\}|[lr]", spec)) for spec in specs] == [head.count("&") + 1 for head in heads]
