@@ -229,7 +229,7 @@ FAULTS = {
         {"differences"},
     ),
     "energy of a multiplication": (
-        ["op_counter.py", "pj_per_multiplication: float = 4.6", "pj_per_multiplication: float = 4.5"],
+        ["op_counter/convention.py", "pj_per_multiplication: float = 4.6", "pj_per_multiplication: float = 4.5"],
         RUN,
     ),
     "the best epoch as the last": (
