@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import threading
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from jellyplus import activations, model
 from jellyplus._compat import reset_net
-from jellyplus.activations import compressed_activations
+from jellyplus.activations import Compression, compressed_activations
 from jellyplus.functional import set_backend
 from jellyplus.layer import ThresholdDependentBatchNorm2d
 from jellyplus.neuron import IterativeLIFNode, SRIFNode, cpp_backend
@@ -144,14 +145,14 @@ def test_single_steps():
 def test_the_bytes_that_are_held(monkeypatch):
     """Per number behind a convolution: its output, 4 bytes, and a spike, 1; without norm's output, 4, and float, 4."""
     held = []
-    pack = compressed_activations._pack
+    pack = Compression.pack
 
     def packed(self, tensor):
         kept = pack(self, tensor)
         held.append(kept.held)
         return kept
 
-    monkeypatch.setattr(compressed_activations, "_pack", packed)
+    monkeypatch.setattr(Compression, "pack", packed)
     net = small(our_node)
     numbers, x = 3 * 4 * 6 * 5 * 5, torch.rand(3, 4, 2, 5, 5)
     with compressed_activations():
@@ -170,7 +171,7 @@ def test_what_is_changed_in_place_after_the_forward_pass_is_noticed():
     with compressed_activations():
         loss = net(torch.rand(3, 4, 2, 5, 5)).sum()
     noticed[0].detach().add_(1)
-    with pytest.raises(RuntimeError, match=r"float32 \(3, 4, 6, 5, 5\).*changed in place"):
+    with pytest.raises(RuntimeError, match=r"float32 \(12, 6, 5, 5\).*changed in place"):
         loss.backward()
 
 
@@ -204,11 +205,10 @@ def test_memory_that_spikes_have_left_is_no_spikes():
 
 
 def test_statistics_of_several_processes_are_left_alone(monkeypatch):
-    norm = ThresholdDependentBatchNorm2d(1.0, 0.5, 2)
-    assert activations._again(norm, torch.rand(2, 3, 2, 4, 4)) is not None
+    norm, compression = ThresholdDependentBatchNorm2d(1.0, 0.5, 2), Compression()
+    assert compression.again(norm, torch.rand(2, 3, 2, 4, 4)) is not None
     monkeypatch.setattr(activations, "processes", lambda: 2)
-    assert activations._again(norm, torch.rand(2, 3, 2, 4, 4)) is None
-    assert activations._again(nn.SyncBatchNorm(2), torch.rand(2, 2, 4, 4)) is None
+    assert compression.again(norm, torch.rand(2, 3, 2, 4, 4)) is None
 
 
 def test_afterwards_nothing_is_watched():
@@ -234,3 +234,148 @@ def test_activation_checkpointing_goes_on_within():
         return net
 
     assert_same(make, calls=1)
+
+
+# --- What is not known is kept as it is
+
+
+class SignedNode(IterativeLIFNode):
+    def forward(self, x):
+        return 2 * super().forward(x) - 1
+
+
+class RectifiedNorm(layer.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class HalfNorm(ThresholdDependentBatchNorm2d):
+    def forward(self, x):
+        return super().forward(x) * 0.5
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: small(lambda: SignedNode(surrogate_function=Dspike(2.0))),
+        lambda: small(our_node, RectifiedNorm),
+        lambda: small(our_node, lambda channels: HalfNorm(1.0, 0.5, channels)),
+    ],
+)
+def test_subclasses_that_do_something_else(make):
+    assert_same(make)
+
+
+@pytest.mark.skipif(not hasattr(neuron, "TernaryLIFNode"), reason="SpikingJelly 0.0.0.0.14 has no ternary spikes")
+def test_ternary_spikes():
+    assert_same(lambda: small(lambda: neuron.TernaryLIFNode(), spikingjellys_norm))
+
+
+def test_spikes_seen_as_complex_numbers_or_multiplied_by_a_sparse_matrix():
+    class Read(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.node = IterativeLIFNode(surrogate_function=Dspike(2.0), step_mode="m")
+            self.weight = nn.Parameter(torch.linspace(-1, 1, 4, dtype=torch.complex64))
+
+        def forward(self, x):
+            spikes = self.node(x.flatten(0, 1).flatten(1)[:, :8].unflatten(0, (3, 4)))
+            mixed = torch.view_as_complex(spikes.unflatten(2, (4, 2))) * self.weight
+            rows = torch.sparse.mm(torch.eye(12).to_sparse(), spikes.flatten(0, 1))
+            return mixed.abs().sum() + rows.square().sum()
+
+    assert_same(Read)
+
+
+def test_a_norm_that_copies_its_input_does_not_guard_it():
+    norm, node = ThresholdDependentBatchNorm2d(1.0, 0.5, 4), our_node()
+    node.step_mode = "m"
+    grads = []
+    for context in (contextlib.nullcontext(), compressed_activations()):
+        reset_net(node)
+        x = torch.rand(2, 4, 3, 5, 5, generator=torch.manual_seed(4)).requires_grad_()
+        with context:
+            swapped = (x * 2).permute(2, 0, 1, 3, 4)  # time and batch do not lie together
+            spikes = node(norm(swapped))
+            swapped.mul_(2)
+        (spikes * torch.linspace(0, 1, 5)).sum().backward()
+        grads.append(x.grad)
+    assert torch.equal(*grads)
+    assert grads[0].count_nonzero() > 0
+
+
+def test_names_of_arguments():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.node = ThresholdDependentBatchNorm2d(1.0, 0.5, 2), our_node()
+            self.node.step_mode = "m"
+
+        def forward(self, x):
+            return self.node(x=self.norm(x=x))
+
+    assert_same(Net)
+
+
+def test_passes_without_a_graph_go_on_and_leave_nothing():
+    net, x = small(our_node), torch.rand(3, 4, 2, 5, 5)
+    without_norms = small(our_node, lambda channels: nn.Identity())
+    compression = Compression()
+    with compression.running():
+        with torch.inference_mode():
+            net(x)
+        reset_net(net)
+        with torch.no_grad():
+            net(x)
+            reset_net(net)
+            torch.vmap(without_norms)(x[None])
+        assert not compression._outputs
+
+
+def test_functions_that_torch_transforms_refuse_hooks_and_leave_none():
+    def loss(x):
+        with compressed_activations():
+            return x.square().sum()
+
+    before = dict(nn.modules.module._global_forward_hooks)
+    with pytest.raises(RuntimeError, match="saved tensor hooks"):
+        torch.func.grad(loss)(torch.rand(3))
+    assert nn.modules.module._global_forward_hooks == before
+
+
+def test_what_is_gone_is_forgotten():
+    net, compression = small(our_node), Compression()
+    known = []
+    with compression.running():
+        for _ in range(4):
+            reset_net(net)
+            net(torch.rand(3, 4, 2, 5, 5)).sum().backward()
+            known.append(len(compression._outputs))
+    assert max(known) <= 4  # two norms, two nodes
+
+
+def test_another_thread_is_left_alone():
+    net, compression = small(our_node), Compression()
+    with compression.running():
+        thread = threading.Thread(target=lambda: net(torch.rand(3, 4, 2, 5, 5)))
+        thread.start()
+        thread.join()
+        assert not compression._outputs
+
+
+def test_spikes_that_several_layers_keep_are_packed_once():
+    node, layers = our_node(), [nn.Linear(6, 2) for _ in range(5)]
+    node.step_mode = "m"
+    held = []
+    pack = Compression.pack
+
+    class Watched(Compression):
+        def pack(self, tensor):
+            kept = pack(self, tensor)
+            held.append(kept.held)
+            return kept
+
+    with Watched().running():
+        spikes = node(torch.rand(3, 4, 6, requires_grad=True))
+        sum(one(spikes).sum() for one in layers).backward()
+    assert len({tensor.data_ptr() for tensor in held if tensor.dtype == torch.uint8}) == 1

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from jellyplus import op_counter, surrogate
+from jellyplus import functional, op_counter, surrogate
 from jellyplus.neuron import backends
 
 ROOT = Path(__file__).parents[1]
@@ -48,10 +48,11 @@ TDBN, DSPIKE, IM_LOSS = "tdBN: a residual", "Dspike: the temperature", "IM-Loss 
 OWN = "[examples/own_network.py](examples/own_network.py) runs them all"
 INFLOR, SHORTCUT, OPERATIONS = "InfLoR: soft-reset", "Shortcut back-propagation: branches", "Operations and energy, of"
 NIR, ONNX = "## NIR", "## ONNX"
+LESS_MEMORY = "## Less memory"
 
 
 def test_every_example_is_short_and_has_a_test():
-    known = {PLUGIN, OWN, BACKENDS, TDBN, DSPIKE, IM_LOSS, INFLOR, SHORTCUT, OPERATIONS, NIR, ONNX}
+    known = {PLUGIN, OWN, BACKENDS, TDBN, DSPIKE, IM_LOSS, INFLOR, SHORTCUT, OPERATIONS, NIR, ONNX, LESS_MEMORY}
     assert sorted(map(example, known)) == sorted(blocks("python"))
     assert all(len(list(filter(None, block.splitlines()))) < 15 for block in blocks("python"))
 
@@ -126,6 +127,16 @@ def test_the_export_examples(tmp_path, monkeypatch):
     assert scope["nir"].read("net.nir").nodes.keys() == scope["graph"].nodes.keys()
     expected = scope["net"](scope["image"][None]).detach()
     torch.testing.assert_close(torch.from_numpy(scope["outputs"]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_example_of_less_memory_has_the_gradients_without_it():
+    scope = run(LESS_MEMORY)
+    net, grads = scope["net"], [parameter.grad.clone() for parameter in scope["net"].parameters()]
+    net.zero_grad()
+    functional.reset_net(net)
+    torch.nn.functional.cross_entropy(net(scope["images"]).mean(0), scope["labels"]).backward()
+    assert all(torch.equal(grad, parameter.grad) for grad, parameter in zip(grads, net.parameters(), strict=True))
+    assert grads[0].abs().sum() > 0
 
 
 def test_every_row_that_is_shown_exists():

@@ -37,6 +37,7 @@ folder.mkdir()
         (WRITES.format(text="row,status\na,not-run\n"), (1, "table.csv: a row was not run")),
         ("print('said before'); 1 / 0", (1, "table1_own.py ended with 1\nsaid before")),
         ("import sys; sys.exit(3)", (1, "table1_own.py ended with 3")),
+        ("import sys; sys.exit('no data')", (1, "table1_own.py ended with 1\nno data")),
     ],
 )
 def test_what_fails_is_seen(smoke, monkeypatch, tmp_path, capsys, text, expected):

@@ -31,16 +31,26 @@ def ended(script: Path, folder: Path, log: Path) -> int:
     if process:
         return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     status = 1
-    with open(log, "a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        sys.argv = [str(script), "--profile", "smoke", "--jobs", "1", "--out", str(folder)]
-        try:
-            runpy.run_path(str(script), run_name="__main__")
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        except BaseException:
-            traceback.print_exc()
-    os._exit(status)
+    try:
+        with open(log, "a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            status = _status(script, folder)
+    finally:
+        os._exit(status)
+
+
+def _status(script: Path, folder: Path) -> int:
+    """Run a script here; an exit that is no number is said and 1, as Python has it."""
+    sys.argv = [str(script), "--profile", "smoke", "--jobs", "1", "--out", str(folder)]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as stop:
+        if not isinstance(stop.code, int | None):
+            print(stop.code)
+        return (stop.code or 0) if isinstance(stop.code, int | None) and (stop.code or 0) < 256 else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 def failure(folder: Path, paper: str) -> str:

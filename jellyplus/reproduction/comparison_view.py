@@ -1,5 +1,6 @@
 """Comparison: rows of one table held against its baseline, seed by seed, where no paper prints what they should be."""
 
+import contextlib
 import io
 import statistics
 import textwrap
@@ -53,8 +54,8 @@ with fewer than {LEAST_PAIRS} pairs it is `too few seeds`, whatever the differen
 
 `time_ratio` is the training time of an epoch against the baseline's, of the same seeds; others may have used the
 machine meanwhile. `memory_ratio` is the same of what a training step keeps for its backward pass, counted from the
-network's shapes and not measured: `jellyplus.training.memory`. `firing_rate` is the mean over neurons and time-steps;
-`energy_uj` is of one inference over all time-steps, by the default convention of `jellyplus.op_counter`.
+network's shapes in float32 and not measured: `jellyplus.training.memory`. `firing_rate` is the mean over neurons and
+time-steps; `energy_uj` is of one inference over all time-steps, by the default convention of `jellyplus.op_counter`.
 `status` is as in the papers' tables: no row here is a statement about a paper.
 """
 
@@ -143,14 +144,12 @@ def _memory_ratio(ours: Mapping[tuple, Result], theirs: Mapping[tuple, Result]) 
 
 def _kept(evidence: Evidence) -> float | None:
     """Bytes for each example; None where its size is not known, or today's code cannot read the recipe."""
-    try:
+    with contextlib.suppress(InputError):
         recipe = runs.recipe_of(evidence)
-    except InputError:
-        return None
-    if (side := scale.side(recipe)) is None:
-        return None
-    frames = (recipe.model.time_steps,) if recipe.data.events else ()
-    return memory.estimate(recipe, (*frames, recipe.model.in_channels, side, side), "cpu").saved
+        if side := scale.side(recipe):
+            frames = (recipe.model.time_steps,) if recipe.data.events else ()
+            return memory.estimate(recipe, (*frames, recipe.model.in_channels, side, side), "cpu").saved
+    return None
 
 
 def _time_ratio(ours: Mapping[tuple, Result], theirs: Mapping[tuple, Result]) -> float | None:

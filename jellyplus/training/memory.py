@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from jellyplus._distributed import alone, processes
 from jellyplus._errors import InputError
-from jellyplus.activations import Kept, compressed_activations
+from jellyplus.activations import Compression, Kept
+from jellyplus.layer import _ThresholdDependentBatchNorm
 from jellyplus.training.data import evaluation_batch
 from jellyplus.training.job import launch
 from jellyplus.training.layout import time_first
@@ -69,9 +71,10 @@ def estimate(recipe: Recipe, shape: tuple[int, ...], device: str, compressed: bo
         device: where it runs.
         compressed: its activations; backward computes the largest of what is not kept again.
     """
+    number = processes() if compressed else 0
     with alone(), torch.device("meta"):
         net = build_network(recipe).train()
-        saved = _saved(net, recipe, time_first(torch.zeros(_SHOWN, *shape)), compressed)
+        saved = _saved(net, recipe, time_first(torch.zeros(_SHOWN, *shape)), number)
     halves = not (device == "cpu" or recipe.gpu_precision == "32-true")
     shares = [_SHOWN * (2 if halves and tensor.is_floating_point() else 1) for tensor in saved]
     sizes = [tensor.untyped_storage().nbytes() / share for tensor, share in zip(saved, shares, strict=True)]
@@ -82,20 +85,25 @@ def _weights(net: nn.Module) -> int:
     return 3 * sum(p.numel() * p.element_size() for p in net.parameters())
 
 
-class _Compressed(compressed_activations):
-    """Shows what it holds."""
+class _Counted(Compression):
+    """Shows what it holds, in a job of so many processes, though it runs in one."""
 
-    def __init__(self, show: Callable[[Tensor], Tensor]):
-        self._show = show
+    def __init__(self, show: Callable[[Tensor], Tensor], number: int):
+        super().__init__()
+        self.show, self.number = show, number
 
-    def _pack(self, tensor: Tensor) -> Kept:
-        kept = super()._pack(tensor)
-        self._show(kept.held)
+    def pack(self, tensor: Tensor) -> Kept:
+        kept = super().pack(tensor)
+        self.show(kept.held)
         return kept
 
+    def again(self, norm: _BatchNorm, x: Tensor) -> Kept | None:
+        joint = self.number > 1 and isinstance(norm, _ThresholdDependentBatchNorm)
+        return None if joint else super().again(norm, x)
 
-def _saved(net: nn.Module, recipe: Recipe, x: Tensor, compressed: bool) -> list[Tensor]:
-    """A tensor of every storage that a step keeps and that is no weight's."""
+
+def _saved(net: nn.Module, recipe: Recipe, x: Tensor, compressed_in: int) -> list[Tensor]:
+    """A tensor of every storage that a step keeps and that is no weight's; compressed in so many processes, or not."""
     kept: dict[int, Tensor] = {}  # which holds them, so that no identity comes twice
 
     def pack(tensor: Tensor) -> Tensor:
@@ -105,7 +113,8 @@ def _saved(net: nn.Module, recipe: Recipe, x: Tensor, compressed: bool) -> list[
     methods = methods_of(recipe)
     for method in methods.values():
         method.attach(net)  # which may make nodes keep their potentials
-    with _Compressed(pack) if compressed else torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    as_it_is = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with _Counted(pack, compressed_in).running() if compressed_in else as_it_is:
         net(x)
     if any(method.has_loss() for method in methods.values()):
         _ = [pack(node.h_seq) for node in net.modules() if getattr(node, "h_seq", None) is not None]

@@ -153,7 +153,7 @@ def test_every_backend_equals_spikingjellys_loop_under_autograd(backend, dtype, 
     make_fast, make_slow = NODES[node]
     shared = {"detach_reset": detach_reset, "step_mode": "m"}
     for steps, stored in itertools.product((1, 2, 5), (True, False)):
-        slow = make_slow(surrogate_function=SURROGATES[surrogate](), **shared)
+        slow = make_slow(surrogate_function=SURROGATES[surrogate](), **shared).train(stored)  # in both modes, in turn
         expected = truth(slow, dtype, (steps, 3, 5), stored)
         for training in (True, False):
             fire, keep = SURROGATES[surrogate](), {"store_v_seq": stored, "store_h_seq": stored}

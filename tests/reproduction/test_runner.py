@@ -23,6 +23,7 @@ from jellyplus.reproduction import runner as module
 from jellyplus.reproduction.runner import Runner
 from jellyplus.reproduction.source import code_digest, provenance
 from jellyplus.reproduction.store import Store
+from jellyplus.training import classifier
 from jellyplus.training.checkpoint import load_checkpoint
 from jellyplus.training.recipe import Run
 from jellyplus.training.recipe_files import load_run
@@ -576,9 +577,9 @@ def test_the_longest_chain_begins_first(tmp_path, monkeypatch):
 def test_a_run_that_fits_only_with_compressed_activations_says_so_and_has_the_same_numbers(
     tmp_path, made, monkeypatch, capsys
 ):
-    steps, leave = [], compressed_activations.__exit__
+    steps = []
     monkeypatch.setattr(module.memory, "compresses", lambda *_: True)
-    monkeypatch.setattr(compressed_activations, "__exit__", lambda self, *e: steps.append(self) or leave(self, *e))
+    monkeypatch.setattr(classifier, "compressed_activations", lambda: steps.append(1) or compressed_activations())
     assert make(tmp_path, 6) == [(1, 0), (6, 0)]
     assert "cifar10_t6 trains with compressed activations, which fit" in capsys.readouterr().out
     assert len(steps) == 2 * 2 + 2  # two steps an epoch, two epochs and one

@@ -268,6 +268,14 @@ def test_a_step_that_fits_only_with_compressed_activations_has_them(monkeypatch)
     assert "a training step of" in refused(recipe, compressed - 1, monkeypatch)
 
 
+def test_in_several_processes_tdbn_keeps_its_outputs(monkeypatch):
+    recipe = dataclasses.replace(paper("tdbn/cifar10_resnet19_t4", 8), temperature_search=None)
+    alone = memory.estimate(recipe, (3, 32, 32), "cpu", True)
+    monkeypatch.setattr(memory, "processes", lambda: 2)
+    two, plain = (memory.estimate(recipe, (3, 32, 32), "cpu", how) for how in (True, False))
+    assert alone.saved < two.saved < plain.saved
+
+
 def test_bytes_do_not_become_less_in_half_precision():
     recipe = dataclasses.replace(paper("tdbn/cifar10_resnet19_t4", 8), gpu_precision="16-mixed")
     single, half = (memory.estimate(recipe, (3, 32, 32), device, True) for device in ("cpu", "cuda"))

@@ -119,14 +119,16 @@ _LIBRARIES = Path(__file__).parents[3] / ".pytest_cache" / "cuda_on_cpu"
 
 
 @functools.cache
-def _headers() -> str:
-    return "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.h")))
+def _made_with() -> str:
+    """The headers, the compiler and its options."""
+    version = subprocess.run(["g++", "--version"], check=True, capture_output=True, text=True).stdout
+    return "".join([*(path.read_text() for path in sorted(Path(__file__).parent.glob("*.h"))), version, *_FLAGS])
 
 
 @functools.cache
 def _built(code: str, name: str) -> ctypes.CDLL:
     text = _WORDS + code + _LAUNCH.format(name=name, arguments=", ".join(_arguments(code, name)))
-    library = _LIBRARIES / f"{hashlib.sha256(repr((_FLAGS, _headers(), text)).encode()).hexdigest()[:32]}.so"
+    library = _LIBRARIES / f"{hashlib.sha256((_made_with() + text).encode()).hexdigest()[:32]}.so"
     if not library.exists():
         _LIBRARIES.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=_LIBRARIES) as folder:
