@@ -4,7 +4,6 @@ Both layouts give the same labels, since the official class lists are in alphabe
 """
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from jellyplus._errors import InputError
 from jellyplus.datasets import folders
 from jellyplus.datasets.base import DataSet, Split
+from jellyplus.datasets.decoded import decoded
 from jellyplus.datasets.images import read_image
 from jellyplus.datasets.survey import File, Survey
 
@@ -205,8 +205,7 @@ def _list_images(published: _Published, folder: Path) -> tv.ImageFolder:
 
 def _decode_all(samples: Iterable[tuple[str, int]]) -> Split:
     paths, labels = zip(*samples, strict=True)
-    with ThreadPoolExecutor() as pool:  # the reads of a slow or remote disk overlap
-        return Split(torch.stack(list(pool.map(_decode, paths))), torch.tensor(labels))
+    return Split(decoded(paths, _decode, (3, SIDE, SIDE)), torch.tensor(labels))
 
 
 def _decode(path: str) -> Tensor:
