@@ -39,7 +39,7 @@ from jellyplus._files import write_atomically
 from jellyplus.neuron import IterativeLIFNode, cupy_backend
 from jellyplus.surrogate import Rectangular
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "neuron"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import cuda_on_cpu
 
 NEURONS = 2048

@@ -18,7 +18,7 @@ FOLDER/gpu.log all output. How a
 machine without internet is given what it needs: gpu_day.sh.
 
 --dry-run calls every part's own code on the CPU, with tiny sizes, where the CUDA kernels' text runs through g++
-(tests/neuron/cuda_on_cpu); it writes dry_run.* and no number in it means anything.
+(tools/cuda_on_cpu); it writes dry_run.* and no number in it means anything.
 
 --peers holds folders with the packages of the peers that cannot be installed beside ours:
 

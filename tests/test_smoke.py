@@ -4,21 +4,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import smoke
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def smoke(monkeypatch, tmp_path):
-    """The tool, over scripts of the test's own, one paper's."""
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import smoke
-
+def scripts(monkeypatch, tmp_path):
+    """Its scripts are the test's own, one paper's."""
     for folder in ("recipes/own", "reproductions"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.setattr(smoke, "ROOT", tmp_path)
     monkeypatch.setattr(smoke, "SCRIPTS", tmp_path / "reproductions")
-    return smoke
+    return tmp_path / "reproductions"
 
 
 WRITES = """
@@ -40,8 +38,8 @@ folder.mkdir()
         ("import sys; sys.exit('no data')", (1, "table1_own.py ended with 1\nno data")),
     ],
 )
-def test_what_fails_is_seen(smoke, monkeypatch, tmp_path, capsys, text, expected):
-    (tmp_path / "reproductions" / "table1_own.py").write_text(text)
+def test_what_fails_is_seen(scripts, monkeypatch, tmp_path, capsys, text, expected):
+    (scripts / "table1_own.py").write_text(text)
     monkeypatch.setattr(sys, "argv", ["smoke.py", str(tmp_path / "out")])
     status = smoke.main()
     out = capsys.readouterr().out
@@ -49,10 +47,7 @@ def test_what_fails_is_seen(smoke, monkeypatch, tmp_path, capsys, text, expected
     assert ("ZeroDivisionError" in out) == ("1 / 0" in text)
 
 
-def test_every_script_is_of_a_paper(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import smoke
-
+def test_every_script_is_of_a_paper():
     papers = [path.name for path in (ROOT / "recipes").iterdir()]
     scripts = [script for paper in papers for script in smoke.scripts_of(paper)]
     assert sorted(scripts) == sorted((ROOT / "reproductions").glob("*.py"))

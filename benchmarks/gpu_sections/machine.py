@@ -169,7 +169,7 @@ class StandIn(Card):
     def _install(self) -> None:
         import pytest  # its MonkeyPatch; the process ends with what is patched
 
-        sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "neuron"))
+        sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
         import cuda_on_cpu
 
         if cuda_on_cpu.MISSING:

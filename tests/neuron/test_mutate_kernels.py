@@ -2,15 +2,9 @@
 
 import itertools
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-from jellyplus.neuron import kernel_code
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 from mutate_kernels import __main__ as command
 from mutate_kernels import digest, report, run
 from mutate_kernels import statements as parser
@@ -19,6 +13,8 @@ from mutate_kernels.memory import Region
 from mutate_kernels.mutants import mutants
 from mutate_kernels.statements import statements
 from mutate_kernels.survivors import JUSTIFIED, complaints
+
+from jellyplus.neuron import kernel_code
 
 needs_compiler = pytest.mark.skipif(run.missing() is not None, reason=str(run.missing()))
 

@@ -10,7 +10,7 @@ from jellyplus import surrogate
 from mutate_kernels.kernels import KERNELS
 
 _HERE = Path(__file__).parent
-_FOLDERS = (_HERE, _HERE.parents[1] / "tests" / "neuron" / "cuda_on_cpu")
+_FOLDERS = (_HERE, _HERE.parent / "cuda_on_cpu")
 
 
 def digest() -> str:

@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+import cuda_on_cpu
+
 from mutate_kernels.cases import Case, cases
 from mutate_kernels.kernels import KERNELS, Kernel, sources
 from mutate_kernels.mutants import Mutant
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "neuron"))
-import cuda_on_cpu
 
 #: Wrong alignment and indices trap; variables that nobody set are -1.7e38.
 _FLAGS = (

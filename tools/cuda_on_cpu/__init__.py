@@ -65,6 +65,7 @@ class RawKernel:
         self.code, self.name, self.options = code, name, options
 
     def __call__(self, grid: tuple, block: tuple, args: tuple, stream=None) -> None:
+        """Launch it."""
         launches[self.name] += 1
         values = [_packed(value) for value in args]
         addresses = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
@@ -115,7 +116,7 @@ def _packed(value):
 
 
 #: Shared by all processes of a test run, and kept for the next one.
-_LIBRARIES = Path(__file__).parents[3] / ".pytest_cache" / "cuda_on_cpu"
+_LIBRARIES = Path(__file__).parents[2] / ".pytest_cache" / "cuda_on_cpu"
 
 
 @functools.cache
