@@ -1,5 +1,4 @@
-"""Functions on networks: fusing tdBN, compressed activations, finite-difference gradients, Dspike's temperature search,
-the papers' schedules, MPR.
+"""Functions on networks: fusing norms, less memory, finite differences, Dspike's temperature search, schedules, MPR.
 
 ``detach_net`` and ``set_step_mode`` are SpikingJelly's own; ``reset_net`` and ``set_backend`` do what its functions of
 these names do in 0.0.0.0.14, on both of its lines.

@@ -44,9 +44,10 @@ def _status(script: Path, folder: Path) -> int:
     try:
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as stop:
-        if not isinstance(stop.code, int | None):
-            print(stop.code)
-        return (stop.code or 0) if isinstance(stop.code, int | None) and (stop.code or 0) < 256 else 1
+        if stop.code is None or isinstance(stop.code, int):
+            return min(stop.code or 0, 255)
+        print(stop.code)
+        return 1
     except BaseException:
         traceback.print_exc()
         return 1

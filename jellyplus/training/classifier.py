@@ -42,7 +42,7 @@ class Classifier(lightning.LightningModule):
         recipe: losses, optimizer and schedule.
         seed: of the run; what is random in a training step derives from it, the epoch and the step.
         advice: what to do where a step makes something not finite; None for what whoever makes a run is told.
-        compressed: a step's activations, see :class:`~jellyplus.activations.compressed_activations`.
+        compressed: a step's activations, see :func:`~jellyplus.activations.compressed_activations`.
     """
 
     def __init__(self, net: nn.Module, recipe: Recipe, seed: int, advice: str | None = None, compressed: bool = False):
