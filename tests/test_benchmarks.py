@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from jellyplus.neuron import IterativeLIFNode
+from jellyplus.neuron import IterativeLIFNode, cpp_backend
 from jellyplus.surrogate import Rectangular, Triangular
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -122,3 +122,16 @@ def test_compressed_activations_keep_less(monkeypatch, capsys):
     rows = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("| CIFARNet")]
     plain, compressed, checkpointed = (float(row[2]) for row in rows)
     assert max(compressed, checkpointed) < plain * 2 / 3
+
+
+@pytest.mark.skipif(cpp_backend.obstacle() is not None, reason=f"backend='cpp' cannot run: {cpp_backend.obstacle()}")
+def test_every_size_of_a_block_gives_the_same_bits(monkeypatch, capsys):
+    """Which the benchmark asserts before it times."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    block_size = importlib.import_module("block_size")
+    monkeypatch.setattr(block_size, "SIZES", (64, 128))
+    monkeypatch.setattr(block_size, "SHAPES", ((10, 300),))
+    monkeypatch.setattr(sys, "argv", ["block_size.py", "--repeats", "1"])
+    block_size.main()
+    rows = [cells(line) for line in capsys.readouterr().out.splitlines() if "[10, 300]" in line]
+    assert [row[0] for row in rows] == ["Rectangular"] * 2 + ["Dspike"] * 2
