@@ -108,6 +108,8 @@ class Compression:
         elif isinstance(module, Node) and type(module) in _NODES and _keeps_no_spikes(module):
             self._note(output, None)
 
+    look.needs_no_norm = True  # type: ignore[attr-defined]  # so that a norm and a node may still run in one pass
+
     def again(self, norm: _BatchNorm, x: Tensor) -> Kept | None:
         """Gives a norm's output once more from its input, which it keeps anyway; None where it would be another."""
         factor, joint = 1.0, False

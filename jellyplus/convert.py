@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from jellyplus import _compat
 from jellyplus import layer as ours
-from jellyplus.neuron import IterativeLIFNode, Node, backends
+from jellyplus.neuron import IterativeLIFNode, Node, backends, multistep
 
 __all__ = ["Charge", "Report", "ScaledInputLIFNode", "convert"]
 
@@ -76,9 +76,9 @@ class ScaledInputLIFNode(IterativeLIFNode):
         self.input_scale = input_scale
         self.input_offset = input_offset
 
-    def multi_step_forward(self, x_seq: Tensor) -> Tensor:
+    def multi_step_forward(self, x_seq: Tensor, *run: multistep.Run) -> Tensor:
         """X to S, both [T, N, *]."""
-        return super().multi_step_forward(self._scaled(x_seq))
+        return super().multi_step_forward(self._scaled(x_seq), *run)
 
     def charge(self, x: Tensor, v: Tensor | float) -> Tensor:
         """H[t] from X[t], which is scaled and shifted, and V[t-1]."""

@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 from jellyplus.model.cifarnet import cifarnet
-from jellyplus.model.network import Network, Neuron, Norm, ann, initialise
+from jellyplus.model.network import Layers, Network, Neuron, Norm, ann, initialise
 from jellyplus.model.plain import plain
 from jellyplus.model.residual import ResidualBlock, norms_beside_identities, norms_outside_blocks
 from jellyplus.model.resnet import (
@@ -53,6 +53,7 @@ for _make in _CONSTRUCTORS:
 __all__ = [
     *(make.__name__ for make in _CONSTRUCTORS),
     "ARCHITECTURES",
+    "Layers",
     "Network",
     "Neuron",
     "Norm",

@@ -2,7 +2,19 @@
 
 from torch import nn
 
-from jellyplus.model.network import Network, Neuron, Norm, Parts, lif, linear, pool, spiking_conv, spiking_linear, tdbn
+from jellyplus.model.network import (
+    Layers,
+    Network,
+    Neuron,
+    Norm,
+    Parts,
+    lif,
+    linear,
+    pool,
+    spiking_conv,
+    spiking_linear,
+    tdbn,
+)
 from jellyplus.surrogate import EvAF
 
 __all__ = ["cifarnet"]
@@ -34,9 +46,9 @@ def cifarnet(
     """
     parts = Parts(neuron or lif(EvAF), norm or tdbn, alpha)
     stages = nn.Sequential(
-        nn.Sequential(*spiking_conv(width, 2 * width, parts), pool()),
-        nn.Sequential(*spiking_conv(2 * width, 4 * width, parts), pool()),
-        nn.Sequential(*spiking_conv(4 * width, 8 * width, parts), *spiking_conv(8 * width, 4 * width, parts)),
+        Layers(*spiking_conv(width, 2 * width, parts), pool()),
+        Layers(*spiking_conv(2 * width, 4 * width, parts), pool()),
+        Layers(*spiking_conv(4 * width, 8 * width, parts), *spiking_conv(8 * width, 4 * width, parts)),
     )
     first = spiking_linear(4 * width * (input_size // 4) ** 2, 8 * width, parts)
     head = nn.Sequential(nn.Flatten(-3), *first, *spiking_linear(8 * width, 4 * width, parts))

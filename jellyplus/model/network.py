@@ -28,10 +28,11 @@ from jellyplus import _compat
 from jellyplus._compat import layer
 from jellyplus.layer import ThresholdDependentBatchNorm1d, ThresholdDependentBatchNorm2d, ThresholdDependentBatchNorm3d
 from jellyplus.model.shortcut import Shortcuts
-from jellyplus.neuron import IterativeLIFNode
+from jellyplus.neuron import IterativeLIFNode, Node
+from jellyplus.neuron.normalised import normalise_and_fire
 from jellyplus.surrogate import Surrogate
 
-__all__ = ["BRANCH_ALPHA", "Network", "Neuron", "Norm", "Parts", "ann", "initialise"]
+__all__ = ["BRANCH_ALPHA", "Layers", "Network", "Neuron", "Norm", "Parts", "ann", "initialise"]
 
 Neuron = Callable[[], nn.Module]
 Norm = Callable[[float, int], nn.Module]  # (alpha, channels)
@@ -99,6 +100,27 @@ def _of_time_steps(x: Tensor, time_steps: int) -> Tensor:
             f"[{time_steps}, N, C, H, W], or [1, N, C, H, W] for a static image; [N, T, C, H, W] becomes the first by "
             "x.transpose(0, 1)"
         )
+    return x
+
+
+class Layers(nn.Sequential):
+    """Layers of which a norm and the neuron right behind it run in one pass, where the kernels can.
+
+    Equal to torch's ``Sequential`` but for rounding; see :func:`jellyplus.neuron.normalised.normalise_and_fire`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[T, N, C, *] through all of them."""
+        return through([*self], x)
+
+
+def through(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """What :class:`Layers` give."""
+    rest = list(layers)
+    while rest:
+        first = rest.pop(0)
+        fires = bool(rest) and isinstance(rest[0], Node)
+        x = normalise_and_fire(first, rest.pop(0), x) if fires else first(x)
     return x
 
 

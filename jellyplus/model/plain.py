@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from jellyplus.model.network import Network, Neuron, Norm, Parts, global_pool, lif, linear, spiking_conv, tdbn
+from jellyplus.model.network import Layers, Network, Neuron, Norm, Parts, global_pool, lif, linear, spiking_conv, tdbn
 from jellyplus.surrogate import Rectangular
 
 __all__ = ["plain"]
@@ -51,7 +51,7 @@ def plain(
     stages = nn.Sequential()
     for number, stride in enumerate(strides):
         length = (between + number) // len(strides)
-        stage = nn.Sequential(*spiking_conv(width, width, parts, stride=stride))
+        stage = Layers(*spiking_conv(width, width, parts, stride=stride))
         for _ in range(1, length):
             stage.extend(spiking_conv(width, width, parts))
         stages.append(stage)

@@ -10,7 +10,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jellyplus.model.network import Network, Parts, choose, conv, dropout_layer, pool, spiking_conv
+from jellyplus.model.network import Layers, Network, Parts, choose, conv, dropout_layer, pool, spiking_conv, through
+from jellyplus.neuron.normalised import is_untouched, normalise_and_fire
 
 __all__ = [
     "ResidualBlock",
@@ -42,7 +43,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes in, spikes out."""
-        return self.neuron(self.branch(x) + self.shortcut(x))
+        if not is_untouched(self.branch):
+            return self.neuron(self.branch(x) + self.shortcut(x))
+        *layers, last = self.branch
+        return normalise_and_fire(last, self.neuron, through(layers, x), self.shortcut(x))
 
 
 def basic_branch(in_channels: int, channels: int, stride: int, parts: Parts) -> nn.Sequential:
@@ -50,7 +54,7 @@ def basic_branch(in_channels: int, channels: int, stride: int, parts: Parts) -> 
     first = spiking_conv(in_channels, channels, parts, stride=stride)
     if parts.dropout:
         first.append(dropout_layer(parts.dropout))
-    return nn.Sequential(*first, conv(channels, channels), parts.norm(parts.branch_alpha, channels))
+    return Layers(*first, conv(channels, channels), parts.norm(parts.branch_alpha, channels))
 
 
 def bottleneck_branch(in_channels: int, channels: int, stride: int, parts: Parts) -> nn.Sequential:
@@ -58,7 +62,7 @@ def bottleneck_branch(in_channels: int, channels: int, stride: int, parts: Parts
     first = spiking_conv(in_channels, channels, parts, kernel_size=1)
     second = spiking_conv(channels, channels, parts, stride=stride)
     wide = _EXPANSION * channels
-    return nn.Sequential(*first, *second, conv(channels, wide, 1), parts.norm(parts.branch_alpha, wide))
+    return Layers(*first, *second, conv(channels, wide, 1), parts.norm(parts.branch_alpha, wide))
 
 
 class ZeroPadding(nn.Module):

@@ -20,6 +20,7 @@ from torch import nn
 
 from jellyplus.model.network import (
     BRANCH_ALPHA,
+    Layers,
     Network,
     Neuron,
     Norm,
@@ -162,7 +163,7 @@ def _deep_stem(width: int, parts: Parts, kind: str) -> nn.Sequential:
         "pool_before": [*second, pool(), *third],
         "pool_after": [*second, *third, pool()],
     }
-    return nn.Sequential(*choose("stem", kind, orders))
+    return Layers(*choose("stem", kind, orders))
 
 
 def resnet20_diet(

@@ -9,6 +9,7 @@ dropout and neither biases nor a norm; the papers train it with tdBN, which is t
 from torch import nn
 
 from jellyplus.model.network import (
+    Layers,
     Network,
     Neuron,
     Norm,
@@ -117,7 +118,7 @@ def _stages(width: int, parts: Parts, pools: int, bias: bool = False, dropout: f
     """All convolutions but the first; a pool ends each of the first ``pools`` stages in place of its last dropout."""
     stages, before = nn.Sequential(), width
     for number, multiples in enumerate(_STAGES):
-        stage = nn.Sequential()
+        stage = Layers()
         for multiple in multiples:
             stage.extend([*spiking_conv(before, multiple * width, parts, bias=bias), dropout_layer(dropout)])
             before = multiple * width

@@ -101,10 +101,14 @@ class Node(_compat.BaseNode):
         arguments = (self.decay, self.v_threshold, self.v_reset, self.detach_reset)
         return Dynamics(*arguments, spike_size=self.v_threshold, rectify=False, strict=self.strict)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *run: multistep.Run) -> Tensor:
         """[N, *] in step mode 's', [T, N, *] in 'm'; run again by torch.utils.checkpoint, from the same potential.
 
         Integers and booleans are taken as torch's default floating-point type.
+
+        Args:
+            x: X[t], or X.
+            run: what runs the sequence in place of the node's own path, if anything (:mod:`.normalised`).
 
         Raises:
             RuntimeError: run again within a backward pass, and the potential that it started from is not known: it
@@ -118,8 +122,12 @@ class Node(_compat.BaseNode):
             if torch.compiler.is_compiling() and not self._is_first_call:
                 self.v = operators.carried(self.v)
         elif self._set_by != recomputed:
-            return self._forward_again(x, recomputed)
-        return super().forward(x)
+            return self._forward_again(recomputed, x, *run)
+        return super().forward(x, *run)
+
+    def starts_from_reset(self) -> bool:
+        """Whether the next call does, as where torch.utils.checkpoint runs the one after a reset again."""
+        return isinstance(self.v, float) or _recomputation() not in (None, self._set_by)
 
     def reset(self) -> None:
         """As SpikingJelly's; the sequences go too."""
@@ -145,7 +153,7 @@ class Node(_compat.BaseNode):
         self._set_by = _recomputation()
         self.v_seq = self.h_seq = None
 
-    def _forward_again(self, x: Tensor, recomputed: tuple[int, int]) -> Tensor:
+    def _forward_again(self, recomputed: tuple[int, int], *inputs: Any) -> Tensor:
         """The only call since a reset once more; what it left stays as it is."""
         _, made = recomputed
         if not self._is_first_call or made < self._carried_until or self._run_again_by == recomputed:
@@ -157,7 +165,7 @@ class Node(_compat.BaseNode):
         memories, sequences = self._memories.copy(), (self.v_seq, self.h_seq)
         self._start_anew()
         try:
-            return super().forward(x)
+            return super().forward(*inputs)
         finally:
             self._memories.update(memories)
             self.v_seq, self.h_seq = sequences
@@ -196,24 +204,24 @@ class Node(_compat.BaseNode):
         spike, v = self._transition(x, v)
         return (spike,), (v, *others)
 
-    def multi_step_forward(self, x_seq: Tensor) -> Tensor:
+    def multi_step_forward(self, x_seq: Tensor, *run: multistep.Run) -> Tensor:
         """X to S, both [T, N, *]; the last V stays on ``v``."""
         if x_seq.dim() == 0 or len(x_seq) == 0:
             raise ValueError(f"step mode 'm' needs input [T, N, *] with T >= 1, got shape {tuple(x_seq.shape)}")
         if isinstance(self.v, Tensor):
             self._check_state(x_seq[0])
-        spikes, self.v, self.h_seq, v_seq = self._run(x_seq)
+        spikes, self.v, self.h_seq, v_seq = self._run(x_seq, *run)
         if self.store_v_seq:
             self.v_seq = v_seq
         return spikes
 
-    def _run(self, x_seq: Tensor) -> multistep.Sequences:
+    def _run(self, x_seq: Tensor, run: multistep.Run = multistep.MultiStep.apply) -> multistep.Sequences:
         sequence = (x_seq, self.v)
         stored = (self.store_h_seq, self.store_v_seq)
         fire, dynamics = self.surrogate_function, self.dynamics
         learns = torch.is_grad_enabled() and trains(fire)
         if not (learns or _compat.is_looked_into()):
-            return multistep.MultiStep.apply(*sequence, self._engine(x_seq), *stored)
+            return run(*sequence, self._engine(x_seq), *stored)
         if self.backend in ("auto", "torch"):  # a compiler makes kernels of its own
             return multistep.step_by_step(fire, dynamics, *sequence, *stored)
         if learns:

@@ -141,12 +141,61 @@ struct Block {
 };
 """,
 }
-_KERNEL = """
-extern "C" void {direction}({parameters}, int threads) {{
+_LOOP = """
 #pragma omp parallel for schedule(static) num_threads(threads) if (n * T > 32768)
-    for (long long i = 0; i < n; i += LANES) {call}
-}}
+    for (long long i = 0; i < n; i += LANES) """
+_NORM_SOURCE = Path(__file__).with_name("normalised.h")
+_NORM = {
+    "C": "const long long",
+    "norm": "float *",
+    "factor": "const float",
+    "beside": "const float *",
+}
+#: The arguments of the kernels that run a norm, too; see ``normalised.h``.
+NORMALISED_PARAMETERS = {
+    "forward": PARAMETERS["forward"]
+    | _NORM
+    | {
+        "weight": "const float *",
+        "bias": "const float *",
+        "eps": "const float",
+        "momentum": "const float",
+        "running_mean": "float *",
+        "running_var": "float *",
+    },
+    "backward": PARAMETERS["backward"]
+    | _NORM
+    | {"grad_norm_x_seq": "float *", "grad_weight": "float *", "grad_bias": "float *"},
+}
+_TABLES = """
+    const Table scale(C, [&](long long c) { return norm[c]; });
+    const Table shift(C, [&](long long c) { return norm[C + c]; });
+    const Table mean(C, [&](long long c) { return norm[2 * C + c]; });
 """
+_NORMALISED_BLOCK = "Normalised{{i, n}, scale.at(i, C), shift.at(i, C), mean.at(i, C), beside, own}"
+_NORMALISED = {
+    "forward": f"""
+    measure(n, T, x_seq, C, weight, bias, factor, eps, momentum, running_mean, running_var, norm, threads);
+    {_TABLES}
+    float *own = nullptr;
+    PARALLEL EACH_BLOCK(n) {call("forward", _NORMALISED_BLOCK)}
+""",
+    "backward": f"""
+    {_TABLES}
+    Sums sums(C, threads);
+    PARALLEL EACH_BLOCK(n) {{
+        float own[2 * LANES] = {{}};
+        {call("backward", _NORMALISED_BLOCK)}
+        double *first = sums.at(0, i), *second = sums.at(1, i);
+        EACH_LANE {{
+            first[lane] += own[lane];
+            second[lane] += own[LANES + lane];
+        }}
+    }}
+    float *const grad = grad_norm_x_seq ? grad_norm_x_seq : grad_x_seq;  // of x
+    differentiate(n, T, x_seq, C, norm, factor, sums, grad_x_seq, grad, grad_weight, grad_bias, threads);
+""",
+}
 
 
 class CppEngine(KernelEngine):
@@ -167,13 +216,14 @@ class CppEngine(KernelEngine):
 
     def launch(self, direction: str, dtype: torch.dtype, device: torch.device, arguments: Arguments) -> None:
         """See :class:`KernelEngine`."""
-        names = PARAMETERS[direction]
+        normalised = "norm" in arguments
+        names = (NORMALISED_PARAMETERS if normalised else PARAMETERS)[direction]
         values = [v.data_ptr() if isinstance(v := arguments[name], Tensor) else v for name in names]
-        getattr(self._library(dtype), direction)(*values, torch.get_num_threads())
+        getattr(self._library(dtype, normalised), direction)(*values, torch.get_num_threads())
 
-    def _library(self, dtype: torch.dtype) -> ctypes.CDLL:
+    def _library(self, dtype: torch.dtype, normalised: bool) -> ctypes.CDLL:
         try:
-            return _library(self.form, dtype)
+            return _library(self.form, dtype, normalised)
         except _NoCacheError:
             raise
         except OSError as error:  # where other kernels are built it is the surrogate's own text
@@ -211,9 +261,9 @@ class _NoCacheError(OSError):
 
 
 @functools.cache
-def _library(form: Form, dtype: torch.dtype) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(_built(_source(form, dtype))))
-    for direction, parameters in PARAMETERS.items():
+def _library(form: Form, dtype: torch.dtype, normalised: bool = False) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(_built(_normalised_source(form) if normalised else _source(form, dtype))))
+    for direction, parameters in (NORMALISED_PARAMETERS if normalised else PARAMETERS).items():
         function = getattr(library, direction)
         function.argtypes, function.restype = [*map(_ctype, parameters.values()), ctypes.c_int], None
     return library
@@ -226,11 +276,18 @@ def _ctype(text: str) -> type:
 
 
 def _source(form: Form, dtype: torch.dtype) -> str:
-    kernels = []
-    for direction, parameters in PARAMETERS.items():
-        declared = ", ".join(f"{ctype} {name}" for name, ctype in parameters.items())
-        kernels.append(_KERNEL.format(direction=direction, parameters=declared, call=call(direction)))
+    kernels = [_function(direction, PARAMETERS, _LOOP + call(direction)) for direction in PARAMETERS]
     return "\n".join([_HEAD, _BLOCK[dtype], body(form), *kernels])
+
+
+def _normalised_source(form: Form) -> str:
+    kernels = [_function(direction, NORMALISED_PARAMETERS, text) for direction, text in _NORMALISED.items()]
+    return "\n".join([_HEAD, _BLOCK[torch.float32], body(form), _NORM_SOURCE.read_text(), *kernels])
+
+
+def _function(direction: str, parameters: dict[str, dict[str, str]], text: str) -> str:
+    declared = ", ".join(f"{ctype} {name}" for name, ctype in parameters[direction].items())
+    return f'extern "C" void {direction}({declared}, int threads) {{\n{text}\n}}\n'
 
 
 def _built(source: str) -> Path:

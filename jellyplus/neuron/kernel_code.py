@@ -88,11 +88,11 @@ class Form(NamedTuple):
         return Form(self.hard_reset, False, False, "const float slope = 0.0f;", self.strict)
 
 
-def call(direction: str) -> str:
+def call(direction: str, block: str = "Block{i, n}") -> str:
     """Run the block of neurons that begins at ``i``, from the kernel's own arguments."""
     constants = {"decay", "v_th", "reset_to"}
     rest = ", ".join(name for name in PARAMETERS[direction] if name not in constants)
-    return f"{direction}_block(i, Dynamics{{decay, v_th, reset_to}}, {rest});"
+    return f"{direction}_block({block}, Dynamics{{decay, v_th, reset_to}}, {rest});"
 
 
 def body(form: Form) -> str:

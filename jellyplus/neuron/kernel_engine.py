@@ -66,18 +66,28 @@ class KernelEngine(ABC):
         return torch.empty((rows, x.shape[1]), dtype=torch.float32, device=x.device) if rows else None
 
     def forward(
-        self, x: Tensor, v: State, spikes: Tensor, last: Tensor, h_seq: Maybe, v_seq: Maybe, checkpoints: Maybe
+        self,
+        x: Tensor,
+        v: State,
+        spikes: Tensor,
+        last: Tensor,
+        h_seq: Maybe,
+        v_seq: Maybe,
+        checkpoints: Maybe,
+        **more: Tensor | float | None,
     ) -> None:
-        """See :class:`jellyplus.neuron.multistep.Engine`."""
-        arguments = self._common(x, v)
+        """See :class:`jellyplus.neuron.multistep.Engine`; ``more`` arguments are a kernel's that does more."""
+        arguments = self._common(x, v) | more
         arguments.update(spike_seq=spikes, v_last=last, h_seq=h_seq, v_seq=v_seq, checkpoints=checkpoints)
         self.launch("forward", x.dtype, x.device, arguments)
 
-    def backward(self, x: Tensor, v: State, checkpoints: Maybe, grad_x: Tensor, *grads: Maybe) -> None:
-        """See :class:`jellyplus.neuron.multistep.Engine`."""
+    def backward(
+        self, x: Tensor, v: State, checkpoints: Maybe, grad_x: Tensor, *grads: Maybe, **more: Tensor | float | None
+    ) -> None:
+        """See :class:`jellyplus.neuron.multistep.Engine`, and for ``more`` the forward pass."""
         grad_spikes, grad_last, grad_h, grad_v = grads
         step = 0 if grad_spikes is None else grad_spikes.stride(0)
-        arguments = self._common(x, v)
+        arguments = self._common(x, v) | more
         arguments.update(grad_spike_seq=grad_spikes, grad_spike_step=step, grad_v_last=grad_last, grad_x_seq=grad_x)
         arguments.update(grad_h_seq=_dense(grad_h), grad_v_seq=_dense(grad_v))
         arguments.update(checkpoints=checkpoints, surrogate_parameter=self._parameter(x.device))

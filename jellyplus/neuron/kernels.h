@@ -50,16 +50,25 @@ INLINE float kept(const Dynamics &d, float h, float slope) {
     return DETACH_RESET ? direct : direct - slope * by_spike;
 }
 
+// How x is read, and where its gradient goes; blocks that do more have overloads of the two.
+INLINE const float *input(const Block &block, float (&room)[LANES], const Stored *x_seq, long long begin) {
+    return block.load(room, x_seq, begin);
+}
+
+INLINE void give(const Block &block, Stored *grad_x_seq, long long begin, const float *grad_x, const Stored *) {
+    block.store(grad_x_seq, begin, grad_x);
+}
+
 // Without checkpoints none are kept, which is right where no gradient is wanted.
-INLINE void forward_block(long long i, Dynamics d, long long n, int T, float v_start, const Stored *v_init,
+template <class Neurons>
+INLINE void forward_block(const Neurons &block, Dynamics d, long long n, int T, float v_start, const Stored *v_init,
                           const Stored *x_seq, long long x_step, Stored *spike_seq, Stored *v_last, Stored *h_seq,
                           Stored *v_seq, float *checkpoints) {
-    const Block block = {i, n};
     float x_room[LANES], spike_room[LANES], v[LANES], h[LANES];
     block.copy(v, v_init, 0, v_start);
     for (int t = 0; t < T; t++) {
         if (checkpoints && t > 0 && t % SEGMENT == 0) block.store(checkpoints, (t / SEGMENT - 1) * n, v);
-        const float *x = block.load(x_room, x_seq, t * x_step);
+        const float *x = input(block, x_room, x_seq, t * x_step);
         float *spike = block.place(spike_room, spike_seq, t * n);
         EACH_LANE {
             h[lane] = charge(d, x[lane], v[lane]);
@@ -75,12 +84,12 @@ INLINE void forward_block(long long i, Dynamics d, long long n, int T, float v_s
 
 // What the surrogate makes of its parameter alone is computed once for all lanes, and so by the same function in every
 // type of storage: restrict says that no gradient is written over it.
-INLINE void backward_block(long long i, Dynamics d, long long n, int T, float v_start, const Stored *v_init,
+template <class Neurons>
+INLINE void backward_block(const Neurons &block, Dynamics d, long long n, int T, float v_start, const Stored *v_init,
                            const Stored *x_seq, long long x_step, const float *checkpoints,
                            const float *__restrict__ surrogate_parameter, const Stored *grad_spike_seq,
                            long long grad_spike_step, const Stored *grad_h_seq, const Stored *grad_v_seq,
                            const Stored *grad_v_last, Stored *grad_x_seq) {
-    const Block block = {i, n};
     float room[4][LANES], grad_v[LANES], v[LANES], h[SEGMENT][LANES];
     block.copy(grad_v, grad_v_last, 0, 0.0f);
     for (int segment = (T - 1) / SEGMENT; segment >= 0; segment--) {
@@ -89,7 +98,7 @@ INLINE void backward_block(long long i, Dynamics d, long long n, int T, float v_
         else block.copy(v, v_init, 0, v_start);
         UNROLLED for (int s = 0; s < SEGMENT; s++) {
             if (first + s >= T) continue;
-            const float *x = block.load(room[0], x_seq, (first + s) * x_step);
+            const float *x = input(block, room[0], x_seq, (first + s) * x_step);
             EACH_LANE {
                 h[s][lane] = charge(d, x[lane], v[lane]);
                 v[lane] = reset(d, h[s][lane], fire(d, h[s][lane]));
@@ -107,7 +116,7 @@ INLINE void backward_block(long long i, Dynamics d, long long n, int T, float v_
                 grad_x[lane] = from_spike[lane] * slope + by_reset + from_h[lane];  // = dL/dH[t]
                 grad_v[lane] = d.decay * grad_x[lane];
             }
-            block.store(grad_x_seq, (first + s) * n, grad_x);
+            give(block, grad_x_seq, (first + s) * n, grad_x, x_seq);
         }
     }
 }

@@ -15,11 +15,26 @@ from torch import Tensor
 
 from jellyplus.neuron.dynamics import Dynamics
 
-__all__ = ["Engine", "Maybe", "MultiStep", "State", "backward", "empty", "forward", "step_by_step"]
+__all__ = [
+    "Engine",
+    "Maybe",
+    "MultiStep",
+    "Run",
+    "Sequences",
+    "State",
+    "backward",
+    "empty",
+    "forward",
+    "layout_of",
+    "saved",
+    "step_by_step",
+]
 
 Maybe = Tensor | None
 State = Tensor | float  #: a potential for each neuron, or one for all
 Sequences = tuple[Tensor, State, Maybe, Maybe]  #: spikes, last V, all H and all V
+
+Run = Callable[..., Sequences]  #: of x_seq, v, an engine, and whether to store all H and all V
 
 
 class Engine(Protocol):
@@ -68,30 +83,33 @@ class MultiStep(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Maybe) -> tuple:
         """The gradients of ``x_seq`` and of ``v``."""
-        x_seq, v, checkpoints = _saved(ctx)
+        x_seq, v, checkpoints = saved(ctx)
         grad_x = backward(ctx.engine, x_seq, v if ctx.start is None else ctx.start, checkpoints, *grads)
         return grad_x, None if v is None else grad_x[0] * ctx.engine.dynamics.decay, None, None, None
 
 
-def forward(engine: Engine, x_seq: Tensor, v: State, store_h: bool, store_v: bool, train: bool) -> tuple:
-    """:data:`Sequences`, and where ``train`` what the engine's backward pass wants besides ``x_seq`` and ``v``."""
-    layout = _layout(x_seq.shape, x_seq.stride())
+def forward(engine: Engine, x_seq: Tensor, v: State, store_h: bool, store_v: bool, train: bool, **more: Any) -> tuple:
+    """:data:`Sequences`, and where ``train`` what the engine's backward pass wants besides ``x_seq`` and ``v``.
+
+    ``more`` is for the engine, as in the next.
+    """
+    layout = layout_of(x_seq)
     x, start = layout.flatten(x_seq), layout.start(v)
     checkpoints = engine.checkpoints(x) if train else None
     spikes, last = engine.room(x), x.new_empty(layout.neurons)
     h_seq, v_seq = (engine.room(x) if store else None for store in (store_h, store_v))
-    engine.forward(x, start, spikes, last, h_seq, v_seq, checkpoints)
+    engine.forward(x, start, spikes, last, h_seq, v_seq, checkpoints, **more)
     return *(_of_any(layout.restore, flat) for flat in (spikes, last, h_seq, v_seq)), checkpoints
 
 
-def backward(engine: Engine, x_seq: Tensor, v: State, checkpoints: Maybe, *grads: Maybe) -> Tensor:
+def backward(engine: Engine, x_seq: Tensor, v: State, checkpoints: Maybe, *grads: Maybe, **more: Any) -> Tensor:
     """The gradient of ``x_seq``, from those of :data:`Sequences`, None where one is zero."""
-    layout = _layout(x_seq.shape, x_seq.stride())
+    layout = layout_of(x_seq)
     x, start = layout.flatten(x_seq), layout.start(v)
     flatten = layout.flatten, layout.flatten_state, layout.flatten, layout.flatten
     incoming = map(_of_any, flatten, grads)
     grad_x = engine.room(x)
-    engine.backward(x, start, checkpoints, grad_x, *incoming)
+    engine.backward(x, start, checkpoints, grad_x, *incoming, **more)
     return layout.restore(grad_x)
 
 
@@ -119,7 +137,12 @@ def step_by_step(
     return torch.stack(spikes), v, torch.stack(h_seq) if store_h else None, torch.stack(v_seq) if store_v else None
 
 
-def _saved(ctx: Any) -> tuple:
+def saved(ctx: Any) -> tuple:
+    """What the forward pass left for the backward pass of a sequence.
+
+    Raises:
+        RuntimeError: it is gone.
+    """
     try:
         return ctx.saved_tensors
     except RuntimeError as error:
@@ -174,4 +197,9 @@ class _Layout(NamedTuple):
         return flat.new_empty(0).set_(flat, 0, shape, strides)  # type: ignore[call-overload]  # torch's stub knows storages alone
 
 
-_layout = functools.lru_cache(maxsize=4096)(_Layout.of)  # of sizes that are known: a compiler's are not
+def layout_of(x_seq: Tensor) -> _Layout:
+    """Of sizes that are known: a compiler's are not."""
+    return _known(x_seq.shape, x_seq.stride())
+
+
+_known = functools.lru_cache(maxsize=4096)(_Layout.of)
