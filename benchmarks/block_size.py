@@ -39,9 +39,9 @@ def engine(fire: torch.nn.Module, lanes: int, folder: Path) -> cpp_backend.CppEn
     subprocess.run([*cpp_backend._compiler(), *cpp_backend._FLAGS, "-o", library, text], check=True)
     loaded = ctypes.CDLL(str(library))
     for direction in ("forward", "backward"):
-        declared = getattr(made._library(torch.float32), direction)
+        declared = getattr(cpp_backend._library(made.form, torch.float32), direction)
         getattr(loaded, direction).argtypes, getattr(loaded, direction).restype = declared.argtypes, None
-    made._library = lambda dtype: loaded
+    made._library = lambda dtype, normalised: loaded
     return made
 
 

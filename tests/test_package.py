@@ -87,7 +87,11 @@ BASES = {
     "model": (base.StepModule,),
     "loss": (base.MultiStepModule,),
 }
-PARTS = {("model", "ResidualBlock"), ("model", "Shortcuts")}  # containers of layers that have a step mode
+PARTS = {
+    ("model", "Layers"),
+    ("model", "ResidualBlock"),
+    ("model", "Shortcuts"),
+}  # containers of layers that have a step mode
 CLASSES = [(m, n) for m, n in PUBLIC if m in BASES and inspect.isclass(getattr(getattr(jellyplus, m), n))]
 CLASSES = [pair for pair in CLASSES if pair not in PARTS]
 

@@ -156,6 +156,7 @@ NORMALISED_PARAMETERS = {
     "forward": PARAMETERS["forward"]
     | _NORM
     | {
+        "in_training": "const int",
         "weight": "const float *",
         "bias": "const float *",
         "eps": "const float",
@@ -175,7 +176,7 @@ _TABLES = """
 _NORMALISED_BLOCK = "Normalised{{i, n}, scale.at(i, C), shift.at(i, C), mean.at(i, C), beside, own}"
 _NORMALISED = {
     "forward": f"""
-    measure(n, T, x_seq, C, weight, bias, factor, eps, momentum, running_mean, running_var, norm, threads);
+    prepare(in_training, n, T, x_seq, C, weight, bias, factor, eps, momentum, running_mean, running_var, norm, threads);
     {_TABLES}
     float *own = nullptr;
     PARALLEL EACH_BLOCK(n) {call("forward", _NORMALISED_BLOCK)}

@@ -58,12 +58,9 @@ INLINE void give(const Normalised &block, float *grad_seq, long long begin, cons
 #define EACH_BLOCK(end) _Pragma("omp for schedule(static)") for (long long i = 0; i < end; i += LANES)
 #define PARALLEL _Pragma("omp parallel num_threads(threads) if (n * T > 32768)")
 
-// Fills norm, which is scale, shift, mean and 1 / deviation of every channel, [4, C], and moves the running statistics.
-static void measure(long long n, int T, const float *x_seq, long long C, const float *weight, const float *bias,
-                    float factor, float eps, float momentum, float *running_mean, float *running_var, float *norm,
-                    int threads) {
-    const long long all = n * T, count = all / C;
-    Sums sums(C, threads);
+// Sums of x and of its squares.
+static void add_up(long long n, int T, const float *x_seq, Sums &sums, int threads) {
+    const long long all = n * T;
     PARALLEL EACH_BLOCK(all) {
         float room[LANES];
         const float *x = Block{i, all}.load(room, x_seq, 0);
@@ -73,16 +70,30 @@ static void measure(long long n, int T, const float *x_seq, long long C, const f
             squares[lane] += (double)x[lane] * x[lane];
         }
     }
+}
+
+// Fills norm, which is scale, shift, mean and 1 / deviation of every channel, [4, C]: in training by the statistics of
+// x, which move the running ones, and in evaluation by these.
+static void prepare(bool train, long long n, int T, const float *x_seq, long long C, const float *weight,
+                    const float *bias, float factor, float eps, float momentum, float *running_mean,
+                    float *running_var, float *norm, int threads) {
+    const long long count = n * T / C;
+    Sums sums(C, threads);
+    if (train) add_up(n, T, x_seq, sums, threads);
     for (long long c = 0; c < C; c++) {
-        const double mean = sums.total(0, c) / count, difference = sums.total(1, c) / count - mean * mean;
-        const double variance = difference < 0.0 ? 0.0 : difference;  // which a NaN is not
+        double mean = running_mean[c], variance = running_var[c];
+        if (train) {
+            mean = sums.total(0, c) / count;
+            variance = sums.total(1, c) / count - mean * mean;
+            if (variance < 0.0) variance = 0.0;  // which a NaN is not
+            running_mean[c] += momentum * (mean - running_mean[c]);
+            running_var[c] += momentum * (variance * count / (count - 1) - running_var[c]);
+        }
         const double inverse = 1.0 / sqrt(variance + eps), scale = weight[c] * factor * inverse;
         norm[c] = scale;
         norm[C + c] = bias[c] - mean * scale;
         norm[2 * C + c] = mean;
         norm[3 * C + c] = inverse;
-        running_mean[c] += momentum * (mean - running_mean[c]);
-        running_var[c] += momentum * (variance * count / (count - 1) - running_var[c]);
     }
 }
 

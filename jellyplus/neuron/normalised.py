@@ -37,8 +37,9 @@ _NODES = (IterativeLIFNode, SRIFNode)  # exactly these: what a subclass does bes
 def normalise_and_fire(norm: nn.Module, node: nn.Module, x_seq: Tensor, beside: Tensor | None = None) -> Tensor:
     """``node(norm(x_seq))``, or ``node(norm(x_seq) + beside)``; in one pass where the kernels can, with equal results.
 
-    Equal but for rounding. In one pass are tdBN in training and a jellyplus neuron that starts from a reset, in step
-    mode 'm' and float32 on backend ``cpp``, in one process, with channels side by side in memory (channels-last).
+    Equal but for rounding. In one pass are tdBN and a jellyplus neuron that starts from a reset, in step mode 'm' and
+    float32 on backend ``cpp``, with channels side by side in memory (channels-last): in training in one process, and in
+    evaluation without gradients.
 
     Args:
         norm: of [T, N, C, *].
@@ -68,7 +69,7 @@ def _can_be_joined(norm: Any, node: Any, x: Tensor, beside: Maybe) -> bool:
         and type(node) in _NODES
         and _known_to_the_kernels(x)
         and (beside is None or (_is_float_on_cpu(beside) and beside.shape == x.shape))
-        and _trains_alone(norm, x)
+        and _has_statistics_of_its_own(norm, x)
         and _starts_from_a_reset(node)
         and not _all_modules_are_watched()
         and isinstance(node._engine(x), CppEngine)
@@ -96,15 +97,14 @@ def _is_float_on_cpu(tensor: Maybe) -> bool:
     )
 
 
-def _trains_alone(norm: _ThresholdDependentBatchNorm, x: Tensor) -> bool:
+def _has_statistics_of_its_own(norm: _ThresholdDependentBatchNorm, x: Tensor) -> bool:
     numbers = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     return (
-        norm.training
+        (processes() == 1 if norm.training else not torch.is_grad_enabled())
         and norm.step_mode == "m"
         and x.dim() == 3 + norm.spatial_dims
         and all(map(_is_float_on_cpu, numbers))
         and all(of.shape == x.shape[2:3] and of.is_contiguous() for of in numbers)
-        and processes() == 1
         and is_untouched(norm)
     )
 
@@ -144,7 +144,8 @@ def _run(
     store_h: bool,
     store_v: bool,
 ) -> Sequences:
-    norm.num_batches_tracked.add_(1)
+    if norm.training:
+        norm.num_batches_tracked.add_(1)
     return _NormalisedSequence.apply(x_seq, norm.weight, norm.bias, beside, norm, v, engine, store_h, store_v)
 
 
@@ -169,10 +170,11 @@ class _NormalisedSequence(torch.autograd.Function):
         factor = norm.alpha * norm.v_th
         arguments = {
             **_arguments(x_seq, beside, constants, factor),
+            "in_training": int(norm.training),
             "weight": weight,
             "bias": bias,
             "eps": norm.eps,
-            "momentum": norm._share_of_this_batch(),
+            "momentum": norm._share_of_this_batch() if norm.training else 0.0,
             "running_mean": norm.running_mean,
             "running_var": norm.running_var,
         }

@@ -54,8 +54,9 @@ with fewer than {LEAST_PAIRS} pairs it is `too few seeds`, whatever the differen
 
 `time_ratio` is the training time of an epoch against the baseline's, of the same seeds; others may have used the
 machine meanwhile. `memory_ratio` is the same of what a training step keeps for its backward pass, counted from the
-network's shapes in float32 and not measured: `jellyplus.training.memory`. `firing_rate` is the mean over neurons and
-time-steps; `energy_uj` is of one inference over all time-steps, by the default convention of `jellyplus.op_counter`.
+network's shapes in float32, layer by layer, and not measured: `jellyplus.training.memory`; norms that run in one pass
+with their neurons keep less. `firing_rate` is the mean over neurons and time-steps; `energy_uj` is of one inference
+over all time-steps, by the default convention of `jellyplus.op_counter`.
 `status` is as in the papers' tables: no row here is a statement about a paper.
 """
 

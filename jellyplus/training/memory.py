@@ -2,8 +2,9 @@
 
 Most is what the forward pass of a training step saves for backward; it grows with the examples that are shown at once
 and with T. It is counted, not computed by a formula: the network runs once on torch's meta device, where tensors have
-shapes and no memory, and whatever autograd saves counts. A step that does not fit keeps its activations compressed,
-which changes no bit of what it computes.
+shapes and no memory, and whatever autograd saves counts; there a norm and its neurons run one after the other, which
+keeps more than the one pass in which a CPU runs them. A step that does not fit keeps its activations compressed, which
+changes no bit of what it computes.
 """
 
 import math

@@ -241,7 +241,7 @@ APART = {
     "contiguous": lambda: (norm_of(4), node_m(), X.contiguous().detach()),
     "float64": lambda: (norm_of(4).double(), node_m(), X.double()),
     "bfloat16": lambda: (norm_of(4), node_m(), X.bfloat16()),
-    "evaluation": lambda: (norm_of(4).eval(), node_m(), X.detach()),
+    "evaluation with gradients": lambda: (norm_of(4).eval(), node_m(), X.detach()),
     "torch": lambda: (norm_of(4), node_m(backend="torch"), X.detach()),
     "own node": lambda: (norm_of(4), OwnNode(step_mode="m"), X.detach()),
     "own norm": lambda: (norm_of(4, OwnNorm), node_m(), X.detach()),
@@ -282,12 +282,20 @@ def test_a_hook_on_all_modules_sees_the_norm():
     assert normalise_and_fire(norm_of(4), node_m(), leaf(X)).grad_fn.name() == JOINED
 
 
-def test_without_a_graph():
-    norm = norm_of(4)
+@pytest.mark.parametrize("training", [True, False])
+def test_without_a_graph(training, monkeypatch):
+    own, other = norm_of(4).train(training), norm_of(4).train(training)
+    runs = []
+    monkeypatch.setattr(normalised, "_run", lambda *a, run=normalised._run: runs.append(a) or run(*a))
     with torch.no_grad():
-        spikes = normalise_and_fire(norm, node_m(), X)
-    assert not spikes.requires_grad
-    assert torch.equal(spikes, node_m()(norm_of(4)(X)))
+        for norm in (own, other):
+            norm.running_mean.copy_(0.1 * normal(4, seed=3))
+            norm.running_var.copy_(1 + 0.5 * normal(4, seed=4).tanh())
+        spikes, expected = normalise_and_fire(own, node_m(), X), node_m()(other(X))
+    assert len(runs) == 1
+    assert torch.equal(spikes, expected)
+    for fast, slow in zip(own.buffers(), other.buffers(), strict=True):
+        close(fast, slow.double())
 
 
 def test_threads_change_rounding_alone():

@@ -9,17 +9,22 @@ _REASONS: dict[str, dict[tuple[str, str, str], tuple[str, ...]]] = {
             "const [float -> int] direct = HARD_RESET ? 1.0f - fire(d, h) : 1.0f",
         ),
     },
+    "only blocks that run a norm read it, and those are tested in tests/neuron/test_normalised.py": {
+        ("kernels.h", "backward_block", "give(block, grad_x_seq, (first + s) * n, grad_x, x_seq)"): (
+            "give(block, grad_x_seq, (first + s) * n, grad_x, [x_seq -> v_init])",
+        ),
+    },
     "t is a multiple of SEGMENT there": {
         ("kernels.h", "forward_block", "checkpoints && t > 0 && t % SEGMENT == 0"): ("t > [0 -> 1]",),
     },
     "another room that is free: each lane is read before it is written": {
-        ("kernels.h", "forward_block", "const float *x = block.load(x_room, x_seq, t * x_step)"): (
-            "block.load([x_room -> spike_room], x_seq, t * x_step)",
+        ("kernels.h", "forward_block", "const float *x = input(block, x_room, x_seq, t * x_step)"): (
+            "input(block, [x_room -> spike_room], x_seq, t * x_step)",
         ),
         ("kernels.h", "forward_block", "float *spike = block.place(spike_room, spike_seq, t * n)"): (
             "block.place([spike_room -> x_room], spike_seq, t * n)",
         ),
-        ("kernels.h", "backward_block", "const float *x = block.load(room[0], x_seq, (first + s) ..."): (
+        ("kernels.h", "backward_block", "const float *x = input(block, room[0], x_seq, (first + ..."): (
             "room[[0 -> 1]]",
         ),
         ("kernels.h", "backward_block", "const float *from_v = block.load(room[2], grad_v_seq, ..."): (
