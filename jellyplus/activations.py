@@ -3,7 +3,8 @@
 Behind each convolution, three tensors of one size are kept: its output for the norm's backward pass, the norm's output
 for the neuron's, and the spikes for the next convolution's. Spikes are 0 or 1, so a byte holds one; and the norm's
 output is computed again from its input, by the same operation, when the backward pass asks for it. Where a neuron fires
-on a sum of branches, the sum is kept as it is.
+on a sum of branches, the sum is kept as it is. Where norm and neuron run in one pass
+(:mod:`jellyplus.neuron.normalised`) there is no norm's output and no sum, but what is added in it.
 """
 
 import threading

@@ -109,9 +109,9 @@ class Layers(nn.Sequential):
     Equal to torch's ``Sequential`` but for rounding; see :func:`jellyplus.neuron.normalised.normalise_and_fire`.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # as torch names it
         """[T, N, C, *] through all of them."""
-        return through([*self], x)
+        return through([*self], input)
 
 
 def through(layers: Sequence[nn.Module], x: Tensor) -> Tensor:

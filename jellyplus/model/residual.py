@@ -43,7 +43,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes in, spikes out."""
-        if not is_untouched(self.branch):
+        if type(self.branch) is not Layers or not self.branch or not is_untouched(self.branch):
             return self.neuron(self.branch(x) + self.shortcut(x))
         *layers, last = self.branch
         return normalise_and_fire(last, self.neuron, through(layers, x), self.shortcut(x))

@@ -215,13 +215,15 @@ class Node(_compat.BaseNode):
             self.v_seq = v_seq
         return spikes
 
-    def _run(self, x_seq: Tensor, run: multistep.Run = multistep.MultiStep.apply) -> multistep.Sequences:
+    def _run(self, x_seq: Tensor, run: multistep.Run | None = None) -> multistep.Sequences:
         sequence = (x_seq, self.v)
         stored = (self.store_h_seq, self.store_v_seq)
+        if run:
+            return run(*sequence, self._engine(x_seq), *stored)
         fire, dynamics = self.surrogate_function, self.dynamics
         learns = torch.is_grad_enabled() and trains(fire)
         if not (learns or _compat.is_looked_into()):
-            return run(*sequence, self._engine(x_seq), *stored)
+            return multistep.MultiStep.apply(*sequence, self._engine(x_seq), *stored)
         if self.backend in ("auto", "torch"):  # a compiler makes kernels of its own
             return multistep.step_by_step(fire, dynamics, *sequence, *stored)
         if learns:

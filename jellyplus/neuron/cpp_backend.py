@@ -218,8 +218,8 @@ class CppEngine(KernelEngine):
     def launch(self, direction: str, dtype: torch.dtype, device: torch.device, arguments: Arguments) -> None:
         """See :class:`KernelEngine`."""
         normalised = "norm" in arguments
-        names = (NORMALISED_PARAMETERS if normalised else PARAMETERS)[direction]
-        values = [v.data_ptr() if isinstance(v := arguments[name], Tensor) else v for name in names]
+        types = (NORMALISED_PARAMETERS if normalised else PARAMETERS)[direction]
+        values = [_value(name, ctype, arguments[name]) for name, ctype in types.items()]
         getattr(self._library(dtype, normalised), direction)(*values, torch.get_num_threads())
 
     def _library(self, dtype: torch.dtype, normalised: bool) -> ctypes.CDLL:
@@ -235,6 +235,14 @@ class CppEngine(KernelEngine):
             ) from error
 
 
+def _value(name: str, ctype: str, argument: Tensor | float | None) -> float | None:
+    if not isinstance(argument, Tensor):
+        return argument
+    if "*" not in ctype:
+        raise ValueError(f"{name} is a tensor, and kernels take a number: use backend='torch'")
+    return argument.data_ptr()
+
+
 _HUGE_PAGE = 2**21
 
 
@@ -247,7 +255,7 @@ def _libc() -> ctypes.CDLL:
 def obstacle() -> Obstacle | None:
     """Why no library can be built and loaded here; None where one was."""
     try:
-        _library(Form(True, False, False, "const float slope = 1.0f;"), torch.float32)
+        _library(Form(True, False, False, "const float slope = 1.0f;"), torch.float32, normalised=True)
     except _NoCacheError as error:
         return Obstacle(
             str(error), "make it a folder of yours alone, with room, or name another one in $XDG_CACHE_HOME"

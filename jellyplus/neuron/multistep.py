@@ -74,7 +74,7 @@ class MultiStep(torch.autograd.Function):
     ) -> tuple[State | None, ...]:
         """Run the sequence; ``x_seq``, ``v`` and the engine's checkpoints are kept."""
         *outputs, checkpoints = forward(engine, x_seq, v, store_h, store_v, any(ctx.needs_input_grad))
-        ctx.engine, ctx.start = engine, v if isinstance(v, float) else None
+        ctx.engine, ctx.start, ctx.layout = engine, v if isinstance(v, float) else None, layout_of(x_seq)
         ctx.save_for_backward(x_seq, v if ctx.start is None else None, checkpoints)
         ctx.set_materialize_grads(False)
         return tuple(outputs)
@@ -84,7 +84,8 @@ class MultiStep(torch.autograd.Function):
     def backward(ctx: Any, *grads: Maybe) -> tuple:
         """The gradients of ``x_seq`` and of ``v``."""
         x_seq, v, checkpoints = saved(ctx)
-        grad_x = backward(ctx.engine, x_seq, v if ctx.start is None else ctx.start, checkpoints, *grads)
+        start = v if ctx.start is None else ctx.start
+        grad_x = backward(ctx.engine, ctx.layout, x_seq, start, checkpoints, *grads)
         return grad_x, None if v is None else grad_x[0] * ctx.engine.dynamics.decay, None, None, None
 
 
@@ -102,9 +103,13 @@ def forward(engine: Engine, x_seq: Tensor, v: State, store_h: bool, store_v: boo
     return *(_of_any(layout.restore, flat) for flat in (spikes, last, h_seq, v_seq)), checkpoints
 
 
-def backward(engine: Engine, x_seq: Tensor, v: State, checkpoints: Maybe, *grads: Maybe, **more: Any) -> Tensor:
-    """The gradient of ``x_seq``, from those of :data:`Sequences`, None where one is zero."""
-    layout = layout_of(x_seq)
+def backward(
+    engine: Engine, layout: "Layout", x_seq: Tensor, v: State, checkpoints: Maybe, *grads: Maybe, **more: Any
+) -> Tensor:
+    """The gradient of ``x_seq``, from those of :data:`Sequences`, None where one is zero.
+
+    ``layout`` is that of the forward pass: what has kept ``x_seq`` meanwhile may give it back in another.
+    """
     x, start = layout.flatten(x_seq), layout.start(v)
     flatten = layout.flatten, layout.flatten_state, layout.flatten, layout.flatten
     incoming = map(_of_any, flatten, grads)
@@ -119,7 +124,7 @@ def _of_any(function: Callable[[Tensor], Tensor], x: Maybe) -> Maybe:
 
 def empty(x_seq: Tensor) -> Tensor:
     """A sequence like those that :func:`forward` fills."""
-    layout = _Layout.of(x_seq.shape, x_seq.stride())
+    layout = Layout.of(x_seq.shape, x_seq.stride())
     return x_seq.new_empty_strided(layout.shape, layout.strides)
 
 
@@ -155,7 +160,7 @@ def saved(ctx: Any) -> tuple:
         ) from error
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """How [T, N, *] becomes [T, neurons] in the order of its memory, and back: channels-last stays channels-last.
 
     Args:
@@ -171,7 +176,7 @@ class _Layout(NamedTuple):
     neurons: int
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], strides: tuple[int, ...]) -> "_Layout":
+    def of(cls, shape: tuple[int, ...], strides: tuple[int, ...]) -> "Layout":
         order = [0, *sorted(range(1, len(shape)), key=strides.__getitem__, reverse=True)]
         dense, size = [1] * len(shape), 1
         for dim in reversed(order):
@@ -197,9 +202,9 @@ class _Layout(NamedTuple):
         return flat.new_empty(0).set_(flat, 0, shape, strides)  # type: ignore[call-overload]  # torch's stub knows storages alone
 
 
-def layout_of(x_seq: Tensor) -> _Layout:
+def layout_of(x_seq: Tensor) -> Layout:
     """Of sizes that are known: a compiler's are not."""
     return _known(x_seq.shape, x_seq.stride())
 
 
-_known = functools.lru_cache(maxsize=4096)(_Layout.of)
+_known = functools.lru_cache(maxsize=4096)(Layout.of)

@@ -2,10 +2,11 @@
 
 A training step reads and writes a layer's activations less often so, and keeps a third less of them. The kernels are
 those of backend ``cpp`` (``normalised.h``); everywhere else norm and node run one after the other, and so they do where
-somebody looks in between.
+a hook looks at one of them.
 """
 
 import functools
+from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -24,7 +25,7 @@ from jellyplus.neuron import multistep
 from jellyplus.neuron.base import Node
 from jellyplus.neuron.cpp_backend import CppEngine
 from jellyplus.neuron.iterative_lif import IterativeLIFNode
-from jellyplus.neuron.multistep import Maybe, Sequences, layout_of
+from jellyplus.neuron.multistep import Layout, Maybe, Sequences, layout_of
 from jellyplus.neuron.srif import SRIFNode
 from jellyplus.surrogate import trains
 
@@ -45,7 +46,8 @@ def normalise_and_fire(norm: nn.Module, node: nn.Module, x_seq: Tensor, beside: 
         norm: of [T, N, C, *].
         node: of the same shape.
         x_seq: the norm's input.
-        beside: added to what the norm gives, of the shape of that, as in a residual block.
+        beside: added to what the norm gives, of the shape of that, as in a residual block; it may be kept for backward,
+            so nothing may be written to it before.
 
     >>> from jellyplus.layer import ThresholdDependentBatchNorm1d
     >>> from jellyplus.neuron import IterativeLIFNode
@@ -71,7 +73,6 @@ def _can_be_joined(norm: Any, node: Any, x: Tensor, beside: Maybe) -> bool:
         and (beside is None or (_is_float_on_cpu(beside) and beside.shape == x.shape))
         and _has_statistics_of_its_own(norm, x)
         and _starts_from_a_reset(node)
-        and not _all_modules_are_watched()
         and isinstance(node._engine(x), CppEngine)
     )
 
@@ -99,12 +100,14 @@ def _is_float_on_cpu(tensor: Maybe) -> bool:
 
 def _has_statistics_of_its_own(norm: _ThresholdDependentBatchNorm, x: Tensor) -> bool:
     numbers = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    constants = (norm.alpha, norm.v_th, norm.eps, norm.momentum or 0.0)  # which somebody may want to learn
     return (
         (processes() == 1 if norm.training else not torch.is_grad_enabled())
         and norm.step_mode == "m"
         and x.dim() == 3 + norm.spatial_dims
         and all(map(_is_float_on_cpu, numbers))
         and all(of.shape == x.shape[2:3] and of.is_contiguous() for of in numbers)
+        and all(isinstance(constant, Real) for constant in constants)
         and is_untouched(norm)
     )
 
@@ -119,20 +122,23 @@ def _starts_from_a_reset(node: Node) -> bool:
 
 
 def is_untouched(module: nn.Module) -> bool:
-    """Whether nobody looks at what it is given or gives, or has put something else in the place of its forward."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return not any(hooks) and "forward" not in module.__dict__
+    """Whether nobody looks at what it is given or gives, and nothing has been put in the place of what it does.
 
-
-def _all_modules_are_watched() -> bool:
-    """By anybody who has not said that he can do without what a norm gives (``needs_no_norm`` of a hook)."""
-    before_or_in_backward = (
+    That is a hook, of its own or on all modules unless that does without what a norm gives (``needs_no_norm``), or a
+    function among its attributes, as ``module.compile()`` leaves one there, too.
+    """
+    own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    of_all = (
         torch_module._global_forward_pre_hooks,
         torch_module._global_backward_pre_hooks,
         torch_module._global_backward_hooks,
     )
-    behind = torch_module._global_forward_hooks.values()
-    return any(before_or_in_backward) or not all(getattr(hook, "needs_no_norm", False) for hook in behind)
+    behind_all = torch_module._global_forward_hooks.values()
+    return (
+        not any(own + of_all)
+        and all(getattr(hook, "needs_no_norm", False) for hook in behind_all)
+        and not any(map(callable, module.__dict__.values()))
+    )
 
 
 def _run(
@@ -166,10 +172,10 @@ class _NormalisedSequence(torch.autograd.Function):
         store_v: bool,
     ) -> tuple[Maybe, ...]:
         """Take the statistics, move the running ones, and run the sequence."""
-        constants = x_seq.new_empty(4, norm.num_features)
+        constants, layout = x_seq.new_empty(4, x_seq.shape[2]), layout_of(x_seq)
         factor = norm.alpha * norm.v_th
         arguments = {
-            **_arguments(x_seq, beside, constants, factor),
+            **_arguments(layout, beside, constants, factor),
             "in_training": int(norm.training),
             "weight": weight,
             "bias": bias,
@@ -181,7 +187,7 @@ class _NormalisedSequence(torch.autograd.Function):
         *outputs, checkpoints = multistep.forward(
             engine, x_seq, v, store_h, store_v, any(ctx.needs_input_grad), **arguments
         )
-        ctx.engine, ctx.start, ctx.factor = engine, v, factor
+        ctx.engine, ctx.layout, ctx.start, ctx.factor = engine, layout, v, factor
         ctx.save_for_backward(x_seq, beside, constants, checkpoints)
         ctx.set_materialize_grads(False)
         return tuple(outputs)
@@ -191,19 +197,20 @@ class _NormalisedSequence(torch.autograd.Function):
     def backward(ctx: Any, *grads: Maybe) -> tuple:
         """The gradients of ``x_seq``, of the norm's parameters and of ``beside``."""
         x_seq, beside, constants, checkpoints = multistep.saved(ctx)
-        parameters = constants.new_empty(2, constants.shape[1])
-        grad_x = ctx.engine.room(x_seq) if ctx.needs_input_grad[3] else None
+        engine, layout = ctx.engine, ctx.layout
+        grad_weight, grad_bias = torch.empty_like(constants[0]), torch.empty_like(constants[0])
+        grad_x = engine.room(layout.flatten(x_seq)) if ctx.needs_input_grad[3] else None
         arguments = {
-            **_arguments(x_seq, beside, constants, ctx.factor),
+            **_arguments(layout, beside, constants, ctx.factor),
             "grad_norm_x_seq": grad_x,
-            "grad_weight": parameters[0],
-            "grad_bias": parameters[1],
+            "grad_weight": grad_weight,
+            "grad_bias": grad_bias,
         }
-        grad = multistep.backward(ctx.engine, x_seq, ctx.start, checkpoints, *grads, **arguments)
-        inputs = (grad, None) if grad_x is None else (grad_x, grad)
-        return inputs[0], *parameters, inputs[1], None, None, None, None, None
+        grad = multistep.backward(engine, layout, x_seq, ctx.start, checkpoints, *grads, **arguments)
+        grad_x, grad_beside = (grad, None) if grad_x is None else (layout.restore(grad_x), grad)
+        return grad_x, grad_weight, grad_bias, grad_beside, None, None, None, None, None
 
 
-def _arguments(x_seq: Tensor, beside: Maybe, constants: Tensor, factor: float) -> dict[str, Any]:
-    flat = None if beside is None else layout_of(x_seq).flatten(beside)
-    return {"C": constants.shape[1], "norm": constants, "factor": factor, "beside": flat}
+def _arguments(layout: Layout, beside: Maybe, constants: Tensor, factor: float) -> dict[str, Any]:
+    dense = None if beside is None else layout.flatten(beside).contiguous()
+    return {"C": constants.shape[1], "norm": constants, "factor": factor, "beside": dense}

@@ -118,7 +118,8 @@ def _(x_seq: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 )
 def _backward(x_seq: Tensor, *arguments: Any) -> Tensor:
     *common, checkpoints, spikes, last, h_seq, v_seq = arguments
-    return multistep.backward(_engine(*common), x_seq, _start(*common), checkpoints, spikes, last, h_seq, v_seq)
+    layout = multistep.layout_of(x_seq)
+    return multistep.backward(_engine(*common), layout, x_seq, _start(*common), checkpoints, spikes, last, h_seq, v_seq)
 
 
 @_backward.register_fake

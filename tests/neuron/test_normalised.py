@@ -222,6 +222,26 @@ class OwnNorm(ThresholdDependentBatchNorm2d):
     pass
 
 
+def _learning(norm):
+    norm.alpha = torch.nn.Parameter(torch.tensor(0.7))
+    return norm
+
+
+def _halving(norm):
+    norm.normalise = lambda x, own=norm.normalise: own(x) / 2
+    return norm
+
+
+def _repeating(node):
+    node.multi_step_forward = lambda x, own=node.multi_step_forward: own(x)
+    return node
+
+
+def _compiled(node):
+    node.compile(backend="eager")
+    return node
+
+
 def _carrying(node):
     node(torch.zeros(1, 3, 4, 5, 5))
     return node
@@ -249,6 +269,10 @@ APART = {
     "hook on norm": lambda: (_hooked(norm_of(4)), node_m(), X.detach()),
     "hook on node": lambda: (norm_of(4), _hooked(node_m()), X.detach()),
     "another forward": lambda: (_replaced(norm_of(4)), node_m(), X.detach()),
+    "normalise of its own": lambda: (_halving(norm_of(4)), node_m(), X.detach()),
+    "forward of its own": lambda: (norm_of(4), _repeating(node_m()), X.detach()),
+    "compiled node": lambda: (norm_of(4), _compiled(node_m()), X.detach()),
+    "learned alpha": lambda: (_learning(norm_of(4)), node_m(), X.detach()),
     "potential carried on": lambda: (norm_of(4), _carrying(node_m()), X.detach()),
     "primitive": lambda: (norm_of(4), node_m(surrogate_function=Dspike(spiking=False)), X.detach()),
     "beside broadcast": lambda: (norm_of(4), node_m(), X.detach(), torch.ones(4, 1, 1)),
@@ -264,6 +288,65 @@ def test_what_the_kernels_do_not_know_runs_one_after_the_other(make):
     assert spikes.grad_fn.name() != JOINED
     norm, node, x, *beside = make()
     assert torch.equal(spikes, node(sum([norm(x), *beside])))
+
+
+BESIDE = {  # of the shape of X, which is [2, 3, 4, 5, 5]
+    "contiguous": lambda: normal(2, 3, 4, 5, 5),
+    "one image at all time-steps": lambda: channels_last(normal(1, 3, 4, 5, 5)).expand(2, -1, -1, -1, -1),
+    "every other time-step": lambda: channels_last(normal(4, 3, 4, 5, 5))[::2],
+    "a part of the batch": lambda: channels_last(normal(2, 7, 4, 5, 5))[:, 2:5],
+    "a part of the channels": lambda: channels_last(normal(2, 3, 9, 5, 5))[:, :, 3:7],
+    "one for all": lambda: normal(1, 1, 1, 1, 1).expand(2, 3, 4, 5, 5),
+    "examples before time-steps": lambda: channels_last(normal(3, 2, 4, 5, 5)).transpose(0, 1),
+}
+
+
+@pytest.mark.parametrize("make", BESIDE.values(), ids=BESIDE)
+def test_what_is_beside_may_lie_anyhow(make):
+    found = []
+    for joined in (True, False):
+        norm, node, x, beside = norm_of(4), node_m(), leaf(X), make().float().requires_grad_()
+        spikes = normalise_and_fire(norm, node, x, beside) if joined else node(norm(x) + beside)
+        assert (spikes.grad_fn.name() == JOINED) is joined
+        spikes.backward(normal(2, 3, 4, 5, 5, seed=7).float())
+        found.append((spikes, x.grad, beside.grad, norm.weight.grad))
+    for fast, slow in zip(*found, strict=True):
+        close(fast, slow.double())
+
+
+def test_channels_are_those_of_the_input_where_a_norm_was_pruned():
+    norm = norm_of(8)
+    norm.weight, norm.bias = (torch.nn.Parameter(own.data[:4].clone()) for own in (norm.weight, norm.bias))
+    norm.running_mean, norm.running_var = norm.running_mean[:4].clone(), norm.running_var[:4].clone()
+    apart = copy.deepcopy(norm)
+    assert torch.equal(normalise_and_fire(norm, node_m(), X), node_m()(apart(X)))
+    close(norm.running_var, apart.running_var.double())
+
+
+@pytest.mark.parametrize("norm_in_front", [True, False])
+def test_what_is_kept_may_come_back_in_another_layout(norm_in_front):
+    """As from a file; with T = 9, so that the potentials that the kernels keep are in it."""
+    grads = []
+    for pack in (lambda tensor: tensor, torch.Tensor.contiguous):
+        x, node = leaf(channels_last(normal(9, 3, 4, 5, 5).float())), node_m()
+        beside = leaf(channels_last(normal(9, 3, 4, 5, 5, seed=1).float()))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            spikes = normalise_and_fire(norm_of(4), node, x, beside) if norm_in_front else node(x + beside)
+        spikes.backward(normal(9, 3, 4, 5, 5, seed=2).float())
+        grads.append((x.grad, beside.grad))
+    assert all(map(torch.equal, *grads))
+
+
+class Tripled(torch.nn.Sequential):
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+
+@pytest.mark.parametrize("branch", [Tripled(norm_of(4)), torch.nn.Sequential(), norm_of(4)])
+def test_a_block_runs_whatever_branch_it_is_given(branch):
+    block = model.ResidualBlock(branch, torch.nn.Identity(), node_m())
+    expected = node_m()(copy.deepcopy(branch)(X) + X)
+    assert torch.equal(block(X), expected)
 
 
 def test_one_number_a_channel_is_refused_as_by_torch():
@@ -394,5 +477,5 @@ def test_layers_are_torchs_sequential():
     functional.reset_net(layers)
     expected = torch.nn.Sequential(*layers)(x)
     functional.reset_net(layers)
-    assert torch.equal(layers(x), expected)
+    assert torch.equal(layers(input=x), expected)
     assert list(layers.state_dict()) == list(torch.nn.Sequential(*layers).state_dict())
