@@ -58,8 +58,9 @@ __all__ = [
 
 
 def is_looked_into() -> bool:
-    """Whether torch.compile, torch.export or a transform of torch.func wants to see single operations."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    """Whether torch.compile, torch.export, torch.jit.trace or a transform of torch.func wants to see operations."""
+    compiling = torch.compiler.is_compiling()
+    return compiling or torch._C._are_functorch_transforms_active() or torch.jit.is_tracing()
 
 
 def reset_net(net: nn.Module) -> None:

@@ -200,6 +200,14 @@ def test_export_in_evaluation(backend, strict):
     torch.testing.assert_close(exported.module()(x), net(x))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_a_trace_is_of_operations():
+    node, (x, y) = IterativeLIFNode(0.5, step_mode="m"), (normal(4, 3, 5, seed=s).float() for s in (1, 2))
+    traced = torch.jit.trace(node, (x,), check_trace=False)
+    functional.reset_net(node)
+    assert torch.equal(traced(y), node(y))
+
+
 def test_functional_gradients_are_those_of_the_plain_run():
     net, x = layers(IterativeLIFNode(0.5, surrogate_function=Dspike(3.0), step_mode="m"))
     parameters = dict(net.named_parameters())

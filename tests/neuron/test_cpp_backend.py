@@ -98,7 +98,7 @@ def test_a_compiler_that_is_no_command_leaves_torch(fresh, monkeypatch, command)
 
 @needs_compiler
 def test_a_library_without_the_kernels_leaves_torch(fresh, monkeypatch):
-    monkeypatch.setattr(cpp_backend, "_source", lambda form, dtype: "int other;")
+    monkeypatch.setattr(cpp_backend, "_normalised_source", lambda form: "int other;")
     backend, why = backends.choose(torch.device("cpu"))
     assert backend == "torch"
     assert "undefined symbol: forward" in why
