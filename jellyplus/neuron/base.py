@@ -232,8 +232,8 @@ class Node(_compat.BaseNode):
             )
         if not torch.compiler.is_compiling():
             raise ValueError(
-                f"torch.func and torch.jit cannot look into backend={self.backend!r}: call jellyplus.functional.set_backend(net, "
-                "'auto')"
+                f"torch.func and torch.jit cannot look into backend={self.backend!r}: call "
+                "jellyplus.functional.set_backend(net, 'auto')"
             )
         return operators.run(self.backend, fire, dynamics, *sequence, *stored)
 

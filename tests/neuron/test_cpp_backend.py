@@ -97,6 +97,14 @@ def test_a_compiler_that_is_no_command_leaves_torch(fresh, monkeypatch, command)
 
 
 @needs_compiler
+def test_a_tensor_is_no_constant():
+    node = IterativeLIFNode(step_mode="m", backend="cpp")
+    node.decay = torch.tensor(0.25)
+    with pytest.raises(ValueError, match="decay is a tensor, and kernels take a number: use backend='torch'"):
+        node(torch.rand(2, 3))
+
+
+@needs_compiler
 def test_a_library_without_the_kernels_leaves_torch(fresh, monkeypatch):
     monkeypatch.setattr(cpp_backend, "_normalised_source", lambda form: "int other;")
     backend, why = backends.choose(torch.device("cpu"))
