@@ -365,6 +365,11 @@ def test_a_hook_on_all_modules_sees_the_norm():
     assert normalise_and_fire(norm_of(4), node_m(), leaf(X)).grad_fn.name() == JOINED
 
 
+def test_several_processes_take_their_statistics_together(monkeypatch):
+    monkeypatch.setattr(normalised, "processes", lambda: 2)
+    assert normalise_and_fire(norm_of(4), node_m(), leaf(X)).grad_fn.name() != JOINED
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_without_a_graph(training, monkeypatch):
     own, other = norm_of(4).train(training), norm_of(4).train(training)
