@@ -21,21 +21,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from jellyplus import _compat
 from jellyplus._distributed import processes
-from jellyplus.layer import (
-    ThresholdDependentBatchNorm1d,
-    ThresholdDependentBatchNorm2d,
-    ThresholdDependentBatchNorm3d,
-    _ThresholdDependentBatchNorm,
-)
-from jellyplus.neuron import IterativeLIFNode, Node, SRIFNode
+from jellyplus.layer import TDBN, _ThresholdDependentBatchNorm
+from jellyplus.neuron import Node
+from jellyplus.neuron.normalised import NODES
 from jellyplus.surrogate import trains
 
 __all__ = ["Compression", "Kept", "compressed_activations"]
 
 #: Exactly these: what a subclass does besides is not known.
-_NORMS = {ThresholdDependentBatchNorm1d, ThresholdDependentBatchNorm2d, ThresholdDependentBatchNorm3d}
-_NORMS |= {getattr(place, f"BatchNorm{dims}d") for place in (nn, _compat.layer) for dims in (1, 2, 3)}
-_NODES = {IterativeLIFNode, SRIFNode}
+_NORMS = {*TDBN} | {getattr(place, f"BatchNorm{dims}d") for place in (nn, _compat.layer) for dims in (1, 2, 3)}
 
 
 def compressed_activations() -> AbstractContextManager[None]:
@@ -106,7 +100,7 @@ class Compression:
         if isinstance(module, _BatchNorm) and type(module) in _NORMS:
             if again := self.again(module, next(iter((*inputs, *named.values())))):
                 self._note(output, again)
-        elif isinstance(module, Node) and type(module) in _NODES and _keeps_no_spikes(module):
+        elif isinstance(module, Node) and type(module) in NODES and _keeps_no_spikes(module):
             self._note(output, None)
 
     look.needs_no_norm = True  # type: ignore[attr-defined]  # so that a norm and a node may still run in one pass

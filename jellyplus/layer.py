@@ -177,3 +177,7 @@ class ThresholdDependentBatchNorm3d(_ThresholdDependentBatchNorm):
     """Threshold-dependent batch norm of [T, N, C, D, H, W]; arguments and errors as in the 2d class."""
 
     spatial_dims = 3
+
+
+#: All of them.
+TDBN = (ThresholdDependentBatchNorm1d, ThresholdDependentBatchNorm2d, ThresholdDependentBatchNorm3d)

@@ -36,7 +36,7 @@ from torch.nn.modules.conv import _ConvNd
 from jellyplus import _compat
 from jellyplus.distribution import Distribution, Mean
 from jellyplus.functional import membrane_potential_rectify
-from jellyplus.layer import ThresholdDependentBatchNorm1d, ThresholdDependentBatchNorm2d, ThresholdDependentBatchNorm3d
+from jellyplus.layer import TDBN
 from jellyplus.neuron.base import Node
 
 __all__ = [
@@ -348,9 +348,6 @@ class GradientNorm(Monitor):
         return {name: mean.value for name, mean in self._means.items()}
 
 
-_TDBN = (ThresholdDependentBatchNorm1d, ThresholdDependentBatchNorm2d, ThresholdDependentBatchNorm3d)
-
-
 class JacobianTrace(Monitor):
     r"""phi(J J^T) of blocks of a network, where J is the Jacobian of a block's output by its input (tdBN, Theorem 1).
 
@@ -388,7 +385,7 @@ class JacobianTrace(Monitor):
         super().__init__()
         modules = named_modules(net)
         if blocks is None:
-            blocks = itertools.pairwise(name for name, module in modules.items() if isinstance(module, _TDBN))
+            blocks = itertools.pairwise(name for name, module in modules.items() if isinstance(module, TDBN))
         self._blocks = [(original(start), original(end)) for start, end in blocks]
         if unknown := [name for block in self._blocks for name in block if name not in modules]:
             raise ValueError(f"the network has no module {unknown[0]!r}: see net.named_modules()")

@@ -19,7 +19,7 @@ Dspike, section 5; Guo et al. 2022, IM-Loss, section 5). The other three say nei
 import copy
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, fx, nn
@@ -111,10 +111,10 @@ class Layers(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:  # as torch names it
         """[T, N, C, *] through all of them."""
-        return through([*self], input)
+        return through(self, input)
 
 
-def through(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
     """What :class:`Layers` give."""
     rest = list(layers)
     while rest:

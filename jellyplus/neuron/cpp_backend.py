@@ -29,6 +29,7 @@ from torch import Tensor
 
 from jellyplus._errors import InputError
 from jellyplus._files import read_file, replace_file, user_cache
+from jellyplus.neuron import normalised_code
 from jellyplus.neuron.kernel_code import BFLOAT16, PARAMETERS, Form, body, call
 from jellyplus.neuron.kernel_engine import Arguments, KernelEngine, Obstacle
 
@@ -144,59 +145,6 @@ struct Block {
 _LOOP = """
 #pragma omp parallel for schedule(static) num_threads(threads) if (n * T > 32768)
     for (long long i = 0; i < n; i += LANES) """
-_NORM_SOURCE = Path(__file__).with_name("normalised.h")
-_NORM = {
-    "C": "const long long",
-    "norm": "float *",
-    "factor": "const float",
-    "beside": "const float *",
-}
-#: The arguments of the kernels that run a norm, too; see ``normalised.h``.
-NORMALISED_PARAMETERS = {
-    "forward": PARAMETERS["forward"]
-    | _NORM
-    | {
-        "in_training": "const int",
-        "weight": "const float *",
-        "bias": "const float *",
-        "eps": "const float",
-        "momentum": "const float",
-        "running_mean": "float *",
-        "running_var": "float *",
-    },
-    "backward": PARAMETERS["backward"]
-    | _NORM
-    | {"grad_norm_x_seq": "float *", "grad_weight": "float *", "grad_bias": "float *"},
-}
-_TABLES = """
-    const Table scale(C, [&](long long c) { return norm[c]; });
-    const Table shift(C, [&](long long c) { return norm[C + c]; });
-    const Table mean(C, [&](long long c) { return norm[2 * C + c]; });
-"""
-_NORMALISED_BLOCK = "Normalised{{i, n}, scale.at(i, C), shift.at(i, C), mean.at(i, C), beside, own}"
-_NORMALISED = {
-    "forward": f"""
-    prepare(in_training, n, T, x_seq, C, weight, bias, factor, eps, momentum, running_mean, running_var, norm, threads);
-    {_TABLES}
-    float *own = nullptr;
-    PARALLEL EACH_BLOCK(n) {call("forward", _NORMALISED_BLOCK)}
-""",
-    "backward": f"""
-    {_TABLES}
-    Sums sums(C, threads);
-    PARALLEL EACH_BLOCK(n) {{
-        float own[2 * LANES] = {{}};
-        {call("backward", _NORMALISED_BLOCK)}
-        double *first = sums.at(0, i), *second = sums.at(1, i);
-        EACH_LANE {{
-            first[lane] += own[lane];
-            second[lane] += own[LANES + lane];
-        }}
-    }}
-    float *const grad = grad_norm_x_seq ? grad_norm_x_seq : grad_x_seq;  // of x
-    differentiate(n, T, x_seq, C, norm, factor, sums, grad_x_seq, grad, grad_weight, grad_bias, threads);
-""",
-}
 
 
 class CppEngine(KernelEngine):
@@ -218,7 +166,7 @@ class CppEngine(KernelEngine):
     def launch(self, direction: str, dtype: torch.dtype, device: torch.device, arguments: Arguments) -> None:
         """See :class:`KernelEngine`."""
         normalised = "norm" in arguments
-        types = (NORMALISED_PARAMETERS if normalised else PARAMETERS)[direction]
+        types = (normalised_code.PARAMETERS if normalised else PARAMETERS)[direction]
         values = [_value(name, ctype, arguments[name]) for name, ctype in types.items()]
         getattr(self._library(dtype, normalised), direction)(*values, torch.get_num_threads())
 
@@ -272,7 +220,7 @@ class _NoCacheError(OSError):
 @functools.cache
 def _library(form: Form, dtype: torch.dtype, normalised: bool = False) -> ctypes.CDLL:
     library = ctypes.CDLL(str(_built(_normalised_source(form) if normalised else _source(form, dtype))))
-    for direction, parameters in (NORMALISED_PARAMETERS if normalised else PARAMETERS).items():
+    for direction, parameters in (normalised_code.PARAMETERS if normalised else PARAMETERS).items():
         function = getattr(library, direction)
         function.argtypes, function.restype = [*map(_ctype, parameters.values()), ctypes.c_int], None
     return library
@@ -290,8 +238,9 @@ def _source(form: Form, dtype: torch.dtype) -> str:
 
 
 def _normalised_source(form: Form) -> str:
-    kernels = [_function(direction, NORMALISED_PARAMETERS, text) for direction, text in _NORMALISED.items()]
-    return "\n".join([_HEAD, _BLOCK[torch.float32], body(form), _NORM_SOURCE.read_text(), *kernels])
+    bodies = normalised_code.BODIES.items()
+    kernels = [_function(direction, normalised_code.PARAMETERS, text) for direction, text in bodies]
+    return "\n".join([_HEAD, _BLOCK[torch.float32], body(form), normalised_code.SOURCE.read_text(), *kernels])
 
 
 def _function(direction: str, parameters: dict[str, dict[str, str]], text: str) -> str:

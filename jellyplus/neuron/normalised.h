@@ -97,7 +97,9 @@ static void prepare(bool train, long long n, int T, const float *x_seq, long lon
     }
 }
 
-// Of the norm's parameters, and of x from that of what the neurons received, which may lie in the same place.
+// The norm's derivative, of Eq. 6 with its statistics (Ioffe & Szegedy 2015, section 3): from the gradient g of what
+// the neurons received, those of its parameters, and that of x, scale (g - E[g] - x' E[g x']) with x' normalised. It may
+// lie where g does.
 static void differentiate(long long n, int T, const float *x_seq, long long C, const float *norm, float factor,
                           const Sums &sums, const float *grad_seq, float *grad_x_seq, float *grad_weight,
                           float *grad_bias, int threads) {

@@ -1,8 +1,8 @@
 """tdBN and the neurons behind it in one pass: what the norm gives is neither written nor kept.
 
-A training step reads and writes a layer's activations less often so, and keeps a third less of them. The kernels are
-those of backend ``cpp`` (``normalised.h``); everywhere else norm and node run one after the other, and so they do where
-a hook looks at one of them.
+A training step reads and writes a layer's activations less often so, and keeps two of three. The kernels are those of
+backend ``cpp`` (``normalised.h``); everywhere else norm and node run one after the other, and so they do where a hook
+looks at one of them.
 """
 
 import functools
@@ -15,12 +15,7 @@ from torch.nn.modules import module as torch_module
 
 from jellyplus import _compat
 from jellyplus._distributed import processes
-from jellyplus.layer import (
-    ThresholdDependentBatchNorm1d,
-    ThresholdDependentBatchNorm2d,
-    ThresholdDependentBatchNorm3d,
-    _ThresholdDependentBatchNorm,
-)
+from jellyplus.layer import TDBN, _ThresholdDependentBatchNorm
 from jellyplus.neuron import multistep
 from jellyplus.neuron.base import Node
 from jellyplus.neuron.cpp_backend import CppEngine
@@ -29,10 +24,10 @@ from jellyplus.neuron.multistep import Layout, Maybe, Sequences, layout_of
 from jellyplus.neuron.srif import SRIFNode
 from jellyplus.surrogate import trains
 
-__all__ = ["is_untouched", "normalise_and_fire"]
+__all__ = ["NODES", "is_untouched", "normalise_and_fire"]
 
-_NORMS = (ThresholdDependentBatchNorm1d, ThresholdDependentBatchNorm2d, ThresholdDependentBatchNorm3d)
-_NODES = (IterativeLIFNode, SRIFNode)  # exactly these: what a subclass does besides is not known
+#: The neurons whose call is their sequence and no more; what a subclass does besides is not known.
+NODES = (IterativeLIFNode, SRIFNode)
 
 
 def normalise_and_fire(norm: nn.Module, node: nn.Module, x_seq: Tensor, beside: Tensor | None = None) -> Tensor:
@@ -67,8 +62,8 @@ def normalise_and_fire(norm: nn.Module, node: nn.Module, x_seq: Tensor, beside: 
 def _can_be_joined(norm: Any, node: Any, x: Tensor, beside: Maybe) -> bool:
     return (
         not _compat.is_looked_into()
-        and type(norm) in _NORMS
-        and type(node) in _NODES
+        and type(norm) in TDBN
+        and type(node) in NODES
         and _known_to_the_kernels(x)
         and (beside is None or (_is_float_on_cpu(beside) and beside.shape == x.shape))
         and _has_statistics_of_its_own(norm, x)
