@@ -6,7 +6,7 @@
 Sections run in this order, each in its box of seconds, the last in all that is left:
 
     card      20 s   versions, card, doctor
-    right    120 s   layouts, streams, CUDA graphs, a changed temperature; every method trains; the parity matrix
+    right    180 s   layouts, streams, CUDA graphs, a changed temperature; every method trains; the parity matrix
     fast     150 s   node against its peers, training step against ReLU, profile, loader, training loop
     evidence         tables of small networks, many runs side by side, then rows (gpu_sections/rows.py)
 
@@ -43,15 +43,16 @@ from gpu_sections.report import markdown
 HERE = Path(__file__).parent
 OURS = ["jellyplus cupy", "jellyplus cupy, Rectangular", "jellyplus torch", "ReLU"]
 TRITON = {"SJ_LIF_CUDA_IMPLEMENTATION": "triton"}  # which has no half precision
+_CASES = tuple(f"right.{case}" for case in ("layouts", "launches", "temperature", "graph", "compressed", "large"))
 _SPIKINGJELLY_2 = {"names": ["SpikingJelly 2.0.0"]}
 SECTIONS = (
     Section("card", 20, (Part(("card.versions", "card.report"), 20),)),
     Section(
         "right",
-        120,
+        180,
         (
-            Part(("right.layouts", "right.launches", "right.temperature", "right.graph", "right.large"), 40),
-            Part(("right_training.methods",), 60),
+            Part(_CASES, 40),
+            Part(("right_training.methods",), 90),
             Part(("right.matrix",), 90),
         ),
     ),

@@ -103,7 +103,7 @@ def _trained(job: Job, recipe: Recipe, steps: int, epochs: int, workers: int) ->
     data = random_data(recipe, steps * recipe.data.batch_size)
     device = "cpu" if job.dry_run else choose_device("cuda")
     try:
-        return train(recipe, data, 0, device, state, None, "loop", workers).history
+        return train(recipe, data, 0, device, state, None, "loop", workers, graphed=True).history
     finally:
         state.unlink(missing_ok=True)
 

@@ -170,11 +170,16 @@ class StandIn(Card):
         import pytest  # its MonkeyPatch; the process ends with what is patched
 
         sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+        import cuda_graphs_on_cpu
         import cuda_on_cpu
+
+        from jellyplus.training import graphed
 
         if cuda_on_cpu.MISSING:
             raise RuntimeError(cuda_on_cpu.MISSING)
-        self._installed = cuda_on_cpu.installed(pytest.MonkeyPatch())
+        patch = pytest.MonkeyPatch()
+        patch.setattr(graphed, "record", cuda_graphs_on_cpu.record)  # it does not see kernels that g++ has compiled
+        self._installed = cuda_on_cpu.installed(patch)
         self._installed.__enter__()
 
     def synchronise(self) -> None:

@@ -97,10 +97,15 @@ def _right(records: Sequence[Record]) -> list[str]:
         "tolerances and what a flip is: `gpu_sections/right.py`."
     )
     trained = [
-        {"row of the comparison": r["method"], "loss": r["loss"], "on the CPU": r["loss_on_cpu"]}
+        {
+            "row of the comparison": r["method"],
+            "loss": r["loss"],
+            "on the CPU": r["loss_on_cpu"],
+            "weights from CUDA graphs are equal": r["graphed_equal"],
+        }
         for r in _with(records, "method")
     ]
-    said = "Two steps of training by every method, on random images:" if trained else ""
+    said = "Six steps of training by every method, on random images:" if trained else ""
     return [stated if matrix else "", _table(rows), _table(wrong), _table(cases), said, _table(trained)]
 
 

@@ -10,6 +10,7 @@ gradient too, so both are left out. Errors are in units of the tolerance, :data:
 import math
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,20 +20,20 @@ from torch import Tensor, nn
 
 from gpu_sections.job import Job
 from gpu_sections.machine import Card, machine
-from jellyplus import functional
+from jellyplus import functional, model
 from jellyplus.neuron import IterativeLIFNode, SRIFNode, cupy_backend
 from jellyplus.surrogate import Dspike, EvAF, Rectangular, Triangular
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "neuron"))
 from reference import SlowSRIF, SlowTruth, normal
 
-__all__ = ["NEAR", "TOLERANCE", "graph", "large", "launches", "layouts", "matrix", "temperature"]
+__all__ = ["NEAR", "TOLERANCE", "compressed", "graph", "large", "launches", "layouts", "matrix", "temperature"]
 
 #: Relative, and absolute for values around one; as in the tests.
-TOLERANCE = {torch.float32: (2e-5, 2e-5), torch.float16: (2**-9, 2**-7)}
+TOLERANCE = {torch.float32: (2e-5, 2e-5), torch.float16: (2**-9, 2**-7), torch.bfloat16: (2**-6, 2**-4)}
 #: Of H, in which a flip is rounding: some units in the last place; of half the rounding of V between the two calls.
-NEAR = {torch.float32: 2e-6, torch.float16: 2**-9}
-DTYPES = {"float": torch.float32, "half": torch.float16}
+NEAR = {torch.float32: 2e-6, torch.float16: 2**-9, torch.bfloat16: 2**-6}
+DTYPES = {"float": torch.float32, "half": torch.float16, "bfloat16": torch.bfloat16}
 SURROGATES = {
     "Rectangular": lambda: Rectangular(width=0.8),
     "Dspike": lambda: Dspike(3.0),
@@ -302,6 +303,27 @@ def _right_at_the_end(card: Card, neurons: int, dtype: torch.dtype) -> bool:
     tail = normal(5, 1000, seed=1).to(card.device, dtype)
     x[:, -1000:] = tail
     return _equal(tuple(y[..., -1000:] for y in _run(_node(), x)), _run(_node(), tail))
+
+
+def compressed(job: Job) -> None:
+    """A network's outputs, gradients and statistics with compressed activations are those without, bit for bit."""
+    card = machine(job)
+    for dtype in (torch.float16, torch.bfloat16):
+        case = f"compressed activations, autocast to {str(dtype).removeprefix('torch.')}"
+        with job.attempt(case):
+            kept, plain = (_trained(card, dtype, how) for how in (functional.compressed_activations, nullcontext))
+            job.add(case=case, right=_equal(kept, plain))
+
+
+def _trained(card: Card, dtype: torch.dtype, keeping: Callable) -> tuple[Tensor, ...]:
+    torch.manual_seed(0)
+    net = model.resnet19(time_steps=2, width=8, neuron=lambda: _node(Rectangular()))
+    net.to(card.device, memory_format=torch.channels_last)
+    images = torch.rand(8, 3, 32, 32, device=card.device).contiguous(memory_format=torch.channels_last)[None]
+    with torch.autocast(card.device.type, dtype), keeping():
+        outputs = net(images)
+    outputs.float().square().sum().backward()
+    return outputs.detach(), *net.buffers(), *(parameter.grad for parameter in net.parameters())
 
 
 def temperature(job: Job) -> None:

@@ -212,10 +212,14 @@ class Runner:
                 return summary(found)
             start = self._start(run, seed, data) if run.parent else None
             title, logger = one_line(run.name), self.logs and self.logs.of(run, seed)
-            compressed = memory.compresses(run.recipe, data.train.inputs.shape[1:], self.device)
+            where = (run.recipe, data.train.inputs.shape[1:], self.device)
+            compressed = memory.compresses(*where)
             if compressed and rank() == 0:
                 tqdm.write(f"{title} trains with compressed activations, which fit: the numbers are the same")
-            outcome = train(run.recipe, data, seed, self.device, state, start, title, self.workers, logger, compressed)
+            # a plugin's Python code may do something else in every step
+            graphed = self.device == "cuda" and not (compressed or run.plugins) and memory.keeps_steps(*where)
+            steps = {"workers": self.workers, "logger": logger, "compressed": compressed, "graphed": graphed}
+            outcome = train(run.recipe, data, seed, self.device, state, start, title, **steps)
             return summary(once(self._keep, run, seed, data, outcome, checkpoint, state))
 
     def _keep(

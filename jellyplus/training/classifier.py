@@ -17,6 +17,7 @@ from jellyplus.activations import compressed_activations
 from jellyplus.datasets.order import derived_seed
 from jellyplus.loss import read_out
 from jellyplus.registry import LOSSES
+from jellyplus.training.graphed import Graphed
 from jellyplus.training.layout import time_first
 from jellyplus.training.method import Method, methods_of
 from jellyplus.training.not_finite import Fault, Watch, origin
@@ -43,11 +44,22 @@ class Classifier(lightning.LightningModule):
         seed: of the run; what is random in a training step derives from it, the epoch and the step.
         advice: what to do where a step makes something not finite; None for what whoever makes a run is told.
         compressed: a step's activations, see :func:`~jellyplus.activations.compressed_activations`.
+        graphed: steps are CUDA graphs where they can be, see :class:`~jellyplus.training.graphed.Graphed`.
     """
 
-    def __init__(self, net: nn.Module, recipe: Recipe, seed: int, advice: str | None = None, compressed: bool = False):
+    def __init__(
+        self,
+        net: nn.Module,
+        recipe: Recipe,
+        seed: int,
+        advice: str | None = None,
+        compressed: bool = False,
+        graphed: bool = False,
+    ):
         super().__init__()
         self.keeping = compressed_activations if compressed else contextlib.nullcontext
+        self.graphed = graphed
+        self._losses_of = self._losses
         self.advice = advice or _WHAT_TO_DO
         self.net = net
         self.recipe = recipe
@@ -86,10 +98,14 @@ class Classifier(lightning.LightningModule):
         self.history[-1].update(values)
 
     def on_train_start(self) -> None:
-        """A state from another device names the kernel that made its steps there."""
+        """A state from another device names the kernel that made its steps there; steps become graphs, or do not."""
         for group in self.optimizers().param_groups:
             if "fused" in group:
                 group["fused"] = self.runs_ahead or None
+        alone = processes() == 1 and self.trainer.accumulate_grad_batches == 1
+        recorded = self.graphed and self.runs_ahead and alone
+        if recorded:
+            self._losses_of = Graphed(self._losses, self.net.parameters())
 
     def on_train_epoch_start(self) -> None:
         """Note the learning rate, and start the clock."""
@@ -117,18 +133,23 @@ class Classifier(lightning.LightningModule):
             InputError: that of a step looked at is not finite; says since which layer.
         """
         x, labels, ids = batch
+        loss, summed = self._losses_of(x, labels)
+        self._loss_sums += summed
+        self._seen.append(ids.clone())  # a tensor of a process that loads keeps a file open
+        self._watch.note_pass(loss, x)
+        if self._is_due():
+            self._look()
+        return loss / (1 - self._watch.stopped) if self.runs_ahead else loss
+
+    def _losses(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss; and without a gradient the loss and what each method added to it."""
         settings = self.recipe.output_loss
         with self.keeping():
             outputs = self(x)
         output_loss = LOSSES[settings.name](outputs, labels, **settings.parameters)
         terms = [method.loss() for method in self._terms.values()]
         loss = sum(terms, output_loss)
-        self._loss_sums += torch.stack([loss, *terms]).detach()
-        self._seen.append(ids.clone())  # a tensor of a process that loads keeps a file open
-        self._watch.note_pass(loss, x)
-        if self._is_due():
-            self._look()
-        return loss / (1 - self._watch.stopped) if self.runs_ahead else loss
+        return loss, torch.stack([loss, *terms]).detach()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """From a loss on that is not finite the weights stay as they are, so that a later look finds where it began.

@@ -27,7 +27,7 @@ from jellyplus.training.method import methods_of
 from jellyplus.training.network import build_network
 from jellyplus.training.recipe import Recipe
 
-__all__ = ["Need", "available", "check_network", "check_run", "compresses", "estimate"]
+__all__ = ["Need", "available", "check_network", "check_run", "compresses", "estimate", "keeps_steps"]
 
 
 class Need(NamedTuple):
@@ -176,6 +176,17 @@ def compresses(recipe: Recipe, shape: tuple[int, ...], device: str) -> bool:
     """
     need = estimate(recipe, shape, device)
     return _of_step(recipe, shape, device, need, available(device)) is not need
+
+
+def keeps_steps(recipe: Recipe, shape: tuple[int, ...], device: str) -> bool:
+    """Whether the memory of a step may stay its own while other passes are made, as that of CUDA graphs does.
+
+    Args:
+        recipe, shape, device: see :func:`check_run`, which found that they fit.
+    """
+    memory, need = available(device), estimate(recipe, shape, device)
+    _, *others = _uses(recipe, need, need, memory)
+    return need.training(_at_once(recipe)) + max(needed for _, needed, _ in others) <= memory
 
 
 def _of_step(recipe: Recipe, shape: tuple[int, ...], device: str, need: Need, memory: float) -> Need:

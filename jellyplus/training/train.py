@@ -128,6 +128,7 @@ def train(
     workers: int = 0,
     logger: Logger | None = None,
     compressed: bool = False,
+    graphed: bool = False,
 ) -> Outcome:
     """Train as the recipe says, and bit for bit the same when interrupted and called again.
 
@@ -145,6 +146,8 @@ def train(
         workers: processes that load data; they decide speed, no number.
         logger: gets each epoch's numbers.
         compressed: steps keep their activations so; they decide memory and time, no number.
+        graphed: steps on a GPU are CUDA graphs; they decide time and memory, no number. Not for parts whose Python code
+            does something else in a later step.
 
     Raises:
         InputError: recipe and data do not fit, the state file is damaged or belongs to other data, an example cannot
@@ -161,7 +164,7 @@ def train(
         net.to(memory_format=memory_format(net, recipe))
         check_parts(net, recipe)
         left_over = initialise(net, initial_state, recipe.initial_weights) if recipe.initial_weights else []
-        classifier = Classifier(net, recipe, seed, compressed=compressed)
+        classifier = Classifier(net, recipe, seed, compressed=compressed, graphed=graphed)
         progress = [RunProgress(title)] if rank() == 0 else []
         log = [LogHistory()] if logger else []
         callbacks = [_Hooks(), *progress, *log, KeepLast(state_file, origin)]
