@@ -39,7 +39,7 @@ class Recording(TorchDispatchMode):
     def undo(self):
         """Put back what was written."""
         for tensor, value in self.before.values():
-            tensor.copy_(value)
+            tensor.data.copy_(value)  # which autograd does not notice: on a GPU nothing was written
 
     def replay(self):
         """Do all of it again."""
@@ -59,6 +59,5 @@ def record(function, after=None):
     recording = Recording()
     with recording:
         given = function()
-    with torch.no_grad():
-        recording.undo()
+    recording.undo()
     return recording, given

@@ -52,11 +52,12 @@ t-test that the difference is 0, from {LEAST_PAIRS} pairs on, and `p_holm` the s
 rows tested. `verdict` is `better` or `worse` where `p_holm` is below {1 - CONFIDENCE:.2f}, and `undecided` otherwise;
 with fewer than {LEAST_PAIRS} pairs it is `too few seeds`, whatever the difference.
 
-`time_ratio` is the training time of an epoch against the baseline's, of the same seeds; others may have used the
-machine meanwhile. `memory_ratio` is the same of what a training step keeps for its backward pass, counted from the
-network's shapes in float32, layer by layer, and not measured: `jellyplus.training.memory`; norms that run in one pass
-with their neurons keep less. `firing_rate` is the mean over neurons and time-steps; `energy_uj` is of one inference
-over all time-steps, by the default convention of `jellyplus.op_counter`.
+`time_ratio` is the training time of an epoch against the baseline's, of seeds that the same code made, for later code
+may train faster; others may have used the machine meanwhile. `memory_ratio` is the same of what a training step keeps
+for its backward pass, counted from the network's shapes in float32, layer by layer, and not measured:
+`jellyplus.training.memory`; norms that run in one pass with their neurons keep less. `firing_rate` is the mean over
+neurons and time-steps; `energy_uj` is of one inference over all time-steps, by the default convention of
+`jellyplus.op_counter`.
 `status` is as in the papers' tables: no row here is a statement about a paper.
 """
 
@@ -155,7 +156,8 @@ def _kept(evidence: Evidence) -> float | None:
 
 def _time_ratio(ours: Mapping[tuple, Result], theirs: Mapping[tuple, Result]) -> float | None:
     pairs = [(ours[run], theirs[run]) for run in sorted(ours.keys() & theirs.keys())]
-    ratios = [_epoch_s(one) / _epoch_s(other) for one, other in pairs if one.evidence.device == other.evidence.device]
+    alike = [pair for pair in pairs if len({(result.evidence.device, result.evidence.code) for result in pair}) == 1]
+    ratios = [_epoch_s(one) / _epoch_s(other) for one, other in alike]
     return statistics.fmean(ratios) if ratios else None
 
 

@@ -93,6 +93,18 @@ def test_only_runs_of_one_device_are_held_against_each_other(results):
     assert frame["device"].fillna("").tolist() == ["CPU; GPU", "GPU", ""]
 
 
+def test_times_of_other_code_are_no_ratio(results):
+    def by(code, result):
+        return dataclasses.replace(result, evidence=dataclasses.replace(result.evidence, code=code))
+
+    base, ours = results({0: 50.0, 1: 52.0, 2: 51.0}), results({0: 55.0, 1: 56.0, 2: 57.0}, epoch_s=6.0)
+    faster = [by("0" * 64, ours[0]), ours[1], by("0" * 64, ours[2])]
+    row = built({"base": base, "a": faster, "b": [by("0" * 64, result) for result in ours]})
+    assert row.loc["a", "time_ratio"] == pytest.approx((6 + 1) / (2 + 1))
+    assert row.loc["a", "pairs"] == 3  # of accuracies, which code that trains alike has in common
+    assert pd.isna(row.loc["b", "time_ratio"])
+
+
 def test_numbers_beside_points_do_not_lie_on_each_other():
     figure = Figure(figsize=(5, 3))
     panel = figure.subplots()

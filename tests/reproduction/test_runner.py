@@ -584,3 +584,33 @@ def test_a_run_that_fits_only_with_compressed_activations_says_so_and_has_the_sa
     assert "cifar10_t6 trains with compressed activations, which fit" in capsys.readouterr().out
     assert len(steps) == 2 * 2 + 2  # two steps an epoch, two epochs and one
     assert evidence_of(tmp_path, 6).accuracy_last == evidence_of(made, 6).accuracy_last
+
+
+@pytest.mark.parametrize(
+    ("device", "compressed", "keeps", "plugins", "expected"),
+    [
+        ("cuda", False, True, (), True),
+        ("cpu", False, True, (), False),
+        ("cuda", True, True, (), False),
+        ("cuda", False, False, (), False),
+        ("cuda", False, True, ("a digest",), False),
+    ],
+)
+def test_steps_are_cuda_graphs_on_a_gpu_that_has_room_for_the_package_s_own_parts(
+    device, compressed, keeps, plugins, expected, tmp_path, monkeypatch
+):
+    class Begun(Exception):  # noqa: N818 - no error
+        pass
+
+    def begin(*_, graphed, **__):
+        raise Begun(graphed)
+
+    monkeypatch.setattr(module, "train", begin)
+    monkeypatch.setattr(module.memory, "compresses", lambda *_: compressed)
+    monkeypatch.setattr(module.memory, "keeps_steps", lambda *_: keeps)
+    monkeypatch.setattr(Run, "plugins", plugins)
+    started = runner_in(tmp_path)
+    started.device = device
+    with pytest.raises(Begun) as begun:
+        started._train(runs()[1], 0)
+    assert begun.value.args == (expected,)

@@ -16,7 +16,7 @@ from jellyplus.loss import IMLoss, read_out
 from jellyplus.reproduction.measures.steps import _train as train_plain
 from jellyplus.reproduction.probe.watch import float64, watched
 from jellyplus.training import memory
-from jellyplus.training.data import DataModule
+from jellyplus.training.data import DataModule, evaluation_batch
 from jellyplus.training.layout import time_first
 from jellyplus.training.network import build_network
 from jellyplus.training.recipe_files import load_run
@@ -266,6 +266,16 @@ def test_a_step_that_fits_only_with_compressed_activations_has_them(monkeypatch)
         memory.check_run(recipe, (3, 32, 32), "cpu")
         assert memory.compresses(recipe, (3, 32, 32), "cpu") == expected
     assert "a training step of" in refused(recipe, compressed - 1, monkeypatch)
+
+
+def test_a_step_keeps_its_memory_where_the_other_passes_fit_beside_it(monkeypatch):
+    recipe = paper("dspike/cifar10_t6", 16)
+    need = memory.estimate(recipe, (3, 32, 32), "cuda")
+    step, evaluation = need.training(recipe.data.at_once), need.evaluation(evaluation_batch(recipe))
+    search = need.training(recipe.temperature_search.batch_size)
+    for has, expected in ((step + max(evaluation, search), True), (step + max(evaluation, search) - 1, False)):
+        monkeypatch.setattr(memory, "available", lambda device, has=has: has)
+        assert memory.keeps_steps(recipe, (3, 32, 32), "cuda") is expected
 
 
 def test_in_several_processes_tdbn_keeps_its_outputs(monkeypatch):
