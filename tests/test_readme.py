@@ -9,12 +9,14 @@ import shlex
 import sys
 from pathlib import Path
 
+import cuda_graphs_on_cpu
 import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from jellyplus import functional, op_counter, surrogate
 from jellyplus.neuron import backends
+from jellyplus.training import graphed
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -48,11 +50,12 @@ TDBN, DSPIKE, IM_LOSS = "tdBN: a residual", "Dspike: the temperature", "IM-Loss 
 OWN = "[examples/own_network.py](examples/own_network.py) runs them all"
 INFLOR, SHORTCUT, OPERATIONS = "InfLoR: soft-reset", "Shortcut back-propagation: branches", "Operations and energy, of"
 NIR, ONNX = "## NIR", "## ONNX"
-LESS_MEMORY, FASTER = "## Less memory", "## Faster on a CPU"
+LESS_MEMORY, FASTER, ON_A_GPU = "## Less memory", "## Faster on a CPU", "## Faster on a GPU"
 
 
 def test_every_example_is_short_and_has_a_test():
     known = {PLUGIN, OWN, BACKENDS, TDBN, DSPIKE, IM_LOSS, INFLOR, SHORTCUT, OPERATIONS, NIR, ONNX, LESS_MEMORY, FASTER}
+    known |= {ON_A_GPU}
     assert sorted(map(example, known)) == sorted(blocks("python"))
     assert all(len(list(filter(None, block.splitlines()))) < 15 for block in blocks("python"))
 
@@ -137,6 +140,25 @@ def test_the_example_of_less_memory_has_the_gradients_without_it():
     torch.nn.functional.cross_entropy(net(scope["images"]).mean(0), scope["labels"]).backward()
     assert all(torch.equal(grad, parameter.grad) for grad, parameter in zip(grads, net.parameters(), strict=True))
     assert grads[0].abs().sum() > 0
+
+
+def test_the_example_of_a_gpu_is_recorded_where_operations_are_noted(monkeypatch):
+    monkeypatch.setattr(graphed, "record", cuda_graphs_on_cpu.record)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    scope = run(ON_A_GPU)
+    net, calls = scope["net"], []
+    functional.set_backend(net, "torch")
+    net.register_forward_hook(lambda *_: calls.append(1))
+    for seed in range(6):
+        x, labels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed)), torch.tensor([seed, 5])
+        results = []
+        for step in (scope["step"], scope["losses"]):
+            net.zero_grad()
+            loss, outputs = step(x, labels)
+            loss.backward()
+            results.append((loss.detach(), outputs, net.fc.weight.grad.clone()))
+        assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    assert len(calls) == 6 + 3  # the first two of these, and the recorded one
 
 
 def test_every_row_that_is_shown_exists():
