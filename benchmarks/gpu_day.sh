@@ -91,11 +91,17 @@ ready() { # of what travelled with this command, and of what an earlier one left
     done
     export PYTHONPATH="$there/site${PYTHONPATH:+:$PYTHONPATH}"
     "$python" ".gpu/$1/carry.py" unpack "$there/data" ".gpu/$1/cifar10"
-    if command -v git >/dev/null; then # also where there is a .git: it may be of another commit
-        if [ -e ".gpu/$1/git" ]; then cp -r ".gpu/$1/git" "$there/"; fi
-        export GIT_DIR="$there/git" GIT_WORK_TREE="$PWD"
-        git reset --quiet
+    if [ -e ".gpu/$1/git" ]; then cp -r ".gpu/$1/git" "$there/"; fi
+    if command -v git >/dev/null; then stand_for_commit; fi
+}
+
+stand_for_commit() { # whatever .git travelled along may be of another one; it is put back, should this be somebody's own
+    if [ -e .git ]; then
+        mv .git "$there/before"
+        trap 'rm -r .git; mv "$there/before" .git' EXIT
     fi
+    cp -r "$there/git" .git
+    git reset --quiet
 }
 
 first() {

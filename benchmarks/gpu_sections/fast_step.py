@@ -81,7 +81,7 @@ def _step(card: Card, architecture: Callable, make: Callable, batch: int, how: s
             outputs = net(images).mean(0)
         return F.cross_entropy(outputs, labels), outputs.detach()
 
-    taken = Graphed(losses, net.parameters()) if how == "CUDA graphs" else losses
+    taken = Graphed(losses, net) if how == "CUDA graphs" else losses
 
     def step() -> None:
         optimizer.zero_grad()

@@ -113,7 +113,7 @@ def _checkout(top: Path) -> tuple[str, bool] | None:
         with contextlib.suppress(FileNotFoundError):
             (Path(made) / "info" / "exclude").write_bytes(read_file(shared / "info" / "exclude"))
         ask = functools.partial(_git, Path(made), GIT_WORK_TREE=top, GIT_OBJECT_DIRECTORY=shared / "objects")
-        ask("cat-file", "-e", f"HEAD:{_PACKAGE.name}/__init__.py")
+        ask("rev-parse", "--verify", f"HEAD:{_PACKAGE.name}/__init__.py")  # whose text a clone of trees does not have
         ask("read-tree", "HEAD")
         return commit, bool(ask("status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=all"))
     return None

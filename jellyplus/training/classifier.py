@@ -105,7 +105,7 @@ class Classifier(lightning.LightningModule):
         alone = processes() == 1 and self.trainer.accumulate_grad_batches == 1
         recorded = self.graphed and self.runs_ahead and alone
         if recorded:
-            self._losses_of = Graphed(self._losses, self.net.parameters())
+            self._losses_of = Graphed(self._losses, self.net)
 
     def on_train_epoch_start(self) -> None:
         """Note the learning rate, and start the clock."""

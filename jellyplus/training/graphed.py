@@ -8,11 +8,11 @@ setting another constant, is not seen, while tensors may change in place, as a t
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 __all__ = ["Graphed"]
@@ -24,34 +24,48 @@ _FIRST = 3  # steps as they are: what happens once, such as compiling kernels, c
 class Graphed:
     """A step that is run some times and then recorded; called like it.
 
-    Inputs of another shape than the recorded ones, such as a last batch that is smaller, take the step as it is. A step
-    that cannot be recorded is taken as it is from then on, which is said once. Gradients lie in memory that the next
-    backward pass writes: set them to None in between, as optimizers' ``zero_grad`` does.
+    A recording is for inputs of one shape, layout and type, for one mode of the network and of autocast, and for
+    weights that stay where they are. Under other conditions, such as a last batch that is smaller, the step is taken as
+    it is; and always, which is said once, where it cannot be recorded. Gradients lie in memory that the next backward
+    pass writes: set them to None in between, as optimizers' ``zero_grad`` does. What replaces a parameter, as
+    ``load_state_dict(assign=True)`` does, or hooks a layer after the first steps, is not noticed.
 
     Args:
         step: of inputs and labels on a GPU, gives a scalar loss that has a gradient, and a tensor without one.
-        parameters: all that the loss has gradients for.
+        net: has all parameters that the loss has gradients for.
     """
 
-    def __init__(self, step: Step, parameters: Iterable[torch.nn.Parameter]):
-        self.step, self.parameters = step, tuple(parameters)
+    def __init__(self, step: Step, net: nn.Module):
+        self.step, self.net = step, net
         self._taken = 0
         self._recorded: _Recorded | None = None
+        self._conditions: tuple | None = None
 
     def __call__(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The step's loss and its other tensor."""
         if self._taken == _FIRST:
             self._record(x, labels)
         self._taken += 1
-        if self._recorded and self._recorded.fits(x, labels):
-            return _Replay.apply(self._recorded, x, labels, *self.parameters)
+        if self._recorded and self._conditions == self._present(x, labels):
+            return _Replay.apply(self._recorded, x, labels, *self._recorded.parameters)
         return self.step(x, labels)
 
     def _record(self, x: Tensor, labels: Tensor) -> None:
+        self._held = [*self.net.parameters(), *self.net.buffers()]
         try:
-            self._recorded = _Recorded(self.step, self.parameters, x, labels)
+            self._recorded = _Recorded(self.step, self.net, x, labels)
         except RuntimeError as error:
             _say(f"steps are launched one kernel after the other, not as a CUDA graph: {' '.join(str(error).split())}")
+        self._conditions = self._present(x, labels)
+
+    def _present(self, *inputs: Tensor) -> tuple:
+        device = inputs[0].device.type
+        return (
+            [(given.shape, given.stride(), given.dtype, given.device) for given in inputs],
+            [(held.data_ptr(), held.requires_grad) for held in self._held],
+            (self.net.training, torch.is_grad_enabled()),
+            torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
+        )
 
 
 @functools.cache
@@ -62,17 +76,15 @@ def _say(sentence: str) -> None:
 class _Recorded:
     """Both passes, and the memory that they read and write."""
 
-    def __init__(self, step: Step, parameters: tuple[torch.nn.Parameter, ...], x: Tensor, labels: Tensor):
+    def __init__(self, step: Step, net: nn.Module, x: Tensor, labels: Tensor):
+        self.parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
         self.inputs = x.clone(), labels.clone()
         with _undrawn(x.device), _uncached():
             self.forward, (loss, self.other) = record(lambda: step(*self.inputs))
             self.loss, self.grad = loss.detach(), torch.ones_like(loss)
             self.backward, self.grads = record(
-                lambda: torch.autograd.grad(loss, parameters, self.grad, allow_unused=True), after=self.forward
+                lambda: torch.autograd.grad(loss, self.parameters, self.grad, allow_unused=True), after=self.forward
             )
-
-    def fits(self, *inputs: Tensor) -> bool:
-        return all(given.shape == kept.shape for given, kept in zip(inputs, self.inputs, strict=True))
 
 
 class _Replay(torch.autograd.Function):

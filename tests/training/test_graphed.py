@@ -145,7 +145,7 @@ def gradients(net, loss):
 
 
 def test_python_runs_in_the_first_steps_alone_and_weights_that_change_are_seen(gpu, net):
-    plain, taken = Net(), graphed.Graphed(net, net.parameters())
+    plain, taken = Net(), graphed.Graphed(net, net)
     plain.load_state_dict(net.state_dict())
     for x, labels in batches(8):
         results = []
@@ -163,14 +163,57 @@ def test_python_runs_in_the_first_steps_alone_and_weights_that_change_are_seen(g
 
 
 def test_what_a_step_gave_stays_when_the_next_is_taken(gpu, net):
-    taken = graphed.Graphed(net, net.parameters())
+    taken = graphed.Graphed(net, net)
     given = [taken(*batch) for batch in batches(6)]
     assert len({loss.item() for loss, _ in given}) == 6
     assert not torch.equal(given[-1][1], given[-2][1])
 
 
+def test_other_conditions_take_the_step_as_it_is(gpu, net):
+    taken = graphed.Graphed(net, net)
+    for x, labels in batches(graphed._FIRST + 1):
+        taken(x, labels)
+    recorded, (x, labels) = net.calls, batches(1)[0]
+    assert len(gpu) == 2
+
+    def calls(x=x, labels=labels):
+        before = net.calls
+        found, expected = taken(x, labels), net(x, labels)
+        assert torch.equal(found[0], expected[0])
+        return net.calls - before - 1
+
+    assert calls() == 0
+    assert calls(x[:8], labels[:8]) == 1
+    assert calls(x.T.contiguous().T) == 1  # another layout
+    with torch.no_grad():
+        assert calls() == 1
+    with torch.autocast("cpu", torch.bfloat16):
+        assert calls() == 1
+    net.eval()
+    assert calls() == 1
+    net.train()
+    net.layers[0].weight.requires_grad_(False)
+    assert calls() == 1
+    net.layers[0].weight.requires_grad_(True)
+    assert calls() == 0
+    net.layers[0].weight.data = net.layers[0].weight.data.clone()
+    assert calls() == 1
+    assert net.calls > recorded
+
+
+def test_frozen_parameters_stay_without_gradients(gpu, net):
+    net.layers[0].weight.requires_grad_(False)
+    taken = graphed.Graphed(net, net)
+    for x, labels in batches(graphed._FIRST + 1):
+        loss, _ = taken(x, labels)
+    _, weight, bias, *_ = gradients(net, loss)
+    assert weight is None
+    assert torch.equal(bias, gradients(net, net(x, labels)[0])[2])
+    assert len(gpu) == 2
+
+
 def test_inputs_are_not_kept_and_random_states_are_left(gpu, net):
-    taken = graphed.Graphed(net, net.parameters())
+    taken = graphed.Graphed(net, net)
     for x, labels in batches(graphed._FIRST):
         taken(x, labels)
     (x, labels), state = batches(1)[0], torch.get_rng_state()
