@@ -54,7 +54,7 @@ def _tensors(tree):
     return [x for x in tree_leaves(tree) if isinstance(x, torch.Tensor)]
 
 
-def record(function, after=None):
+def record(function, device, after=None):
     """In the place of :func:`jellyplus.training.graphed.record`."""
     recording = Recording()
     with recording:

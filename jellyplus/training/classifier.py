@@ -59,7 +59,7 @@ class Classifier(lightning.LightningModule):
         super().__init__()
         self.keeping = compressed_activations if compressed else contextlib.nullcontext
         self.graphed = graphed
-        self._losses_of = self._losses
+        self._graphs: Graphed | None = None
         self.advice = advice or _WHAT_TO_DO
         self.net = net
         self.recipe = recipe
@@ -105,7 +105,11 @@ class Classifier(lightning.LightningModule):
         alone = processes() == 1 and self.trainer.accumulate_grad_batches == 1
         recorded = self.graphed and self.runs_ahead and alone
         if recorded:
-            self._losses_of = Graphed(self._losses, self.net)
+            self._graphs = Graphed(self._losses, self.net)
+
+    def on_train_end(self) -> None:
+        """The memory of the graphs goes back."""
+        self._graphs = None
 
     def on_train_epoch_start(self) -> None:
         """Note the learning rate, and start the clock."""
@@ -133,7 +137,7 @@ class Classifier(lightning.LightningModule):
             InputError: that of a step looked at is not finite; says since which layer.
         """
         x, labels, ids = batch
-        loss, summed = self._losses_of(x, labels)
+        loss, summed = (self._graphs or self._losses)(x, labels)
         self._loss_sums += summed
         self._seen.append(ids.clone())  # a tensor of a process that loads keeps a file open
         self._watch.note_pass(loss, x)

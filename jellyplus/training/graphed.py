@@ -9,7 +9,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,13 @@ _FIRST = 3  # steps as they are: what happens once, such as compiling kernels, c
 class Graphed:
     """A step that is run some times and then recorded; called like it.
 
-    A recording is for inputs of one shape, layout and type, for one mode of the network and of autocast, and for
-    weights that stay where they are. Under other conditions, such as a last batch that is smaller, the step is taken as
-    it is; and always, which is said once, where it cannot be recorded. Gradients lie in memory that the next backward
-    pass writes: set them to None in between, as optimizers' ``zero_grad`` does. What replaces a parameter, as
-    ``load_state_dict(assign=True)`` does, or hooks a layer after the first steps, is not noticed.
+    A recording is for inputs of one shape, layout and type, for one mode of all layers and of autocast, and for weights
+    and buffers that stay where they are. Under other conditions, such as a last batch that is smaller, the step is
+    taken as it is; and always, which is said once, where it cannot be recorded.
+
+    Not noticed are hooks and monitors that come after the first steps, another layer in the place of one, and a
+    potential that is carried from step to step: reset the network in the step. A weight that autocast converts once and
+    a step uses several times has its gradients summed in single precision.
 
     Args:
         step: of inputs and labels on a GPU, gives a scalar loss that has a gradient, and a tensor without one.
@@ -37,33 +39,44 @@ class Graphed:
 
     def __init__(self, step: Step, net: nn.Module):
         self.step, self.net = step, net
-        self._taken = 0
-        self._recorded: _Recorded | None = None
+        self._modules = list(net.modules())  # to go through which takes longer than to look at them
+        self._holders = [holder for module in self._modules for holder in (module._parameters, module._buffers)]
+        self._taken = 0  # of late, under the same conditions
         self._conditions: tuple | None = None
+        self._recorded: _Recorded | None = None
+        self._is_to_be = True  # recorded
 
     def __call__(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The step's loss and its other tensor."""
-        if self._taken == _FIRST:
-            self._record(x, labels)
-        self._taken += 1
-        if self._recorded and self._conditions == self._present(x, labels):
+        """The step's loss and its other tensor.
+
+        Raises:
+            RuntimeError: in the backward pass of a recorded step, a second time or after the next step.
+        """
+        present = self._present(x, labels)
+        if self._is_to_be and torch.is_grad_enabled():
+            self._taken = self._taken + 1 if present == self._conditions else 1
+            self._conditions = present
+            if self._taken == _FIRST + 1:
+                self._record(x, labels)
+        if self._recorded and present == self._conditions:
             return _Replay.apply(self._recorded, x, labels, *self._recorded.parameters)
         return self.step(x, labels)
 
     def _record(self, x: Tensor, labels: Tensor) -> None:
-        self._held = [*self.net.parameters(), *self.net.buffers()]
+        self._is_to_be = False
         try:
             self._recorded = _Recorded(self.step, self.net, x, labels)
         except RuntimeError as error:
             _say(f"steps are launched one kernel after the other, not as a CUDA graph: {' '.join(str(error).split())}")
-        self._conditions = self._present(x, labels)
 
     def _present(self, *inputs: Tensor) -> tuple:
         device = inputs[0].device.type
+        held = [tensor for holder in self._holders for tensor in holder.values() if tensor is not None]
         return (
-            [(given.shape, given.stride(), given.dtype, given.device) for given in inputs],
-            [(held.data_ptr(), held.requires_grad) for held in self._held],
-            (self.net.training, torch.is_grad_enabled()),
+            [(given.shape, given.stride(), given.dtype, given.device, given.requires_grad) for given in inputs],
+            [(id(tensor), tensor.data_ptr(), tensor.requires_grad) for tensor in held],
+            [module.training for module in self._modules],
+            torch.is_grad_enabled(),
             torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
         )
 
@@ -78,19 +91,33 @@ class _Recorded:
 
     def __init__(self, step: Step, net: nn.Module, x: Tensor, labels: Tensor):
         self.parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        if x.requires_grad:
+            raise RuntimeError("its inputs want a gradient")
+        if any(parameter._backward_hooks for parameter in self.parameters):
+            raise RuntimeError("a parameter has a hook for its gradient, which would run twice")
+        if {tensor.device for tensor in (labels, *self.parameters)} != {x.device}:
+            raise RuntimeError("inputs, labels and weights are not on one device")
         self.inputs = x.clone(), labels.clone()
+        self.steps = 0
         with _undrawn(x.device), _uncached():
-            self.forward, (loss, self.other) = record(lambda: step(*self.inputs))
+            self.forward, (loss, self.other) = record(lambda: step(*self.inputs), x.device)
             self.loss, self.grad = loss.detach(), torch.ones_like(loss)
             self.backward, self.grads = record(
-                lambda: torch.autograd.grad(loss, self.parameters, self.grad, allow_unused=True), after=self.forward
+                lambda: torch.autograd.grad(loss, self.parameters, self.grad, allow_unused=True), x.device, self.forward
             )
+
+    def part_from_gradients(self) -> None:
+        """What was accumulated lies where the next backward pass would write."""
+        for parameter, grad in zip(self.parameters, self.grads, strict=True):
+            if None not in (grad, parameter.grad) and parameter.grad.data_ptr() == grad.data_ptr():
+                parameter.grad = parameter.grad.clone()
 
 
 class _Replay(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, recorded: _Recorded, x: Tensor, labels: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.recorded = recorded
+        recorded.steps += 1
+        ctx.recorded, ctx.step = recorded, recorded.steps
         for kept, given in zip(recorded.inputs, (x, labels), strict=True):
             kept.copy_(given)
         recorded.forward.replay()
@@ -102,19 +129,44 @@ class _Replay(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         recorded = ctx.recorded
+        if ctx.step != recorded.steps:
+            raise RuntimeError(
+                "a step that is a CUDA graph has one backward pass, before the next step: call backward() once, between"
+            )
+        recorded.steps += 1
+        recorded.part_from_gradients()
         recorded.grad.copy_(grad)
         recorded.backward.replay()
         return None, None, None, *(None if found is None else found.detach() for found in recorded.grads)
 
 
-def record(function: Callable[[], Any], after: torch.cuda.CUDAGraph | None = None) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """What a function launches, and the tensors that it gives, which a replay fills; ``after`` shares its memory.
+class _Graph(NamedTuple):
+    recorded: torch.cuda.CUDAGraph
+    stream: torch.cuda.Stream
 
-    Other threads may go on as they are meanwhile, such as the one that pins batches.
+    def replay(self) -> None:
+        self.recorded.replay()
+
+
+def record(function: Callable[[], Any], device: torch.device, after: _Graph | None = None) -> tuple[_Graph, Any]:
+    """What a function launches on a GPU, and the tensors that it gives, which a replay fills.
+
+    It has the memory and the stream of what it comes ``after``. Other threads may go on as they are meanwhile, such as
+    the one that pins batches.
+
+    Raises:
+        RuntimeError: it does what cannot be recorded, or runs elsewhere.
     """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=after and after.pool(), capture_error_mode="thread_local"):
-        given = function()
+    if device.type != "cuda":
+        raise RuntimeError(f"it runs on {device.type}")
+    with torch.cuda.device(device):
+        graph = _Graph(torch.cuda.CUDAGraph(), after.stream if after else torch.cuda.Stream())
+        before, pool = torch.cuda.current_stream(), after and after.recorded.pool()
+        try:
+            with torch.cuda.graph(graph.recorded, pool, graph.stream, capture_error_mode="thread_local"):
+                given = function()
+        finally:
+            torch.cuda.set_stream(before)  # torch does not where the recording failed
     return graph, given
 
 

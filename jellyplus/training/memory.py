@@ -185,8 +185,10 @@ def keeps_steps(recipe: Recipe, shape: tuple[int, ...], device: str) -> bool:
         recipe, shape, device: see :func:`check_run`, which found that they fit.
     """
     memory, need = available(device), estimate(recipe, shape, device)
-    _, *others = _uses(recipe, need, need, memory)
-    return need.training(_at_once(recipe)) + max(needed for _, needed, _ in others) <= memory
+    step, *others = (needed for _, needed, _ in _uses(recipe, need, need, memory))
+    if not recipe.data.drop_last:  # a last batch that is smaller is no graph
+        others.append(step)
+    return step + max(others) <= memory
 
 
 def _of_step(recipe: Recipe, shape: tuple[int, ...], device: str, need: Need, memory: float) -> Need:

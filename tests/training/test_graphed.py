@@ -32,9 +32,9 @@ def gpu(monkeypatch):
     """Training runs as on one, and graphs are noted; gives the number of those that were recorded."""
     recorded = []
 
-    def record(function, after=None):
+    def record(function, device, after=None):
         recorded.append(function)
-        return cuda_graphs_on_cpu.record(function, after)
+        return cuda_graphs_on_cpu.record(function, device, after)
 
     monkeypatch.setattr(graphed, "record", record)
     ahead(monkeypatch, look_every=4)
@@ -196,9 +196,72 @@ def test_other_conditions_take_the_step_as_it_is(gpu, net):
     assert calls() == 1
     net.layers[0].weight.requires_grad_(True)
     assert calls() == 0
+    assert calls(x.clone().requires_grad_()) == 1
+    net.layers[1].eval()
+    assert calls() == 1
+    net.layers[1].train()
+    assert calls() == 0
+    mean = net.layers[1].running_mean
+    net.layers[1].running_mean = mean.clone()
+    assert calls() == 1
+    net.layers[1].running_mean = mean
     net.layers[0].weight.data = net.layers[0].weight.data.clone()
     assert calls() == 1
     assert net.calls > recorded
+
+
+def test_what_differs_at_first_is_recorded_when_it_stays(gpu, net):
+    taken = graphed.Graphed(net, net)
+    for size in (16, 16, 16, 7, 16, 16, 16, 7):
+        taken(torch.randn(size, 4), torch.rand(size, 8))
+    with torch.no_grad():
+        for batch in batches(graphed._FIRST + 1):
+            taken(*batch)
+    assert not gpu
+    for batch in batches(graphed._FIRST + 1):
+        taken(*batch)
+    assert len(gpu) == 2
+
+
+def test_gradients_may_be_added_up_and_kept(gpu, net):
+    plain, taken = Net(), graphed.Graphed(net, net)
+    plain.load_state_dict(net.state_dict())
+    for number, batch in enumerate(batches(9)):
+        for each, step in ((net, taken), (plain, plain)):
+            if number % 3 == 0:
+                each.zero_grad(set_to_none=number == 6)
+            step(*batch)[0].backward()
+        for one, other in zip(net.parameters(), plain.parameters(), strict=True):
+            assert (one.grad is other.grad is None) or torch.equal(one.grad, other.grad)
+    assert len(gpu) == 2
+
+
+def test_a_backward_pass_of_another_step_is_refused(gpu, net):
+    taken = graphed.Graphed(net, net)
+    losses = [taken(*batch)[0] for batch in batches(6)]
+    with pytest.raises(RuntimeError, match="has one backward pass, before the next step"):
+        losses[-2].backward()
+    losses[-1].backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="call backward"):
+        losses[-1].backward()
+
+
+def test_a_hook_of_a_parameter_runs_once(gpu, net, capsys):
+    calls = []
+    net.layers[0].weight.register_hook(lambda grad: calls.append(1))
+    taken = graphed.Graphed(net, net)
+    for batch in batches(6):
+        taken(*batch)[0].backward()
+    assert len(calls) == 6
+    assert "not as a CUDA graph: a parameter has a hook" in capsys.readouterr().err
+
+
+def test_what_is_not_on_a_gpu_is_taken_as_it_is(net, capsys):
+    taken = graphed.Graphed(net, net)
+    losses = [taken(*batch)[0].item() for batch in batches(6)]
+    assert len(set(losses)) == 6
+    assert net.calls == 6
+    assert "not as a CUDA graph: it runs on cpu" in capsys.readouterr().err
 
 
 def test_frozen_parameters_stay_without_gradients(gpu, net):

@@ -276,6 +276,10 @@ def test_a_step_keeps_its_memory_where_the_other_passes_fit_beside_it(monkeypatc
     for has, expected in ((step + max(evaluation, search), True), (step + max(evaluation, search) - 1, False)):
         monkeypatch.setattr(memory, "available", lambda device, has=has: has)
         assert memory.keeps_steps(recipe, (3, 32, 32), "cuda") is expected
+    smaller_last = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, drop_last=False))
+    for has, expected in ((2 * step, True), (2 * step - 1, False)):
+        monkeypatch.setattr(memory, "available", lambda device, has=has: has)
+        assert memory.keeps_steps(smaller_last, (3, 32, 32), "cuda") is expected
 
 
 def test_in_several_processes_tdbn_keeps_its_outputs(monkeypatch):
