@@ -70,7 +70,7 @@ SECTIONS = (
             Part(("fast_training.loops",), 60),
         ),
     ),
-    Section("evidence", None, (Part(("fast_training.missing_loops", "evidence.make"), 3600),)),
+    Section("evidence", None, (Part(("evidence.make",), 3600),)),
 )
 CLOSING = 3.0  # seconds for the last words
 

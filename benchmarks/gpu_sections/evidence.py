@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gpu_sections.fast_training import missing_loops
 from gpu_sections.job import Job, named, read
 from gpu_sections.rows import REPRODUCTIONS, ROWS, TABLES, Row, claim_of, run_of, shortened, table_of
 from jellyplus._files import write_atomically
@@ -52,6 +53,8 @@ class Plan(NamedTuple):
 def make(job: Job) -> None:
     """Make rows until none fits any more; a record for each, and the evidence packed after each."""
     _make_tables(job)
+    if job.dry_run or job.left > START:
+        missing_loops(job)
     epochs_s, tried = dict(_epochs(job)), set()
     while plan := planned(epochs_s, _FOR_EVER if job.dry_run else job.left, tried):
         tried.add(plan.row.row)
