@@ -294,9 +294,9 @@ def test_a_run_starts_from_its_parents_weights_of_the_same_seed(tmp_path, monkey
     started = {}
     real = module.train
 
-    def spied(recipe, data, seed, device, state_file, initial_state, *rest):
+    def spied(recipe, data, seed, device, state_file, initial_state, title, **how):
         started[recipe.model.time_steps, seed] = initial_state and initial_state.weights
-        return real(recipe, data, seed, device, state_file, initial_state, *rest)
+        return real(recipe, data, seed, device, state_file, initial_state, title, **how)
 
     monkeypatch.setattr(module, "train", spied)
     make(tmp_path, 6, seeds=(0, 1))
