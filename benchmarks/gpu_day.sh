@@ -96,11 +96,11 @@ ready() { # of what travelled with this command, and of what an earlier one left
 }
 
 stand_for_commit() { # whatever .git travelled along may be of another one; it is put back, should this be somebody's own
-    if [ -e .git ]; then
-        mv .git "$there/before"
-        trap 'rm -r .git; mv "$there/before" .git' EXIT
-    fi
+    if [ -e .git ] && [ ! -e .git.before ]; then mv .git .git.before; fi
+    trap 'rm -rf .git; if [ -e .git.before ]; then mv .git.before .git; fi' EXIT
+    rm -rf .git
     cp -r "$there/git" .git
+    echo "/.git.before/" >>.git/info/exclude
     git reset --quiet
 }
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from gpu_sections.job import Job
 from gpu_sections.machine import Card, machine
-from jellyplus import functional as jellyplus_functional
 from jellyplus import model
+from jellyplus.activations import compressed_activations
 from jellyplus.neuron import IterativeLIFNode
 from jellyplus.surrogate import Dspike, Rectangular
 from jellyplus.training.graphed import Graphed
@@ -49,7 +49,8 @@ def steps(job: Job) -> None:
                 milliseconds = statistics.median(card.milliseconds(step, 20))
                 host = statistics.median(card.host_microseconds(step, 10)) / 1e3
                 values = {"ms": milliseconds, "images_per_s": 1e3 * batch / milliseconds, "host_ms": host}
-                job.add(network=name, neuron=neuron, **values, peak_gib=card.peak_bytes(step) / 2**30)
+                peak = None if how == "CUDA graphs" else card.peak_bytes(step) / 2**30  # whose memory is their own
+                job.add(network=name, neuron=neuron, **values, peak_gib=peak)
                 if neuron == "cupy":
                     job.add(network=name, **_profiled(card, step))
                 del step
@@ -73,7 +74,7 @@ def _step(card: Card, architecture: Callable, make: Callable, batch: int, how: s
     labels = torch.randint(10, (batch,), device=card.device)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
     scaler = torch.amp.GradScaler(card.device.type)
-    keeping = jellyplus_functional.compressed_activations if how == "compressed activations" else contextlib.nullcontext
+    keeping = compressed_activations if how == "compressed activations" else contextlib.nullcontext
 
     def losses(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         functional.reset_net(net)

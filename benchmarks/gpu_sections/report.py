@@ -183,7 +183,8 @@ def _training(records: Sequence[Record]) -> list[str]:
         for r in _with(records, "epoch_s")
     ]
     waits = [
-        f"`{r['loop']}`, calls a step: " + ", ".join(f"{name} {_cell(n)}" for name, n in r["calls_a_step"].items())
+        f"`{r['loop']}`, calls that wait, of a run of {r['steps']} steps with evaluation and counting, over its steps: "
+        + ", ".join(f"{name} {_cell(n)}" for name, n in r["calls_a_step"].items())
         for r in _with(records, "calls_a_step")
     ]
     return [

@@ -44,7 +44,7 @@ class Graphed:
         self._taken = 0  # of late, under the same conditions
         self._conditions: tuple | None = None
         self._recorded: _Recorded | None = None
-        self._is_to_be = True  # recorded
+        self._refused = False
 
     def __call__(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The step's loss and its other tensor.
@@ -52,8 +52,10 @@ class Graphed:
         Raises:
             RuntimeError: in the backward pass of a recorded step, a second time or after the next step.
         """
+        if self._refused:
+            return self.step(x, labels)
         present = self._present(x, labels)
-        if self._is_to_be and torch.is_grad_enabled():
+        if not self._recorded and torch.is_grad_enabled():
             self._taken = self._taken + 1 if present == self._conditions else 1
             self._conditions = present
             if self._taken == _FIRST + 1:
@@ -63,10 +65,10 @@ class Graphed:
         return self.step(x, labels)
 
     def _record(self, x: Tensor, labels: Tensor) -> None:
-        self._is_to_be = False
         try:
             self._recorded = _Recorded(self.step, self.net, x, labels)
         except RuntimeError as error:
+            self._refused = True
             _say(f"steps are launched one kernel after the other, not as a CUDA graph: {' '.join(str(error).split())}")
 
     def _present(self, *inputs: Tensor) -> tuple:
@@ -109,8 +111,9 @@ class _Recorded:
     def part_from_gradients(self) -> None:
         """What was accumulated lies where the next backward pass would write."""
         for parameter, grad in zip(self.parameters, self.grads, strict=True):
-            if None not in (grad, parameter.grad) and parameter.grad.data_ptr() == grad.data_ptr():
-                parameter.grad = parameter.grad.clone()
+            kept = parameter.grad
+            if kept is not None and grad is not None and kept.data_ptr() == grad.data_ptr():
+                parameter.grad = kept.clone()
 
 
 class _Replay(torch.autograd.Function):

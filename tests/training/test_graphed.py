@@ -173,7 +173,7 @@ def test_other_conditions_take_the_step_as_it_is(gpu, net):
     taken = graphed.Graphed(net, net)
     for x, labels in batches(graphed._FIRST + 1):
         taken(x, labels)
-    recorded, (x, labels) = net.calls, batches(1)[0]
+    ((x, labels),) = batches(1)
     assert len(gpu) == 2
 
     def calls(x=x, labels=labels):
@@ -207,7 +207,6 @@ def test_other_conditions_take_the_step_as_it_is(gpu, net):
     net.layers[1].running_mean = mean
     net.layers[0].weight.data = net.layers[0].weight.data.clone()
     assert calls() == 1
-    assert net.calls > recorded
 
 
 def test_what_differs_at_first_is_recorded_when_it_stays(gpu, net):
